@@ -1,0 +1,1 @@
+"""The Gaussian algebra of W = A Z + E: statistics, collapsed density, exact conditional draws."""

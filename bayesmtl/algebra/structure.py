@@ -1,0 +1,41 @@
+"""W = A Z + E with its hyperparameters filled in: what a sharing prior hands to the algebra."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """The Gaussian prior of the weights given hyperparameters, for a batch of B hyperparameter values.
+
+    W = A Z + E with Z[r, d] ~ N(0, basis_scale[r, d]^2) and rows e_t ~ N(0, S_t),
+    S_t = diag(residual_scale[t]^2) + residual_factor residual_factor'.
+
+    Args:
+        loadings: A, shape (T, R); `None` where nothing is shared (R = 0).
+        basis_scale: Prior standard deviations of Z, shape (B, R, D); `None` together with `loadings`.
+        residual_scale: Diagonal part of S_t, shape (B, 1, D), or (B, T, D) where it differs by task. Its sign
+            is irrelevant: scales live on the signed line.
+        residual_factor: Further part of S, shared by all tasks, shape (B, D, K).
+    """
+
+    loadings: torch.Tensor | None = None
+    basis_scale: torch.Tensor | None = None
+    residual_scale: torch.Tensor | None = None
+    residual_factor: torch.Tensor | None = None
+
+    def repeat(self, times: int) -> Structure:
+        """Each hyperparameter value `times` in a row, for several draws under the same value."""
+
+        def repeated(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.repeat_interleave(times, dim=0)
+
+        return Structure(
+            self.loadings,
+            repeated(self.basis_scale),
+            repeated(self.residual_scale),
+            repeated(self.residual_factor),
+        )

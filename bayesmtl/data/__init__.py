@@ -1,0 +1,8 @@
+"""Data of many tasks: read once, named and checked; and the recipe that reads new rows the same way."""
+
+from bayesmtl.data.design import Design, Variable
+from bayesmtl.data.schema import NewRows, Schema
+from bayesmtl.data.standardization import Standardization
+from bayesmtl.data.task_data import TaskData
+
+__all__ = ["Design", "NewRows", "Schema", "Standardization", "TaskData", "Variable"]

@@ -1,0 +1,42 @@
+"""Which rows or tasks go to the test part of a split."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def draw_rows(task: np.ndarray, observed: np.ndarray, test: float, seed: int) -> np.ndarray:
+    """Draw test rows task by task.
+
+    A task with k observed rows gives ``test * k`` of them, rounded up or down at random so that the whole
+    keeps its fraction, but at least one and at most k - 1; with k = 1 it gives none. Rows without a target
+    are never drawn: nothing can be tested on them.
+
+    Args:
+        task: Task of each row (n,).
+        observed: Which rows have a target (n,).
+        test: Fraction between 0 and 1.
+        seed: Seed of the draw.
+
+    Returns:
+        Mask (n,) of the test rows.
+    """
+    generator = np.random.default_rng(seed)
+    rows = generator.permutation(np.flatnonzero(observed))
+    rows = rows[np.argsort(task[rows], kind="stable")]
+    counts = np.bincount(task[rows], minlength=int(task.max()) + 1)
+    share = np.floor(test * counts + generator.random(len(counts))).astype(np.int64)
+    share = np.where(counts >= 2, np.clip(share, 1, np.maximum(counts - 1, 1)), 0)
+    starts = np.cumsum(counts) - counts
+    position = np.arange(len(rows)) - starts[task[rows]]
+    drawn = np.zeros(len(task), dtype=bool)
+    drawn[rows[position < share[task[rows]]]] = True
+    return drawn
+
+
+def draw_tasks(num_tasks: int, test: float, seed: int) -> np.ndarray:
+    """Draw a fraction of the tasks, at least one and not all; mask (T,)."""
+    count = min(max(round(test * num_tasks), 1), num_tasks - 1)
+    drawn = np.zeros(num_tasks, dtype=bool)
+    drawn[np.random.default_rng(seed).choice(num_tasks, size=count, replace=False)] = True
+    return drawn

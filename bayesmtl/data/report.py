@@ -1,0 +1,90 @@
+"""What a TaskData says about itself, as text and as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayesmtl.data.standardization import is_constant
+from bayesmtl.errors import listing
+
+if TYPE_CHECKING:
+    from bayesmtl.data.task_data import TaskData
+
+_STANDARDIZED = {
+    "pooled": "standardised over all tasks",
+    "task": "standardised task by task",
+    "none": "not standardised",
+}
+
+
+def title(data: TaskData) -> str:
+    """One line: how many tasks, rows and features."""
+    return (
+        f"TaskData: {_count(data.num_tasks, 'task')}, {_count(data.num_rows, 'row')}, "
+        f"{_count(data.num_features, 'feature')}"
+    )
+
+
+def lines(data: TaskData) -> list[tuple[str, str]]:
+    """The facts, each with its name."""
+    counts = data.rows_per_task
+    missing = data.num_rows - int(data.observed.sum())
+    spread = f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
+    told = [
+        ("tasks", f"{data.task_column}: {listing(data.task_names)}"),
+        ("rows per task", spread),
+        ("target", f"{data.target_name}, {_STANDARDIZED[data.target_standardization]}"),
+        ("missing targets", f"{missing} of {data.num_rows}{_unobserved_tasks(data)}"),
+        ("features", listing(data.feature_names, limit=12)),
+        ("constant features", _names([*data.constant_features, *_single_level(data)])),
+        ("never vary inside any task", _names(data.features_constant_within_tasks)),
+        ("duplicated features", _names(f"{first} = {second}" for first, second in data.duplicated_features)),
+    ]
+    if is_constant(data.y[data.observed]):
+        told.append(("constant target", f"{data.y[data.observed][0]:g} in every observed row"))
+    if data.descriptors is not None:
+        told.append(("task descriptors", _names(map(str, data.descriptors.columns))))
+    return told
+
+
+def as_text(data: TaskData) -> str:
+    """The facts in aligned lines."""
+    told = lines(data)
+    width = max(len(name) for name, _ in told)
+    return "\n".join([title(data), *(f"  {name:<{width}}  {fact}" for name, fact in told)])
+
+
+def as_html(data: TaskData) -> str:
+    """The facts as a small table for notebooks; names are escaped."""
+    left = 'style="text-align: left"'
+    rows = "".join(
+        f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(fact)}</td></tr>" for name, fact in lines(data)
+    )
+    return f"<div><strong>{escape(title(data))}</strong><table>{rows}</table></div>"
+
+
+def _unobserved_tasks(data: TaskData) -> str:
+    seen = np.bincount(data.task[data.observed], minlength=data.num_tasks)
+    unseen = [name for name, count in zip(data.task_names, seen, strict=True) if count == 0]
+    return f"; no target at all in {listing(unseen)}" if unseen else ""
+
+
+def _single_level(data: TaskData) -> list[str]:
+    """Categories with one level: beside an intercept they give no feature, so they are named here."""
+    return [
+        f"{variable.column} (only {variable.levels[0]})"
+        for variable in data.design.variables
+        if variable.kind == "category" and len(variable.levels) == 1
+    ]
+
+
+def _names(names: Iterable[str]) -> str:
+    return listing(list(names)) or "none"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,198 @@
+"""What prediction must know about the training data, without its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bayesmtl.data.columns import finite_target, named_columns, numbers, take_column
+from bayesmtl.data.design import INTERCEPT, Design
+from bayesmtl.data.labels import encode_labels
+from bayesmtl.data.plain import from_plain, to_plain
+from bayesmtl.errors import DataError, SpecificationError, listing
+
+if TYPE_CHECKING:
+    from bayesmtl.data.task_data import TaskData
+
+
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """New rows, encoded as the training rows were and in the order they came.
+
+    Attributes:
+        X: Features (m, D), in the user's units.
+        y: Targets (m,), NaN where absent.
+        task_labels: Task of each row (m,), strings; they need not be known.
+        index: Row labels, or None.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    task_labels: np.ndarray
+    index: pd.Index | None
+
+
+@dataclass(frozen=True, eq=False)
+class Schema:
+    """How rows of this data set look: features, task, target and the known tasks.
+
+    Attributes:
+        design: How a frame becomes X.
+        task_column: Name of the task column.
+        target_name: Name of the target, or the expression it is, such as "log(y)".
+        task_names: Names of the T training tasks.
+        response: How the target is computed from a frame, when it is an expression.
+        descriptors: One row per training task, or None.
+
+    Example:
+        >>> from bayesmtl.data import TaskData
+        >>> frame = pd.DataFrame({"school": [1, 1, 2], "score": [3.0, 4.0, 5.0], "intake": [0.0, 1.0, 2.0]})
+        >>> schema = TaskData.from_frame(frame, task="school", target="score", features=["intake"]).schema
+        >>> new = schema.encode(pd.DataFrame({"intake": [7.0], "school": [3]}))
+        >>> new.X.tolist(), new.task_labels.tolist(), schema.codes(new.task_labels).tolist()
+        ([[1.0, 7.0]], ['3'], [-1])
+    """
+
+    design: Design
+    task_column: str
+    target_name: str
+    task_names: tuple[str, ...]
+    response: Design | None = None
+    descriptors: pd.DataFrame | None = None
+
+    def encode(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> NewRows:
+        """Encode new rows; they keep their order and their labels.
+
+        Args:
+            new: A frame with the feature and task columns, in any order (the target may be absent, other
+                columns are ignored); or a TaskData with the same features, in any order; or a tuple of
+                arrays (X, task) or (X, y, task).
+
+        Raises:
+            DataError: If a column or feature is missing, a TaskData has further features, a value is
+                missing or not finite, or a category unseen.
+        """
+        if isinstance(new, pd.DataFrame):
+            return self._encode_frame(new)
+        if isinstance(new, tuple) and len(new) in (2, 3):
+            return self._encode_arrays(new[0], new[1] if len(new) == 3 else None, new[-1])
+        if isinstance(getattr(new, "schema", None), Schema):
+            return self._encode_data(new)  # type: ignore[arg-type]
+        raise DataError(
+            "new",
+            expected="a DataFrame, a TaskData, or arrays (X, task) or (X, y, task)",
+            found=type(new).__name__,
+            remedy=f"Give a frame with the columns {listing([*self.design.columns, self.task_column])}.",
+        )
+
+    def codes(self, task_labels: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Positions (m,) of task labels in `task_names`, int64; -1 for an unknown task."""
+        return np.asarray(pd.Index(self.task_names).get_indexer(pd.Index(task_labels)), dtype=np.int64)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON can hold without loss."""
+        table = self.descriptors
+        return {
+            "design": self.design.to_dict(),
+            "task_column": self.task_column,
+            "target_name": self.target_name,
+            "task_names": list(self.task_names),
+            "response": None if self.response is None else self.response.to_dict(),
+            "descriptors": None
+            if table is None
+            else {"names": list(table.columns), "values": [to_plain(table[name].tolist()) for name in table]},
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Schema:
+        """Undo `to_dict`; expressions are checked before anything could evaluate them.
+
+        Raises:
+            SpecificationError: If the content is not a schema, or holds an expression that is not allowed.
+        """
+        try:
+            task_names = tuple(content["task_names"])
+            names = (content["task_column"], content["target_name"], *task_names)
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("a name is not a string")
+            design, response, table = content["design"], content["response"], content["descriptors"]
+            descriptors = None
+            if table is not None:
+                columns = dict(zip(table["names"], from_plain(table["values"]), strict=True))
+                descriptors = pd.DataFrame(columns, index=pd.Index(task_names, name=names[0]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SpecificationError(
+                "schema",
+                expected="the content that Schema.to_dict writes",
+                found=f"{type(error).__name__}: {error}",
+                remedy="The content was damaged, or written by another program.",
+            ) from error
+        return cls(
+            Design.from_dict(design),
+            names[0],
+            names[1],
+            task_names,
+            None if response is None else Design.from_dict(response),
+            descriptors,
+        )
+
+    def target_of(self, frame: pd.DataFrame) -> np.ndarray:
+        """Targets (m,) of a frame, NaN where missing; all NaN if the frame has no target column."""
+        needed = (self.target_name,) if self.response is None else self.response.columns
+        if not set(needed) <= set(frame.columns):
+            return np.full(len(frame), np.nan)
+        if self.response is not None:
+            return self.response.encode_target(frame)
+        return numbers(take_column(frame, self.target_name, "target"), self.target_name, role="the target")
+
+    def _encode_frame(self, new: pd.DataFrame) -> NewRows:
+        frame = named_columns(new)
+        labels = _labels(take_column(frame, self.task_column, "task"), self.task_column)
+        X = self.design.encode(new)
+        return NewRows(X, self._checked(self.target_of(frame), new.index), labels, new.index)
+
+    def _encode_arrays(self, X: Any, y: Any, task: Any) -> NewRows:
+        encoded = self.design.encode(X if isinstance(X, pd.DataFrame) else np.asarray(X))
+        labels = _labels(pd.Series(np.asarray(task)), self.task_column)
+        target = (
+            np.full(len(encoded), np.nan) if y is None else numbers(pd.Series(y), self.target_name, role="")
+        )
+        if not len(encoded) == len(labels) == len(target):
+            raise DataError(
+                "new",
+                expected="as many tasks (and targets) as rows of X",
+                found=f"{len(encoded)} rows, {len(labels)} tasks and {len(target)} targets",
+                remedy="Give one task label per row.",
+            )
+        return NewRows(encoded, self._checked(target, None), labels, None)
+
+    def _encode_data(self, new: TaskData) -> NewRows:
+        mine, theirs = self.design.feature_names, new.feature_names
+        missing = [name for name in mine if name not in theirs]
+        extra = [name for name in theirs if name not in mine]
+        if missing or extra:
+            parts = [f"no {listing(missing)}"] if missing else []
+            parts += [f"further features {listing(extra)}"] if extra else []
+            raise DataError(
+                "new",
+                expected=f"the training features {listing(mine)}",
+                found=" and ".join(parts),
+                remedy=f"Encode the same columns as in training ('{INTERCEPT}' is the constant), or pass the "
+                "DataFrame itself.",
+            )
+        X = new.X[:, [theirs.index(name) for name in mine]]
+        return NewRows(X, new.y, np.array(new.task_names, dtype=object)[new.task], new.index)
+
+    def _checked(self, y: np.ndarray, index: pd.Index | None) -> np.ndarray:
+        if not np.isnan(y).all():
+            finite_target(y, self.target_name, index)
+        return y
+
+
+def _labels(values: pd.Series[Any], column: str) -> np.ndarray:
+    codes, names = encode_labels(values, column)
+    return np.asarray(np.array(names, dtype=object)[codes])

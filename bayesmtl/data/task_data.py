@@ -1,0 +1,421 @@
+"""The data of all tasks, checked once and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from bayesmtl.data import constructors, report, structure
+from bayesmtl.data.columns import finite_features, finite_target
+from bayesmtl.data.design import Design
+from bayesmtl.data.labels import label_of
+from bayesmtl.data.partition import draw_rows, draw_tasks
+from bayesmtl.data.schema import Schema
+from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind
+from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TaskData:
+    """Rows of several tasks in long format, in the user's units.
+
+    Build it with `from_frame`, `from_formula`, `from_arrays` or `from_wide`. Arrays are read-only copies.
+
+    Attributes:
+        X: Features (n, D), float64; the first column is ones when the design has an intercept.
+        y: Targets (n,), float64; NaN where not observed.
+        task: Task of each row (n,), int64, indices into `task_names`.
+        task_names: Names of the T tasks.
+        design: How a frame becomes X.
+        task_column: Name of the task column.
+        target_name: Name of the target, or the expression it is.
+        index: Row labels of the source frame (n,), or None.
+        descriptors: One row per task, indexed by `task_names` in that order, or None.
+        target_standardization: "pooled", "task" or "none"; see `Standardization`.
+        response: How the target is computed from a frame, when it is an expression.
+
+    Raises:
+        DataError: If the parts do not fit together, a feature is not finite, a target infinite, or no target
+            observed.
+
+    Example:
+        >>> frame = pd.DataFrame({"school": ["a", "a", "b"], "score": [1.0, 2.0, None], "hours": [3, 4, 5]})
+        >>> data = TaskData.from_frame(frame, task="school", target="score", features=["hours"])
+        >>> data.task_names, data.feature_names, data.rows_per_task.tolist(), data.observed.tolist()
+        (('a', 'b'), ('Intercept', 'hours'), [2, 1], [True, True, False])
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    task: np.ndarray
+    task_names: tuple[str, ...]
+    design: Design
+    task_column: str
+    target_name: str
+    index: pd.Index | None = None
+    descriptors: pd.DataFrame | None = None
+    target_standardization: TargetKind = "pooled"
+    response: Design | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("X", np.float64), ("y", np.float64), ("task", np.int64)):
+            values = np.array(getattr(self, name), dtype=kind)
+            values.setflags(write=False)
+            object.__setattr__(self, name, values)
+        check_target_kind(self.target_standardization)
+        names = (*self.design.feature_names, self.task_column, self.target_name)
+        repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        if repeated:
+            raise DataError(
+                "feature_names",
+                expected="different names for features, task and target",
+                found=f"{listing(repeated)} more than once",
+                remedy="Rename the feature, or pass another task_column or target_name.",
+            )
+        shapes = (self.X.shape, self.y.shape, self.task.shape)
+        expected = ((self.num_rows, len(self.design.feature_names)), (self.num_rows,), (self.num_rows,))
+        in_range = self.num_rows > 0 and 0 <= self.task.min() <= self.task.max() < len(self.task_names)
+        if shapes != expected or not in_range:
+            raise DataError(
+                "TaskData",
+                expected="X (n, D), y (n,) and task (n,) with codes into task_names",
+                found=f"shapes {shapes} with {len(self.task_names)} task names",
+                remedy="Build it with from_frame, from_formula, from_arrays or from_wide.",
+            )
+        finite_features(self.X, self.feature_names, self.index)
+        finite_target(self.y, self.target_name, self.index)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        *,
+        task: str,
+        target: str,
+        features: Sequence[str],
+        intercept: bool = True,
+        descriptors: pd.DataFrame | None = None,
+    ) -> TaskData:
+        """Take columns of a frame.
+
+        Args:
+            frame: One row per observation.
+            task: Column with the task of each row; labels become strings.
+            target: Column with the target; missing means not observed.
+            features: Feature columns: numbers as they are, booleans as 0/1, strings and categories one-hot
+                with their first level as the reference.
+            intercept: Whether to put a column of ones first.
+            descriptors: One row per task, indexed by its label; rows of other tasks are left out.
+
+        Raises:
+            DataError: If a column is unknown or used twice, a task label or feature missing, a feature not
+                finite, the target not numeric or nowhere observed.
+
+        Example:
+            >>> frame = pd.DataFrame({"lab": [1, 1, 2], "y": [0.1, 0.4, 0.3], "dose": [1, 2, 1]})
+            >>> TaskData.from_frame(frame, task="lab", target="y", features=["dose"]).X.tolist()
+            [[1.0, 1.0], [1.0, 2.0], [1.0, 1.0]]
+        """
+        return cls(**constructors.parts_of_frame(frame, task, target, features, intercept, descriptors))
+
+    @classmethod
+    def from_formula(
+        cls, formula: str, frame: pd.DataFrame, *, task: str, descriptors: pd.DataFrame | None = None
+    ) -> TaskData:
+        """Read features and target from a formula.
+
+        Args:
+            formula: Such as ``"score ~ intake + C(sex)"``. The response is a column or an expression such as
+                ``log(score)``; ``0 +`` or ``- 1`` declines the intercept; ``a:b`` and ``a*b`` are
+                interactions; ``center``, ``scale``, ``poly``, ``bs`` and others remember the training data.
+                Names with spaces go in back-ticks. The task is not part of the formula.
+            frame: One row per observation.
+            task: Column with the task of each row.
+            descriptors: One row per task, indexed by its label.
+
+        Raises:
+            SpecificationError: If the formula cannot be read, or holds anything but known functions.
+            DataError: As in `from_frame`.
+
+        Example:
+            >>> frame = pd.DataFrame({"lab": ["a", "b"], "y": [1.0, 10.0], "x": [1, 3], "sex": ["F", "M"]})
+            >>> data = TaskData.from_formula("log10(y) ~ center(x) + sex", frame, task="lab")
+            >>> data.target_name, data.y.tolist(), data.feature_names
+            ('log10(y)', [0.0, 1.0], ('Intercept', 'center(x)', 'sex[T.M]'))
+        """
+        return cls(**constructors.parts_of_formula(formula, frame, task, descriptors))
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: Any,
+        y: Any,
+        task: Any,
+        *,
+        feature_names: Sequence[str] | None = None,
+        intercept: bool = True,
+        descriptors: pd.DataFrame | None = None,
+        task_column: str = "task",
+        target_name: str = "y",
+    ) -> TaskData:
+        """Take arrays with one row per observation.
+
+        Args:
+            X: Features (n, D) without the intercept.
+            y: Targets (n,), NaN where not observed.
+            task: Task label of each row (n,).
+            feature_names: Names of the columns of X; by default those of a frame, else x0, x1 and so on.
+            intercept: Whether to put a column of ones first.
+            descriptors: One row per task, indexed by its label.
+            task_column: Name for the task in messages and frames.
+            target_name: Name for the target.
+
+        Raises:
+            DataError: If the sizes differ, or as in `from_frame`.
+
+        Example:
+            >>> data = TaskData.from_arrays([[0.5], [0.7]], [1.0, 2.0], ["a", "b"])
+            >>> data.feature_names
+            ('Intercept', 'x0')
+        """
+        return cls(
+            **constructors.parts_of_arrays(
+                X, y, task, feature_names, intercept, descriptors, task_column, target_name
+            )
+        )
+
+    @classmethod
+    def from_wide(
+        cls,
+        X: Any,
+        Y: Any,
+        tasks: Sequence[Any] | None = None,
+        *,
+        feature_names: Sequence[str] | None = None,
+        intercept: bool = True,
+        descriptors: pd.DataFrame | None = None,
+        task_column: str = "task",
+        target_name: str = "y",
+    ) -> TaskData:
+        """Take a table with one column of targets per task, all on the same rows of features.
+
+        Every cell becomes a row, first those of Y's first row; cells that are NaN stay, as missing targets.
+
+        Args:
+            X: Features (m, D) without the intercept.
+            Y: Targets (m, T), NaN where not observed.
+            tasks: Names of the columns of Y; by default those of a frame, else 0, 1 and so on.
+            feature_names: Names of the columns of X.
+            intercept: Whether to put a column of ones first.
+            descriptors: One row per task, indexed by its label.
+            task_column: Name for the task in messages and frames.
+            target_name: Name for the target.
+
+        Raises:
+            DataError: If the sizes differ, or as in `from_frame`.
+
+        Example:
+            >>> data = TaskData.from_wide([[0.5], [0.7]], [[1.0, 2.0], [np.nan, 4.0]], ["a", "b"])
+            >>> data.task.tolist(), data.y.tolist()
+            ([0, 1, 0, 1], [1.0, 2.0, nan, 4.0])
+        """
+        return cls(
+            **constructors.parts_of_wide(
+                X, Y, tasks, feature_names, intercept, descriptors, task_column, target_name
+            )
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows n, with and without an observed target."""
+        return len(self.X)
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks T."""
+        return len(self.task_names)
+
+    @property
+    def num_features(self) -> int:
+        """Number of features D, the intercept included."""
+        return int(self.X.shape[1])
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the D features, the intercept (if any) first."""
+        return self.design.feature_names
+
+    @property
+    def has_intercept(self) -> bool:
+        """Whether the first feature is the constant 1."""
+        return self.design.intercept
+
+    @property
+    def observed(self) -> np.ndarray:
+        """Which rows have a target (n,)."""
+        return np.asarray(~np.isnan(self.y))
+
+    @property
+    def rows_per_task(self) -> np.ndarray:
+        """Number of rows of each task (T,), with and without an observed target."""
+        return np.bincount(self.task, minlength=self.num_tasks)
+
+    @property
+    def constant_features(self) -> tuple[str, ...]:
+        """Features, other than the intercept, that never vary over the observed rows."""
+        constant = structure.constant_columns(self._observed_features())
+        return tuple(name for name, flat in zip(self._varying_names(), constant, strict=True) if flat)
+
+    @property
+    def features_constant_within_tasks(self) -> tuple[str, ...]:
+        """Features that vary over the observed rows, but inside no task, such as a property of the school."""
+        flat = structure.constant_within_tasks(self._observed_features(), self.task[self.observed])
+        return tuple(name for name, constant in zip(self._varying_names(), flat, strict=True) if constant)
+
+    @property
+    def duplicated_features(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of features that are the same over the observed rows, up to shift, scale and sign."""
+        names = self._varying_names()
+        pairs = structure.duplicated_columns(self._observed_features())
+        return tuple((names[first], names[second]) for first, second in pairs)
+
+    @property
+    def schema(self) -> Schema:
+        """What prediction must know of this data, without its rows."""
+        return Schema(
+            self.design, self.task_column, self.target_name, self.task_names, self.response, self.descriptors
+        )
+
+    def standardization(self) -> Standardization:
+        """Centres and scales of these features and targets, over the observed rows.
+
+        Raises:
+            DataError: If targets are standardised per task and some task has fewer than two different ones.
+        """
+        return Standardization.of(
+            self.X,
+            self.y,
+            self.task,
+            self.task_names,
+            intercept=self.has_intercept,
+            target=self.target_standardization,
+        )
+
+    def with_target_standardization(self, kind: TargetKind) -> TaskData:
+        """The same data, whose targets models standardise "pooled", per "task", or not at all ("none")."""
+        return replace(self, target_standardization=kind)
+
+    def select_tasks(self, names: Sequence[object]) -> TaskData:
+        """The rows of some tasks, in the order they have here; the tasks in the order of `names`.
+
+        Raises:
+            UnknownTaskError: If a name is not a task of this data.
+
+        Example:
+            >>> data = TaskData.from_arrays([[0.5], [0.7], [0.9]], [1.0, 2.0, 3.0], ["a", "b", "c"])
+            >>> data.select_tasks(["c", "a"]).y.tolist()
+            [1.0, 3.0]
+        """
+        wanted = list(dict.fromkeys(map(label_of, [names] if isinstance(names, str) else names)))
+        codes = self.schema.codes(wanted)
+        if not wanted or (codes < 0).any():
+            unknown = [name for name, code in zip(wanted, codes, strict=True) if code < 0]
+            raise UnknownTaskError(
+                "names",
+                expected=f"tasks of the data ({listing(self.task_names)})",
+                found=listing(unknown) or "none",
+                remedy="Name at least one task, as it stands in task_names.",
+            )
+        position = np.full(self.num_tasks, -1)
+        position[codes] = np.arange(len(codes))
+        rows = position[self.task] >= 0
+        table = None if self.descriptors is None else self.descriptors.loc[wanted]
+        return self._rows(rows, task_names=tuple(wanted), descriptors=table, task=position[self.task][rows])
+
+    def split(
+        self, test: float = 0.25, *, seed: int, by: Literal["row", "task"] = "row"
+    ) -> tuple[TaskData, TaskData]:
+        """Split into a training and a test part; rows keep their order.
+
+        By rows, every task with at least two observed rows is in both parts, a task with one stays in
+        training, rows without a target stay in training, and both parts keep the names of all tasks. By
+        tasks, whole tasks go to the test part, and each part keeps its own tasks only.
+
+        Args:
+            test: Fraction of the observed rows (of each task) or of the tasks, between 0 and 1.
+            seed: Seed of the draw.
+            by: "row" or "task".
+
+        Raises:
+            SpecificationError: If `test` is not between 0 and 1, or `by` neither.
+            DataError: If there is nothing to put in one of the parts.
+
+        Example:
+            >>> data = TaskData.from_arrays(np.arange(8.0)[:, None], np.arange(8.0), ["a", "b"] * 4)
+            >>> train, test = data.split(0.25, seed=0)
+            >>> train.rows_per_task.tolist(), test.rows_per_task.tolist()
+            ([3, 3], [1, 1])
+        """
+        if not 0 < test < 1:
+            raise SpecificationError(
+                "test",
+                expected="a fraction between 0 and 1",
+                found=repr(test),
+                remedy="Use 0.25 for a quarter.",
+            )
+        if by == "row":
+            drawn = draw_rows(self.task, self.observed, test, seed)
+            if not drawn.any():
+                raise self._nothing_to_split("a task with at least two observed targets")
+            return self._rows(~drawn), self._rows(drawn)
+        if by == "task":
+            if self.num_tasks < 2:
+                raise self._nothing_to_split("at least two tasks")
+            chosen = draw_tasks(self.num_tasks, test, seed)
+            parts = (
+                [name for name, t in zip(self.task_names, chosen, strict=True) if t == k] for k in (0, 1)
+            )
+            first, second = (self.select_tasks(names) for names in parts)
+            return first, second
+        raise SpecificationError(
+            "by", expected='"row" or "task"', found=repr(by), remedy='"task" tests on tasks never seen.'
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """The encoded features (without the intercept), the task and the target, one row per row."""
+        frame = pd.DataFrame(self.X, columns=list(self.feature_names), index=self.index)
+        frame = frame[list(self._varying_names())].copy()
+        frame[self.task_column] = np.array(self.task_names, dtype=object)[self.task]
+        frame[self.target_name] = self.y
+        return frame
+
+    def __repr__(self) -> str:
+        return report.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return report.as_html(self)
+
+    def _rows(self, rows: np.ndarray, **changes: Any) -> TaskData:
+        """The rows of a mask (n,)."""
+        index = None if self.index is None else self.index[rows]
+        kept = {"X": self.X[rows], "y": self.y[rows], "task": self.task[rows], "index": index}
+        return replace(self, **(kept | changes))
+
+    def _varying_names(self) -> tuple[str, ...]:
+        return self.feature_names[1:] if self.has_intercept else self.feature_names
+
+    def _observed_features(self) -> np.ndarray:
+        features = self.X[self.observed][:, 1 if self.has_intercept else 0 :]
+        return np.asfortranarray(features)  # columns are read one by one
+
+    def _nothing_to_split(self, expected: str) -> DataError:
+        return DataError(
+            "data",
+            expected=expected,
+            found=f"{self.num_tasks} tasks with at most {self.rows_per_task.max()} rows",
+            remedy="Nothing could be put in the test part.",
+        )

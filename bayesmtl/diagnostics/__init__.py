@@ -1,0 +1,5 @@
+"""Did the computation work, and if not, where and what to do?"""
+
+from bayesmtl.diagnostics.convergence import Check, check_draws
+
+__all__ = ["Check", "check_draws"]

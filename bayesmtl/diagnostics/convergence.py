@@ -1,0 +1,166 @@
+"""A verdict in words on a set of posterior draws."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from arviz_stats.base import array_stats
+
+RHAT_LIMIT = 1.01  # Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021)
+ESS_PER_CHAIN = 50  # 400 for four chains, the same source: enough for R-hat and quantiles to be stable
+_SCREENED = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What was checked and what came out.
+
+    Args:
+        ok: Whether the draws can be used.
+        messages: One sentence per finding, worst first; what to do is part of it.
+        table: One row per quantity looked at: R-hat, bulk and tail effective sample size.
+        notes: What is worth knowing though nothing is wrong, such as what the engine approximates.
+    """
+
+    ok: bool
+    messages: tuple[str, ...]
+    table: pd.DataFrame
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        head = "Converged." if self.ok else "Not to be trusted yet."
+        return "\n".join([head, *self.messages, *self.notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        items = "".join(f"<li>{text}</li>" for text in (*self.messages, *self.notes))
+        return f"<p><b>{str(self).splitlines()[0]}</b></p><ul>{items}</ul>"
+
+
+def split_rhat(values: np.ndarray) -> np.ndarray:
+    """Plain split R-hat of many quantities at once, to screen them: (C, N, ...) -> (...)."""
+    half = values.shape[1] // 2
+    parts = np.concatenate([values[:, :half], values[:, -half:]])
+    within = parts.var(axis=1, ddof=1).mean(axis=0)
+    between = parts.mean(axis=1).var(axis=0, ddof=1)
+    ratio = np.ones_like(within)
+    np.divide(between, within, out=ratio, where=within > 0)
+    return np.sqrt((half - 1) / half + np.where(within > 0, ratio, 0.0))
+
+
+def lag_correlation(values: np.ndarray) -> np.ndarray:
+    """Autocorrelation at lag 1, pooled over chains: (C, N, ...) -> (...)."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    variance = (centred**2).mean(axis=(0, 1))
+    covariance = (centred[:, 1:] * centred[:, :-1]).mean(axis=(0, 1))
+    return np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > 0)
+
+
+def _name(array: xr.DataArray, position: tuple[int, ...]) -> str:
+    labels = [str(array[dim].to_numpy()[i]) for dim, i in zip(array.dims[2:], position, strict=True)]
+    return f"{array.name}[{', '.join(labels)}]" if labels else str(array.name)
+
+
+def _candidates(array: xr.DataArray) -> list[tuple[int, ...]]:
+    """Where to look closely: everywhere in a small array, at the worst-mixing entries of a large one."""
+    shape = array.shape[2:]
+    values = array.to_numpy()
+    varying = np.ptp(values, axis=(0, 1)) > 1e-12 * np.abs(values).max(axis=(0, 1))
+    if int(np.prod(shape)) <= 2 * _SCREENED:
+        return [position for position in np.ndindex(*shape) if varying[position]]
+    worst: dict[tuple[int, ...], None] = {}
+    for score in (split_rhat(values), lag_correlation(values)):
+        order = np.argsort(np.where(varying, score, -np.inf), axis=None)[::-1][:_SCREENED]
+        for flat in order:
+            position = tuple(int(i) for i in np.unravel_index(flat, shape))
+            if varying[position]:
+                worst[position] = None
+    return list(worst)
+
+
+def mixing_table(posterior: xr.Dataset) -> pd.DataFrame:
+    """R-hat, bulk and tail effective sample size of the quantities, worst R-hat first.
+
+    Large arrays are screened with plain split R-hat and lag-1 autocorrelation, and their worst entries are
+    then measured with the rank-normalised statistics.
+
+    Args:
+        posterior: Arrays with dimensions (chain, draw, ...).
+    """
+    rows: dict[Hashable, list[float]] = {}
+    for array in posterior.data_vars.values():
+        positions = _candidates(array)
+        if not positions:
+            continue
+        columns = np.stack([array.to_numpy()[(slice(None), slice(None), *p)] for p in positions], axis=-1)
+        axes = {"chain_axis": 0, "draw_axis": 1}
+        # one chain is split in two, which R-hat needs
+        rhat = array_stats.rhat(columns if len(columns) > 1 else _halves(columns), **axes)
+        bulk = array_stats.ess(columns, **axes)
+        tail = array_stats.ess(columns, method="tail", prob=(0.05, 0.95), **axes)
+        for i, position in enumerate(positions):
+            rows[_name(array, position)] = [float(rhat[i]), float(bulk[i]), float(tail[i])]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["r_hat", "ess_bulk", "ess_tail"])
+    return table.sort_values("r_hat", ascending=False)
+
+
+def _halves(columns: np.ndarray) -> np.ndarray:
+    half = columns.shape[1] // 2
+    return np.concatenate([columns[:, :half], columns[:, -half:]])
+
+
+def check_draws(
+    posterior: xr.Dataset, sample_stats: dict[str, np.ndarray], *, method: str, complete: bool
+) -> Check:
+    """Judge draws by R-hat, effective sample sizes and divergences, or a mode by its optimiser.
+
+    Args:
+        posterior: Arrays with dimensions (chain, draw, ...), named.
+        sample_stats: What the engine recorded, each (chain, draw).
+        method: Name of the engine.
+        complete: Whether all draws that were asked for are there.
+    """
+    messages: list[str] = []
+    notes: list[str] = []
+    if not complete:
+        messages.append("The run was interrupted; fit again, with checkpoint=path to go on where it stopped.")
+    table = mixing_table(posterior)
+    if method == "empirical_bayes":
+        notes.append(
+            "Hyperparameters are fixed at their posterior mode, so intervals leave out the uncertainty about "
+            'how much tasks differ; method="exact" includes it.'
+        )
+        if not bool(np.all(sample_stats["converged"])):
+            messages.append("The optimiser stopped before it reached a mode; another seed may help.")
+        if float(np.max(sample_stats["start_disagreement"])) > 0.1:
+            notes.append("Starts ended in different modes; the better one is used.")
+    elif not table.empty:
+        messages.extend(_mixing_messages(table, posterior.sizes["chain"]))
+    if "diverging" in sample_stats and sample_stats["diverging"].any():
+        number = int(sample_stats["diverging"].sum())
+        messages.append(f"{number} trajectories diverged; a longer num_warmup gives smaller steps.")
+    return Check(not messages, tuple(messages), table, tuple(notes))
+
+
+def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
+    messages = []
+    worst = table.index[0]
+    if not table["r_hat"].iloc[0] <= RHAT_LIMIT:
+        messages.append(
+            f"Chains disagree about {worst}: R-hat {table['r_hat'].iloc[0]:.3f}, above {RHAT_LIMIT}; "
+            "fit with a larger num_draws and num_warmup."
+        )
+    needed = ESS_PER_CHAIN * max(num_chains, 2)
+    for column, part in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
+        low = table[column].idxmin()
+        if not table.loc[low, column] >= needed:
+            messages.append(
+                f"Few independent draws of {low}: {part} effective sample size "
+                f"{table.loc[low, column]:.0f}, below {needed}; fit with a larger num_draws."
+            )
+    return messages

@@ -1,0 +1,114 @@
+"""Checkpoints: a killed run goes on where it was and gives the same draws as an undisturbed one."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bayesmtl.errors import CheckpointError
+from bayesmtl.files import replace_file
+from bayesmtl.inference.hmc import State, StepSize
+
+_SECONDS_BETWEEN = 10.0
+_STEP_FIELDS = ("target", "step_size", "shrinkage_point", "gap", "log_average", "count")
+
+
+class Checkpoint:
+    """A sampler's state in a file of plain arrays, tied to one run by its fingerprint.
+
+    Args:
+        path: The file, created when first saved.
+        fingerprint: Of model, data, seed and settings.
+    """
+
+    def __init__(self, path: str | Path, fingerprint: str):
+        self.path, self.fingerprint = Path(path), fingerprint
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self, state: State) -> None:
+        """Save when some seconds have passed since the last time."""
+        if time.monotonic() - self._saved_at > _SECONDS_BETWEEN:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write the state; the previous checkpoint stays until the new one is whole."""
+        C, P = state.points.shape
+        arrays = {
+            "fingerprint": np.frombuffer(self.fingerprint.encode(), dtype=np.uint8),
+            "points": state.points.numpy(),
+            "value": state.value.numpy(),
+            "gradient": state.gradient.numpy(),
+            "generator": state.generator.get_state().numpy(),
+            "step": np.array([getattr(state.step, name) for name in _STEP_FIELDS]),
+            "root": state.root.numpy(),
+            "trajectory": np.array(np.nan if state.trajectory is None else state.trajectory),
+            "window": _stack(state.window, (C, P)),
+            "draws": _stack(state.draws, (C, P)),
+            "stats": _stack(state.stats, (C, 4)),
+            "iteration": np.array(state.iteration),
+        }
+
+        def write(partial: Path) -> None:
+            with open(partial, "wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+
+        replace_file(self.path, write)
+        self._saved_at = time.monotonic()
+
+    def load(self) -> State | None:
+        """The saved state, or `None` when there is no file yet.
+
+        Raises:
+            CheckpointError: If the file is damaged or belongs to another run.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            found = arrays["fingerprint"].tobytes().decode()
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+            raise CheckpointError(
+                "checkpoint",
+                expected="a checkpoint of this package",
+                found=f"{self.path.name}, which cannot be read ({type(error).__name__})",
+                remedy="Delete the file to start anew, or give another path.",
+            ) from error
+        if found != self.fingerprint:
+            raise CheckpointError(
+                "checkpoint",
+                expected="a checkpoint of this model, data, seed and settings",
+                found=f"{self.path.name}, saved by a different run",
+                remedy="Delete the file to start anew, or give another path.",
+            )
+        return _restore(arrays)
+
+
+def _stack(items: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
+    return torch.stack(items).numpy() if items else np.zeros((0, *shape))
+
+
+def _restore(arrays: dict[str, np.ndarray]) -> State:
+    target, step_size, shrinkage_point, gap, log_average, count = arrays["step"].tolist()
+    step = StepSize(target, step_size, gap, log_average, int(count))
+    step.shrinkage_point = shrinkage_point
+    generator = torch.Generator()
+    generator.set_state(torch.from_numpy(arrays["generator"]))
+    trajectory = float(arrays["trajectory"])
+    return State(
+        points=torch.from_numpy(arrays["points"]),
+        value=torch.from_numpy(arrays["value"]),
+        gradient=torch.from_numpy(arrays["gradient"]),
+        generator=generator,
+        step=step,
+        root=torch.from_numpy(arrays["root"]),
+        trajectory=None if np.isnan(trajectory) else trajectory,
+        window=list(torch.from_numpy(arrays["window"])),
+        draws=list(torch.from_numpy(arrays["draws"])),
+        stats=list(torch.from_numpy(arrays["stats"])),
+        iteration=int(arrays["iteration"]),
+    )

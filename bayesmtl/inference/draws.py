@@ -1,0 +1,69 @@
+"""What an engine returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.conditional import WeightDraws, draw_basis, draw_weights
+from bayesmtl.inference.problem import Problem
+
+_CHUNK = 4_000_000  # weights and their rows of workspace handled at once, in numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Posterior draws in standardised units.
+
+    Args:
+        hyperparameters: By name, each (C, N, ...), as the sharing prior and the likelihood define them.
+        basis: Z, shape (C, N, R, D).
+        weights: W, shape (C, N, T, D).
+        factors: Coordinates of E along a shared factor, shape (C, N, T, K).
+        sample_stats: By name, each (C, N).
+        complete: Whether all draws that were asked for are there.
+    """
+
+    hyperparameters: dict[str, torch.Tensor]
+    basis: torch.Tensor
+    weights: torch.Tensor
+    factors: torch.Tensor
+    sample_stats: dict[str, np.ndarray]
+    complete: bool = True
+
+
+def complete_draws(
+    problem: Problem,
+    points: torch.Tensor,
+    sample_stats: dict[str, np.ndarray],
+    generator: torch.Generator,
+    *,
+    complete: bool = True,
+) -> Draws:
+    """Draw Z and W exactly for every kept hyperparameter point (C, N, P)."""
+    C, N, P = points.shape
+    values = problem.space.constrain(points.reshape(C * N, P))
+    T, D = problem.tasks.num_tasks, problem.tasks.num_features
+    size = max(1, _CHUNK // (T * D * max(group.rows.shape[1] for group in problem.tasks.groups)))
+    parts = []
+    for start in range(0, C * N, size):
+        chunk = {name: value[start : start + size] for name, value in values.items()}
+        B = min(size, C * N - start)
+        structure, noise = problem.structure(chunk), problem.noise(chunk, B)
+        basis = draw_basis(problem.tasks, structure, noise, generator)
+        parts.append(draw_weights(problem.tasks, structure, noise, basis, generator))
+    draws = WeightDraws(
+        torch.cat([part.weights for part in parts]),
+        torch.cat([part.basis for part in parts]),
+        torch.cat([part.factors for part in parts]),
+    )
+    return Draws(
+        {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()},
+        draws.basis.reshape(C, N, *draws.basis.shape[1:]),
+        draws.weights.reshape(C, N, T, D),
+        draws.factors.reshape(C, N, *draws.factors.shape[1:]),
+        sample_stats,
+        complete,
+    )

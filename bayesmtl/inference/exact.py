@@ -1,0 +1,61 @@
+"""The exact engine: hyperparameters sampled with all weights integrated out, then weights drawn exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bayesmtl.inference.checkpoint import Checkpoint
+from bayesmtl.inference.draws import Draws, complete_draws
+from bayesmtl.inference.hmc import HMC, stacked
+from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.progress import iterations
+from bayesmtl.inference.settings import Settings
+
+
+def exact(problem: Problem, settings: Settings) -> Draws:
+    """Sample the full posterior of a Gaussian model.
+
+    Approximates nothing: the few hyperparameters are sampled by Hamiltonian Monte Carlo from their posterior
+    with W and Z integrated out, and Z and W are drawn from their Gaussian conditional, one draw for each
+    hyperparameter draw. What is left is Monte Carlo error, which `Fit.check` judges.
+
+    An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete; with a checkpoint,
+    the same call goes on later.
+
+    Raises:
+        KeyboardInterrupt: If interrupted while nothing is drawn yet.
+        CheckpointError: If the checkpoint is damaged or belongs to another run.
+    """
+    rng = np.random.default_rng(settings.seed)
+    # weights have a stream of their own, so that a resumed run draws the same ones
+    weights_generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    if problem.space.size == 0:  # every hyperparameter is known
+        points = torch.zeros(settings.num_chains, settings.num_draws, 0, dtype=torch.float64)
+        return complete_draws(problem, points, {}, weights_generator)
+    hmc = HMC(problem.value_and_gradient, num_warmup=settings.num_warmup, signed=problem.space.signed())
+    checkpoint = None
+    state = None
+    if settings.checkpoint is not None:
+        run = (settings.seed, settings.num_chains, settings.num_warmup)
+        checkpoint = Checkpoint(settings.checkpoint, f"{problem.fingerprint()} {run}")
+        state = checkpoint.load()
+    if state is None:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        state = hmc.start(problem.space.initial(rng, settings.num_chains), generator)
+    total = settings.num_warmup + settings.num_draws
+    description = f"{settings.num_chains} chains"
+    complete = True
+    try:
+        for _ in iterations(state.iteration, total, description, show=settings.progress):
+            hmc.advance(state)
+            if checkpoint is not None:
+                checkpoint.save_if_due(state)
+    except KeyboardInterrupt:
+        if len(state.draws) < 4:
+            raise
+        complete = False
+    if checkpoint is not None:
+        checkpoint.save(state)
+    points, sample_stats = stacked(state, settings.num_draws)
+    return complete_draws(problem, points, sample_stats, weights_generator, complete=complete)

@@ -1,0 +1,40 @@
+"""What every engine is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bayesmtl.errors import SpecificationError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long to run, from which seed, and what to show.
+
+    Args:
+        seed: Source of all randomness of the fit.
+        num_chains: Independent chains, run as one batch.
+        num_draws: Kept draws per chain.
+        num_warmup: Iterations of each chain to adapt in.
+        progress: Whether to show progress on stderr.
+        checkpoint: File to save the run in and to resume it from.
+    """
+
+    seed: int
+    num_chains: int = 4
+    num_draws: int = 500
+    num_warmup: int = 250
+    progress: bool = True
+    checkpoint: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("num_chains", 1), ("num_draws", 4), ("num_warmup", 20)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SpecificationError(
+                    name,
+                    expected=f"a whole number of at least {least}",
+                    found=repr(value),
+                    remedy="Pass a larger whole number.",
+                )

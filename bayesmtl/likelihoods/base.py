@@ -1,0 +1,56 @@
+"""What a likelihood is: how targets scatter around the function of their task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from bayesmtl.parameters import Parameter, Reported, Values
+
+
+@dataclass(frozen=True)
+class Likelihood(ABC):
+    """y | f_t(x), dispersion_t. A likelihood is a frozen dataclass of options and priors."""
+
+    @abstractmethod
+    def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
+        """Refuse data that cannot inform this likelihood.
+
+        Raises:
+            SpecificationError: Naming the tasks and what to do.
+        """
+
+    @abstractmethod
+    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
+        """The dispersion hyperparameters of T tasks."""
+
+    @abstractmethod
+    def noise_sd(
+        self, values: Values, task_names: Sequence[str], target_scale: np.ndarray, num_draws: int
+    ) -> torch.Tensor:
+        """Noise standard deviations in standardised units, shape (B, T), or (B, 1) where shared.
+
+        Args:
+            values: Hyperparameter values, each of shape (B, ...).
+            task_names: Names of the T tasks.
+            target_scale: What one standardised unit is in the target's units, shape (T,).
+            num_draws: B.
+        """
+
+    @abstractmethod
+    def report(self, values: Values) -> dict[str, Reported]:
+        """What to show of the hyperparameters."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for files."""
+
+    @classmethod
+    @abstractmethod
+    def from_fields(cls, content: dict[str, Any]) -> Self:
+        """The inverse of `to_dict` for one class."""

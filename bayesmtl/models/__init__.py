@@ -1,0 +1,5 @@
+"""Models: features x sharing x likelihood, immutable, without data."""
+
+from bayesmtl.models.linear import LinearModel
+
+__all__ = ["LinearModel"]

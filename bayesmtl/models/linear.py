@@ -1,0 +1,197 @@
+"""Linear multi-task models: f_t(x) = phi(x)'w_t with W = A Z + E."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from bayesmtl.algebra.conditional import draw_weights
+from bayesmtl.algebra.statistics import TaskStatistics
+from bayesmtl.data import Standardization, TaskData
+from bayesmtl.errors import ConvergenceWarning, SpecificationError
+from bayesmtl.inference import ENGINES, Draws, Problem, Settings, choose
+from bayesmtl.likelihoods import Gaussian, Likelihood
+from bayesmtl.results import Fit
+from bayesmtl.results.posterior import posterior_dataset
+from bayesmtl.sharing import Hierarchical, Sharing
+
+
+@dataclass(frozen=True)
+class LinearModel:
+    """Related linear regressions, one per task: y | f_t(x) with f_t(x) = x'w_t and W = A Z + E.
+
+    A specification only: immutable, without data. The features are the columns of the data.
+
+    Args:
+        sharing: Prior on W: who shares what with whom.
+        likelihood: How targets scatter around f_t(x).
+
+    Example:
+        >>> from bayesmtl.data import TaskData
+        >>> rng = np.random.default_rng(0)
+        >>> x, task = rng.normal(size=60), np.repeat(["a", "b", "c"], 20)
+        >>> data = TaskData.from_arrays(x[:, None], 1 + 2 * x + rng.normal(size=60), task)
+        >>> fit = LinearModel().fit(data, method="empirical_bayes", seed=0, progress=False)
+        >>> fit.coefficients().loc[("a", "x0"), "mean"].round(1)
+        np.float64(2.0)
+    """
+
+    sharing: Sharing = field(default_factory=Hierarchical)
+    likelihood: Likelihood = field(default_factory=Gaussian)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("sharing", Sharing), ("likelihood", Likelihood)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise SpecificationError(
+                    name,
+                    expected=f"a {kind.__name__} object",
+                    found=repr(value),
+                    remedy="Pass an instance, such as Hierarchical() or Gaussian().",
+                )
+
+    def fit(
+        self,
+        data: TaskData,
+        *,
+        method: str = "auto",
+        seed: int,
+        num_chains: int = 4,
+        num_draws: int = 500,
+        num_warmup: int = 250,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+    ) -> Fit:
+        """Infer the posterior.
+
+        Args:
+            data: Rows of T tasks; rows without a target do not count.
+            method: "exact" for the full posterior, "empirical_bayes" for hyperparameters at their mode, or
+                "auto"; the fit records the choice and its reason.
+            seed: Source of all randomness; the same seed gives the same answer.
+            num_chains: Independent chains, run as one batch.
+            num_draws: Kept draws per chain.
+            num_warmup: Iterations per chain to adapt in ("exact" only).
+            progress: Whether to show progress on stderr.
+            checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
+
+        Raises:
+            SpecificationError: If the model does not fit the data, or an option is unknown.
+            CheckpointError: If the checkpoint is damaged or belongs to another run.
+
+        Warns:
+            ConvergenceWarning: If the draws are not to be trusted, naming the quantity and the task.
+        """
+        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
+        standardization = data.standardization()
+        problem, statistics = self._problem(data, standardization)
+        name, reason = choose(problem, method)
+        draws = ENGINES[name](problem, settings)
+        fit = Fit(
+            sharing=self.sharing,
+            likelihood=self.likelihood,
+            schema=data.schema,
+            standardization=standardization,
+            statistics=statistics,
+            draws=draws,
+            method=name,
+            reason=reason,
+            seed=seed,
+            data=data,
+        )
+        check = fit.check()
+        if not check.ok:
+            warnings.warn(" ".join(check.messages), ConvergenceWarning, stacklevel=2)
+        return fit
+
+    def _problem(self, data: TaskData, standardization: Standardization) -> tuple[Problem, TaskStatistics]:
+        observed = np.bincount(data.task[data.observed], minlength=data.num_tasks)
+        self.likelihood.check(data.task_names, observed)
+        statistics = TaskStatistics.from_rows(
+            standardization.standardize_features(data.X),
+            standardization.standardize_target(data.y, data.task),
+            data.task,
+            data.num_tasks,
+        )
+        target_scale = standardization.target_scale
+        return (
+            Problem(self.sharing, self.likelihood, statistics.compress(), data.task_names, target_scale),
+            statistics,
+        )
+
+    def sample_prior(self, data: TaskData, *, num_draws: int = 500, seed: int) -> xr.Dataset:
+        """Draw hyperparameters and weights from the prior, in the units of `data`.
+
+        Args:
+            data: Gives tasks, features and scales; its targets are used for their scale only.
+            num_draws: Number of draws.
+            seed: Source of randomness.
+
+        Returns:
+            The same names and dimensions as `Fit.posterior`, with one chain.
+        """
+        draws, standardization = self._prior_draws(data, num_draws, seed)
+        features = np.array(data.feature_names, dtype=str)
+        names = {"task": np.array(data.task_names, dtype=str), "feature": features, "feature_other": features}
+        return posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
+
+    def simulate(self, data: TaskData, *, seed: int) -> tuple[TaskData, xr.Dataset]:
+        """Simulate targets for the rows of `data` from the prior.
+
+        Args:
+            data: Gives rows, tasks, features and scales; targets that are missing stay missing.
+            seed: Source of randomness.
+
+        Returns:
+            The data with simulated targets, and the one prior draw that they came from.
+        """
+        draws, standardization = self._prior_draws(data, 1, seed)
+        weights = draws.weights[0, 0].numpy()
+        values = {name: value.flatten(0, 1) for name, value in draws.hyperparameters.items()}
+        noise = self.likelihood.noise_sd(values, data.task_names, standardization.target_scale, 1)
+        sd = noise.expand(1, data.num_tasks)[0].numpy()[data.task]
+        X = standardization.standardize_features(data.X)
+        rng = np.random.default_rng([seed, 1])
+        y = (X * weights[data.task]).sum(axis=1) + sd * rng.normal(size=len(X))
+        y = np.where(data.observed, standardization.unstandardize_target(y, data.task), np.nan)
+        features = np.array(data.feature_names, dtype=str)
+        names = {"task": np.array(data.task_names, dtype=str), "feature": features, "feature_other": features}
+        truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
+        return replace(data, y=y), truth
+
+    def _prior_draws(self, data: TaskData, num_draws: int, seed: int) -> tuple[Draws, Standardization]:
+        rng = np.random.default_rng(seed)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        standardization = data.standardization()
+        problem, _ = self._problem(data, standardization)
+        values = problem.space.sample(rng, num_draws)
+        structure = problem.structure(values)
+        noise = problem.noise(values, num_draws)
+        D = data.num_features
+        if structure.basis_scale is None:
+            basis = torch.zeros(num_draws, 0, D, dtype=torch.float64)
+        else:
+            basis = structure.basis_scale * torch.from_numpy(
+                rng.normal(size=tuple(structure.basis_scale.shape))
+            )
+        empty = TaskStatistics.empty(data.num_tasks, D).compress()
+        drawn = draw_weights(empty, structure, noise, basis, generator)
+
+        def one_chain(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor[None]
+
+        return (
+            Draws(
+                {name: one_chain(value) for name, value in values.items()},
+                one_chain(drawn.basis),
+                one_chain(drawn.weights),
+                one_chain(drawn.factors),
+                {},
+            ),
+            standardization,
+        )

@@ -1,0 +1,175 @@
+"""Hyperparameters as points of R^P: packing, transforming, and their log prior with its Jacobian.
+
+Scales of weights live on the signed line: a half-normal scale is the absolute value of a normal one, and the
+density of the data depends on its square only, so no transform is needed and nothing bends at zero. Noise
+scales, which stay away from zero, use their logarithm; correlation matrices the partial correlations of
+their Cholesky factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch.distributions.transforms import CorrCholeskyTransform
+
+from bayesmtl.priors import Fixed, Prior
+
+Space = Literal["signed", "log", "real", "correlation"]
+Values = Mapping[str, torch.Tensor]
+
+Unit = Literal["standardised", "coefficient", "covariance", "target", "none"]
+"""What a reported quantity is measured in, so that results can give it in the user's units: standardised
+units, a coefficient or a product of two of them (last dimensions are features), the target, or nothing."""
+
+
+class Reported(NamedTuple):
+    """A hyperparameter as results show it: free of signs, rotations and labels.
+
+    Attributes:
+        dims: Names of the dimensions after the batch.
+        values: Shape (B, ...).
+        unit: What it is measured in.
+    """
+
+    dims: tuple[str, ...]
+    values: torch.Tensor
+    unit: Unit
+
+
+_CORRELATION = CorrCholeskyTransform()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One named hyperparameter.
+
+    Args:
+        name: Its name in results.
+        shape: Its shape; (D, D) for a correlation matrix.
+        prior: Its prior.
+        space: How it is unconstrained.
+        dims: Names of the dimensions in results, as many as `shape` has entries.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    prior: Prior
+    space: Space
+    dims: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Number of unconstrained coordinates; 0 when the value is known."""
+        if isinstance(self.prior, Fixed):
+            return 0
+        if self.space == "correlation":
+            return self.shape[0] * (self.shape[0] - 1) // 2
+        return math.prod(self.shape)
+
+    def constrain(self, point: torch.Tensor) -> torch.Tensor:
+        """From coordinates (B, size) to values (B, *shape)."""
+        B = point.shape[0]
+        if isinstance(self.prior, Fixed):
+            return torch.full((B, *self.shape), float(self.prior.value), dtype=point.dtype)
+        if self.space == "correlation":
+            if self.shape[0] < 2:
+                return torch.ones(B, *self.shape, dtype=point.dtype)
+            L: torch.Tensor = _CORRELATION(point)
+            return L
+        value = point.reshape(B, *self.shape)
+        return value.exp() if self.space == "log" else value
+
+    def log_density(self, point: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Log prior density of the coordinates, Jacobian included, shape (B,)."""
+        if self.size == 0:
+            return point.new_zeros(point.shape[0])
+        if self.space == "correlation":
+            jacobian: torch.Tensor = _CORRELATION.log_abs_det_jacobian(point, value)
+            return self.prior.log_prob(value) + jacobian
+        if self.space == "signed":
+            return _row_sum(self.prior.log_prob(value.abs()) - math.log(2))
+        density = _row_sum(self.prior.log_prob(value))
+        return density + point.sum(1) if self.space == "log" else density
+
+    def sample(self, rng: np.random.Generator, num_draws: int) -> torch.Tensor:
+        """Values drawn from the prior, shape (num_draws, *shape)."""
+        return torch.from_numpy(self.prior.sample(rng, (num_draws, *self.shape)))
+
+    def initial(self, rng: np.random.Generator, num_chains: int) -> np.ndarray:
+        """Dispersed but harmless starting coordinates, shape (num_chains, size)."""
+        shape = (num_chains, self.size)
+        if self.space == "signed":
+            return rng.uniform(0.05, 0.5, shape)
+        if self.space == "log":
+            return rng.uniform(-1.0, 0.0, shape)
+        return rng.normal(0.0, 0.5 if self.space == "real" else 0.1, shape)
+
+
+@dataclass(frozen=True)
+class ParameterSpace:
+    """All hyperparameters of a model, laid end to end."""
+
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def size(self) -> int:
+        """P, the number of unconstrained coordinates."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    def _slices(self) -> Sequence[tuple[Parameter, slice]]:
+        start, slices = 0, []
+        for parameter in self.parameters:
+            slices.append((parameter, slice(start, start + parameter.size)))
+            start += parameter.size
+        return slices
+
+    def constrain(self, points: torch.Tensor) -> dict[str, torch.Tensor]:
+        """From coordinates (B, P) to named values, each (B, *shape)."""
+        return {p.name: p.constrain(points[:, where]) for p, where in self._slices()}
+
+    def log_prior(self, points: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Log prior density of the coordinates (B,), and the values that were needed for it."""
+        values, total = {}, points.new_zeros(points.shape[0])
+        for parameter, where in self._slices():
+            point = points[:, where]
+            values[parameter.name] = parameter.constrain(point)
+            total = total + parameter.log_density(point, values[parameter.name])
+        return total, values
+
+    def sample(self, rng: np.random.Generator, num_draws: int) -> dict[str, torch.Tensor]:
+        """Values drawn from the prior."""
+        return {parameter.name: parameter.sample(rng, num_draws) for parameter in self.parameters}
+
+    def fresh_tasks(self, values: Values, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The values for tasks that the data never showed: their own quantities anew, the rest as it is.
+
+        Quantities with a first dimension "task" are independent over tasks given the others, so a new task's
+        come from the prior.
+        """
+        fresh = dict(values)
+        for parameter in self.parameters:
+            if parameter.dims[:1] == ("task",):
+                B = values[parameter.name].shape[0]
+                fresh[parameter.name] = replace(parameter, shape=(num_new, *parameter.shape[1:])).sample(
+                    rng, B
+                )
+        return fresh
+
+    def initial(self, rng: np.random.Generator, num_chains: int) -> torch.Tensor:
+        """Starting coordinates of several chains, shape (num_chains, P)."""
+        parts = [parameter.initial(rng, num_chains) for parameter in self.parameters]
+        return torch.from_numpy(np.concatenate([*parts, np.zeros((num_chains, 0))], axis=1))
+
+    def signed(self) -> torch.Tensor:
+        """Which coordinates live on the signed line, where x and -x mean the same; bool, shape (P,)."""
+        flags = [np.full(parameter.size, parameter.space == "signed") for parameter in self.parameters]
+        return torch.from_numpy(np.concatenate([*flags, np.zeros(0, dtype=bool)]))
+
+
+def _row_sum(values: torch.Tensor) -> torch.Tensor:
+    return values.reshape(values.shape[0], -1).sum(1)

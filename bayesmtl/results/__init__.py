@@ -1,0 +1,8 @@
+"""Results: fits, predictions and similarities; they own what they need and never change."""
+
+from bayesmtl.results.files import load
+from bayesmtl.results.fit import Fit
+from bayesmtl.results.prediction import Prediction
+from bayesmtl.results.similarity import TaskSimilarity
+
+__all__ = ["Fit", "Prediction", "TaskSimilarity", "load"]

@@ -1,0 +1,71 @@
+"""A fit as ArviZ groups, built from our own arrays."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+if TYPE_CHECKING:
+    from bayesmtl.results.fit import Fit
+
+
+def latent_draws(fit: Fit, X: np.ndarray, task: np.ndarray) -> np.ndarray:
+    """f_t(x) of rows under every draw, user's units, shape (C, N, n)."""
+    C, N = fit.draws.weights.shape[:2]
+    standardized = fit.standardization.standardize_features(X)
+    weights = fit.draws.weights.numpy()
+    latent = np.empty((C, N, len(X)))
+    for t in np.unique(task):
+        where = task == t
+        latent[..., where] = weights[:, :, t] @ standardized[where].T
+    return fit.standardization.unstandardize_target(latent, task)
+
+
+def noise_draws(fit: Fit) -> np.ndarray:
+    """sigma_t under every draw, user's units, shape (C, N, T)."""
+    C, N, T = fit.draws.weights.shape[:3]
+    values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
+    noise = fit.problem.noise(values, C * N).expand(-1, T).numpy()
+    return (noise * fit.standardization.target_scale).reshape(C, N, T)
+
+
+def to_datatree(fit: Fit) -> xr.DataTree:
+    """See `Fit.to_datatree`. Rows without a target have a prediction but no likelihood."""
+    data = fit.data
+    observed = data.observed
+    task = data.task[observed]
+    names = np.array(fit.task_names, dtype=str)
+    posterior = fit.posterior
+    chain_draw = {"chain": posterior["chain"], "draw": posterior["draw"]}
+    obs = np.arange(data.num_rows)[observed]
+    coords = {"obs": obs, "task": ("obs", names[task])}
+
+    latent, sd = latent_draws(fit, data.X[observed], task), noise_draws(fit)[..., task]
+    y = data.y[observed]
+    log_likelihood = -0.5 * ((y - latent) / sd) ** 2 - np.log(sd) - 0.5 * math.log(2 * math.pi)
+    predicted = latent + sd * fit.generator(1).normal(size=latent.shape)
+
+    def pointwise(values: np.ndarray) -> xr.Dataset:
+        array = xr.DataArray(values, dims=("chain", "draw", "obs"))
+        return xr.Dataset({fit.schema.target_name: array}, coords={**chain_draw, **coords})
+
+    stats = {name: (("chain", "draw"), values) for name, values in fit.draws.sample_stats.items()}
+    features = xr.DataArray(
+        data.X[observed],
+        dims=("obs", "feature"),
+        coords={"feature": np.array(fit.feature_names, dtype=str)},
+    )
+    groups = {
+        "posterior": posterior,
+        "sample_stats": xr.Dataset(stats, coords=chain_draw),
+        "log_likelihood": pointwise(log_likelihood),
+        "posterior_predictive": pointwise(predicted),
+        "observed_data": xr.Dataset({fit.schema.target_name: ("obs", y)}, coords=coords),
+        "constant_data": xr.Dataset({"features": features}, coords=coords),
+    }
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs.update(method=fit.method, reason=fit.reason, seed=fit.seed)
+    return tree

@@ -1,0 +1,163 @@
+"""Saving and loading fits: one NetCDF file of plain data; loading executes nothing.
+
+Arrays are stored with checksums, specifications as JSON text. Opening the file with `xarray.open_datatree` shows
+all of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from bayesmtl._version import __version__
+from bayesmtl.algebra.statistics import TaskStatistics
+from bayesmtl.data import Schema, Standardization, TaskData
+from bayesmtl.errors import BayesMTLError, FitFileError
+from bayesmtl.files import replace_file
+from bayesmtl.inference import Draws
+from bayesmtl.likelihoods import REGISTRY as LIKELIHOODS
+from bayesmtl.sharing import REGISTRY as SHARING
+
+if TYPE_CHECKING:
+    from bayesmtl.results.fit import Fit
+
+FORMAT = 1
+_STATISTICS = tuple(field.name for field in fields(TaskStatistics))
+_DRAWS = ("basis", "weights", "factors")
+_ROWS = ("X", "y", "task")
+
+
+def _group(arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+    # every array has dimensions of its own: NetCDF needs names, and these arrays share none
+    return xr.Dataset(
+        {name: (tuple(f"{name}_{i}" for i in range(values.ndim)), values) for name, values in arrays.items()}
+    )
+
+
+def save(fit: Fit, path: str | Path) -> None:
+    """See `Fit.save`."""
+    specification = {
+        "sharing": fit.sharing.to_dict(),
+        "likelihood": fit.likelihood.to_dict(),
+        "schema": fit.schema.to_dict(),
+        "training_schema": fit.data.schema.to_dict(),
+        "target_standardization": fit.data.target_standardization,
+        "standardization": fit.standardization.to_dict(),
+        "method": fit.method,
+        "reason": fit.reason,
+        "seed": fit.seed,
+        "complete": fit.draws.complete,
+        "added_tasks": list(fit.added_tasks),
+    }
+    groups = {
+        "hyperparameters": {name: value.numpy() for name, value in fit.draws.hyperparameters.items()},
+        "draws": {name: getattr(fit.draws, name).numpy() for name in _DRAWS},
+        "sample_stats": fit.draws.sample_stats,
+        "statistics": {name: getattr(fit.statistics, name) for name in _STATISTICS},
+        "rows": {name: getattr(fit.data, name) for name in _ROWS},
+    }
+    tree = xr.DataTree.from_dict({name: _group(arrays) for name, arrays in groups.items()})
+    tree.attrs.update(
+        bayesmtl_format=FORMAT, bayesmtl_version=__version__, specification=json.dumps(specification)
+    )
+    encoding = {
+        f"/{group}": {
+            name: {"fletcher32": True, "zlib": True, "complevel": 1}
+            for name, values in arrays.items()
+            if values.ndim and values.size
+        }
+        for group, arrays in groups.items()
+    }
+    replace_file(Path(path), lambda partial: tree.to_netcdf(partial, engine="h5netcdf", encoding=encoding))
+
+
+def load(path: str | Path) -> Fit:
+    """Read a fit that `Fit.save` wrote. Nothing in the file is executed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A fit that predicts as the saved one does.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        FitFileError: If the file is damaged, of another kind, or from a newer version.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"No fit at {path}. Save one with fit.save(path).")
+    try:
+        # the whole file is read here, so that a damaged part shows now and not at a later use
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            tree.load()
+            return _restore(tree, path)
+    except FitFileError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BayesMTLError) as error:
+        raise FitFileError(
+            "path",
+            expected="a whole fit saved by this package",
+            found=f"{path.name}, which cannot be read ({type(error).__name__}: {error})",
+            remedy="Save the fit again; a copy may have been cut short.",
+        ) from error
+
+
+def _restore(tree: xr.DataTree, path: Path) -> Fit:
+    from bayesmtl.results.fit import Fit  # noqa: PLC0415 - a fit saves itself through this module
+
+    if "bayesmtl_format" not in tree.attrs:
+        raise FitFileError(
+            "path",
+            expected="a fit saved by this package",
+            found=f"{path.name}, another kind of NetCDF file",
+            remedy="Open it with xarray.",
+        )
+    if int(tree.attrs["bayesmtl_format"]) > FORMAT:
+        raise FitFileError(
+            "path",
+            expected=f"format {FORMAT} or older",
+            found=f"format {int(tree.attrs['bayesmtl_format'])}, from bayesmtl {tree.attrs['bayesmtl_version']}",
+            remedy="Update bayesmtl.",
+        )
+    content: dict[str, Any] = json.loads(tree.attrs["specification"])
+
+    def arrays(group: str) -> dict[str, np.ndarray]:
+        dataset = tree[group].to_dataset()
+        return {str(name): np.array(array.to_numpy()) for name, array in dataset.data_vars.items()}
+
+    hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}
+    stored = {name: torch.from_numpy(values) for name, values in arrays("draws").items()}
+    training = Schema.from_dict(content["training_schema"])
+    data = TaskData(
+        **arrays("rows"),
+        task_names=training.task_names,
+        design=training.design,
+        task_column=training.task_column,
+        target_name=training.target_name,
+        descriptors=training.descriptors,
+        target_standardization=content["target_standardization"],
+        response=training.response,
+    )
+    return Fit(
+        sharing=SHARING[content["sharing"]["sharing"]].from_fields(content["sharing"]),
+        likelihood=LIKELIHOODS[content["likelihood"]["likelihood"]].from_fields(content["likelihood"]),
+        schema=Schema.from_dict(content["schema"]),
+        standardization=Standardization.from_dict(content["standardization"]),
+        statistics=TaskStatistics(**arrays("statistics")),
+        draws=Draws(
+            hyperparameters, **stored, sample_stats=arrays("sample_stats"), complete=content["complete"]
+        ),
+        method=content["method"],
+        reason=content["reason"],
+        seed=content["seed"],
+        data=data,
+        added_tasks=tuple(content["added_tasks"]),
+    )

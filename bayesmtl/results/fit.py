@@ -1,0 +1,345 @@
+"""The result of inference: owns all that prediction needs and never changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from bayesmtl.algebra.statistics import TaskStatistics
+from bayesmtl.data import Schema, Standardization, TaskData
+from bayesmtl.diagnostics import Check, check_draws
+from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
+from bayesmtl.inference import Draws, Problem
+from bayesmtl.likelihoods import Likelihood
+from bayesmtl.results import datatree, files, prediction, update
+from bayesmtl.results.posterior import posterior_dataset
+from bayesmtl.results.prediction import Kind, Prediction
+from bayesmtl.results.similarity import TaskSimilarity, function_similarity
+from bayesmtl.sharing import Sharing
+
+_MEMORY = 2e9  # bytes that a similarity may take
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A posterior over W = A Z + E with everything needed to predict, compare, update and save.
+
+    Made by `model.fit`; not constructed by hand.
+
+    Args:
+        sharing: The sharing prior.
+        likelihood: The likelihood.
+        schema: How new rows become features; names of tasks.
+        standardization: Between the user's units and the standardised ones of `draws` and `statistics`.
+        statistics: Sufficient statistics per task, standardised.
+        draws: Posterior draws, standardised.
+        method: The engine that made them.
+        reason: Why this engine.
+        seed: Seed of the fit; everything drawn later derives from it.
+        data: The training rows.
+        added_tasks: Tasks that came in through `condition`.
+    """
+
+    sharing: Sharing
+    likelihood: Likelihood
+    schema: Schema
+    standardization: Standardization
+    statistics: TaskStatistics
+    draws: Draws
+    method: str
+    reason: str
+    seed: int
+    data: TaskData
+    added_tasks: tuple[str, ...] = ()
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of every result."""
+        return self.schema.task_names
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return self.schema.design.feature_names
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run gave all draws that were asked for."""
+        return self.draws.complete
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The posterior in standardised units, as the engines see it."""
+        return Problem(
+            self.sharing,
+            self.likelihood,
+            self.statistics.compress(),
+            self.task_names,
+            self.standardization.target_scale,
+        )
+
+    @cached_property
+    def posterior(self) -> xr.Dataset:
+        """All draws with names, in the user's units; dimensions (chain, draw, ...).
+
+        `weights` (task, feature) act on the features as given; `population` (feature) is the mean over tasks
+        where the prior has one; the rest are the hyperparameters. Each array's attribute `unit` says what it
+        is measured in.
+        """
+        features = np.array(self.feature_names, dtype=str)
+        names = {"task": np.array(self.task_names, dtype=str), "feature": features, "feature_other": features}
+        return posterior_dataset(self.draws, self.sharing, self.likelihood, self.standardization, names)
+
+    def check(self) -> Check:
+        """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
+        return check_draws(
+            self.posterior, self.draws.sample_stats, method=self.method, complete=self.draws.complete
+        )
+
+    def summary(self, mass: float = 0.9) -> pd.DataFrame:
+        """Population and hyperparameters: mean, sd and central interval, one row each, user's units.
+
+        The weights of the tasks are in `coefficients`.
+        """
+        shared = self.posterior.drop_vars("weights")
+        if not shared.data_vars:
+            shared = self.posterior
+        return _summarise(shared, mass)
+
+    def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
+        """Every task's weights: one row per task and feature with mean, sd and interval, user's units."""
+        weights = self.posterior["weights"].stack(sample=("chain", "draw")).transpose("task", "feature", ...)
+        values = weights.to_numpy()
+        lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)
+        index = pd.MultiIndex.from_product([self.task_names, self.feature_names], names=["task", "feature"])
+        columns = {"mean": values.mean(-1), "sd": values.std(-1, ddof=1), "lower": lower, "upper": upper}
+        return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index)
+
+    def predict(
+        self,
+        new: pd.DataFrame | TaskData | tuple[Any, ...],
+        *,
+        kind: Kind = "observation",
+        new_tasks: Literal["error", "population"] = "error",
+        num_draws: int = 1000,
+    ) -> Prediction:
+        """Predict rows, in their order.
+
+        Args:
+            new: A frame with the training columns (the target may be absent) or a TaskData.
+            kind: "observation" for a new target with its noise, "latent" for the task's function.
+            new_tasks: What to do about a task that is not known: "error", or "population" for draws of a
+                task from the population, with the population's spread.
+            num_draws: Posterior draws to use, spread evenly over the chains, at most as many as there are.
+
+        Returns:
+            Draws, means and intervals on the target's scale.
+
+        Raises:
+            UnknownTaskError: If a task is not known and `new_tasks` is "error".
+            DataError: If a column is missing or holds something unseen.
+            SpecificationError: If an option is unknown.
+        """
+        for name, value, allowed in (
+            ("kind", kind, ("observation", "latent")),
+            ("new_tasks", new_tasks, ("error", "population")),
+        ):
+            if value not in allowed:
+                expected = " or ".join(map(repr, allowed))
+                raise SpecificationError(
+                    name, expected=expected, found=repr(value), remedy=f"Pass {name}={allowed[0]!r}."
+                )
+        rows = self.schema.encode(new)
+        codes = self.schema.codes(rows.task_labels)
+        unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
+        if unknown and new_tasks == "error":
+            raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
+        return prediction.predict_rows(self, rows, unknown, kind, num_draws)
+
+    def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
+        return UnknownTaskError(
+            self.schema.task_column,
+            expected=f"tasks of the training data ({listing(self.task_names)})",
+            found=f"{listing(unknown)}, not in the training data",
+            remedy=remedy,
+        )
+
+    def condition(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> Fit:
+        """Take further rows into account, of new or known tasks, without refitting.
+
+        The rows enter through sufficient statistics. Every posterior draw of the hyperparameters and of Z is
+        weighted by the exact density of the new rows under it and resampled; the weights of the tasks concerned
+        are drawn anew from their exact conditional. Nothing is approximated but by the number of draws; when
+        the new rows say so much about the population that few draws keep their weight, a
+        `ConvergenceWarning` says so.
+
+        Args:
+            new: Rows with targets, as for `predict`.
+
+        Returns:
+            A new Fit, in which the new tasks are known (and listed in `added_tasks`).
+
+        Raises:
+            DataError: If no row has a target.
+            SpecificationError: If tasks are standardised one by one and a task is new.
+        """
+        return update.condition(self, new)
+
+    def task_similarity(
+        self,
+        *,
+        relative_to: Literal["nothing", "population"] = "nothing",
+        tasks: Sequence[str] | None = None,
+        reference: pd.DataFrame | TaskData | None = None,
+        kind: Literal["function", "structure"] = "function",
+        num_draws: int = 1000,
+    ) -> TaskSimilarity:
+        """How alike the functions of any two tasks are, with its uncertainty.
+
+        Per posterior draw, the correlation of f_t(x) and f_u(x) over the reference inputs. With
+        `relative_to="population"`, of their departures from the population function, taken about that
+        function: departures in level count there, while a plain correlation ignores levels.
+
+        Args:
+            relative_to: What is removed first.
+            tasks: Names of the tasks wanted, in this order; default all.
+            reference: Rows whose features are the reference inputs; default the pooled training rows.
+            kind: "function", or "structure" for the similarity in the prior's own terms, where it has one:
+                for `LowRank`, the cosine of the tasks' loadings.
+            num_draws: Posterior draws to use.
+
+        Raises:
+            UnknownTaskError: If a task is not known.
+            SpecificationError: If no function varies over the reference inputs, the sharing prior has no
+                population or structure to speak of, or the result would not fit into memory.
+        """
+        names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
+        codes = self.schema.codes(names)
+        if (codes < 0).any():
+            missing = [name for name, code in zip(names, codes, strict=True) if code < 0]
+            raise self._unknown(missing, "Leave it out, or add its rows with fit.condition.")
+        chosen = self.chosen_draws(num_draws)
+        if 8 * len(chosen) * len(names) ** 2 > _MEMORY:
+            raise SpecificationError(
+                "tasks",
+                expected="few enough tasks for an array of draws x tasks x tasks",
+                found=f"{len(names)} tasks and {len(chosen)} draws",
+                remedy="Name the tasks of interest with tasks=[...], or lower num_draws.",
+            )
+        if kind == "structure":
+            loadings = self._loadings()[chosen][:, codes]
+            values = function_similarity(loadings, np.eye(loadings.shape[-1]))
+            meaning = "cosine of the tasks' loadings on the shared directions"
+        else:
+            weights = self.draws.weights.flatten(0, 1)[chosen][:, codes].numpy()
+            values, meaning = self._function_similarity(weights, chosen, relative_to, reference)
+        labels = np.array(names, dtype=str)
+        coords = {"draw": np.arange(len(chosen)), "task": labels, "task_other": labels}
+        draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
+        return TaskSimilarity(draws, meaning)
+
+    def _loadings(self) -> np.ndarray:
+        if self.draws.factors.shape[-1] == 0 or not self.sharing.has_loadings:
+            raise SpecificationError(
+                "kind",
+                expected='"function" for this sharing prior',
+                found='"structure"',
+                remedy=f"{type(self.sharing).__name__} has no structure of its own between tasks.",
+            )
+        return self.draws.factors.flatten(0, 1).numpy()
+
+    def _function_similarity(
+        self,
+        weights: np.ndarray,
+        chosen: np.ndarray,
+        relative_to: str,
+        reference: pd.DataFrame | TaskData | None,
+    ) -> tuple[np.ndarray, str]:
+        X = self.data.X if reference is None else self.schema.encode(reference).X
+        X = self.standardization.standardize_features(X)
+        if relative_to == "population":
+            if not self.sharing.has_population:
+                raise SpecificationError(
+                    "relative_to",
+                    expected='"nothing" for a sharing prior without a population',
+                    found='"population"',
+                    remedy="Use Hierarchical() or LowRank() for tasks around a population.",
+                )
+            weights = weights - self.draws.basis.flatten(0, 1)[chosen][:, :1].numpy()
+            return function_similarity(
+                weights, X.T @ X / len(X)
+            ), "agreement of departures from the population"
+        centred = X - X.mean(axis=0)
+        moment = centred.T @ centred / len(X)
+        if not np.any(np.diag(moment) > 1e-20):
+            raise SpecificationError(
+                "reference",
+                expected="inputs over which the functions vary",
+                found="constant features only",
+                remedy='Use relative_to="population" to compare levels.',
+            )
+        return function_similarity(weights, moment), "correlation of the tasks' functions over the inputs"
+
+    def chosen_draws(self, num_draws: int) -> np.ndarray:
+        """Positions of `num_draws` draws, spread evenly over all; all of them when there are no more."""
+        total = self.draws.weights.shape[0] * self.draws.weights.shape[1]
+        if num_draws >= total:
+            return np.arange(total)
+        return np.linspace(0, total - 1, num_draws).round().astype(int)
+
+    def generator(self, purpose: int) -> np.random.Generator:
+        """Randomness derived from the fit's seed, one stream per purpose."""
+        return np.random.default_rng([self.seed, purpose])
+
+    def to_datatree(self) -> xr.DataTree:
+        """ArviZ groups: posterior, sample_stats, log_likelihood, posterior_predictive, observed_data,
+        constant_data; named coordinates everywhere, user's units.
+        """
+        return datatree.to_datatree(self)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one NetCDF file of plain data; an existing file stays until the new one is whole.
+
+        Raises:
+            OSError: If the disk is full or the folder cannot be written.
+        """
+        files.save(self, path)
+
+    def __repr__(self) -> str:
+        C, N = self.draws.weights.shape[:2]
+        parts = [
+            f"Fit of {type(self.sharing).__name__} x {type(self.likelihood).__name__} to "
+            f"{self.schema.target_name}: {len(self.task_names)} tasks, {len(self.feature_names)} features",
+            f"{C} chains x {N} draws by {self.method} ({self.reason})",
+        ]
+        if self.added_tasks:
+            parts.append(f"conditioned on rows of {listing(self.added_tasks)}")
+        if not self.complete:
+            parts.append("INCOMPLETE: the run was interrupted")
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        lines = "<br>".join(repr(self).splitlines())
+        return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
+
+
+def _summarise(dataset: xr.Dataset, mass: float) -> pd.DataFrame:
+    prediction.check_mass(mass)
+    rows = {}
+    for name, array in dataset.data_vars.items():
+        values = array.to_numpy().reshape(-1, *array.shape[2:])
+        for position in np.ndindex(*values.shape[1:]):
+            labels = [str(array[d].to_numpy()[i]) for d, i in zip(array.dims[2:], position, strict=True)]
+            key = f"{name}[{', '.join(labels)}]" if labels else str(name)
+            column = values[(slice(None), *position)]
+            lower, upper = np.quantile(column, [(1 - mass) / 2, (1 + mass) / 2])
+            rows[key] = [column.mean(), column.std(ddof=1), lower, upper, array.attrs["unit"]]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", "lower", "upper", "unit"])

@@ -1,0 +1,74 @@
+"""Posterior draws with names and in the user's units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from bayesmtl.data import Standardization
+from bayesmtl.inference import Draws
+from bayesmtl.likelihoods import Likelihood
+from bayesmtl.parameters import Reported
+from bayesmtl.sharing import Sharing
+
+
+def in_user_units(reported: Reported, standardization: Standardization) -> tuple[np.ndarray, str]:
+    """A reported quantity in the user's units, and the words for them.
+
+    Where every task's target is standardised by itself the population has no units of its own: its
+    quantities stay in standardised units and say so.
+    """
+    values = reported.values.numpy()
+    own_scales = standardization.target == "task"
+    if reported.unit == "target" and (not own_scales or "task" in reported.dims):
+        scale = standardization.target_scale if "task" in reported.dims else standardization.target_scale[0]
+        return values * scale, "target"
+    if reported.unit == "coefficient" and not own_scales:
+        return standardization.residual_scale_to_user(values), "target per feature"
+    if reported.unit == "covariance" and not own_scales:
+        unit = standardization.residual_scale_to_user(np.ones(values.shape[-1]))
+        return values * unit[:, None] * unit, "product of two coefficients"
+    return values, "none" if reported.unit == "none" else "standardised"
+
+
+def posterior_dataset(
+    draws: Draws,
+    sharing: Sharing,
+    likelihood: Likelihood,
+    standardization: Standardization,
+    coordinates: Mapping[str, np.ndarray],
+) -> xr.Dataset:
+    """All posterior quantities: dimensions (chain, draw, ...), names on every coordinate.
+
+    Args:
+        draws: Draws in standardised units.
+        sharing: The sharing prior they came from.
+        likelihood: The likelihood they came from.
+        standardization: How the data were standardised.
+        coordinates: Names along "task", "feature" and "feature_other".
+    """
+    C, N = draws.weights.shape[:2]
+    flat = {name: value.flatten(0, 1) for name, value in draws.hyperparameters.items()}
+    arrays: dict[str, xr.DataArray] = {}
+
+    def add(name: str, dims: tuple[str, ...], values: np.ndarray, unit: str) -> None:
+        shaped = values.reshape(C, N, *values.shape[1:])
+        arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *dims), attrs={"unit": unit})
+
+    weights = draws.weights.flatten(0, 1).numpy()
+    if sharing.has_population:
+        mean = draws.basis[:, :, 0].flatten(0, 1).numpy()
+        if standardization.target == "task":
+            add("population", ("feature",), mean, "standardised")
+        else:
+            add("population", ("feature",), standardization.population_to_user(mean), "target per feature")
+    reports = {**sharing.report(flat), **likelihood.report(flat)}
+    for name, reported in reports.items():
+        values, unit = in_user_units(reported, standardization)
+        add(name, reported.dims, values, unit)
+    add("weights", ("task", "feature"), standardization.weights_to_user(weights), "target per feature")
+    used = {dim for array in arrays.values() for dim in array.dims}
+    named = {dim: names for dim, names in coordinates.items() if dim in used}
+    return xr.Dataset(arrays, coords={"chain": np.arange(C), "draw": np.arange(N), **named})

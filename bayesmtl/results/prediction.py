@@ -1,0 +1,146 @@
+"""Predictions: draws for named rows, with their means, spreads and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from bayesmtl.algebra.conditional import draw_weights
+from bayesmtl.algebra.statistics import TaskStatistics
+from bayesmtl.data import NewRows
+from bayesmtl.errors import SpecificationError
+
+if TYPE_CHECKING:
+    from bayesmtl.results.fit import Fit
+
+Kind = Literal["observation", "latent"]
+
+
+def check_mass(mass: float) -> None:
+    """Refuse an interval mass outside (0, 1)."""
+    if not 0 < mass < 1:
+        raise SpecificationError(
+            "mass", expected="a number between 0 and 1", found=repr(mass), remedy="Use 0.9 for 90 %."
+        )
+
+
+def interval(draws: xr.DataArray, mass: float) -> tuple[xr.DataArray, xr.DataArray]:
+    """Central interval over the dimension `draw`."""
+    check_mass(mass)
+    bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw")
+    lower, upper = (bounds.isel(quantile=i, drop=True) for i in (0, 1))
+    return lower, upper
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Draws of a new observation, or of the function, for every row asked for.
+
+    Args:
+        draws: Dimensions (draw, obs) in the target's units; coordinate `task` along obs.
+        mean: Posterior mean of each row, free of the noise's Monte Carlo error, shape (obs,).
+        kind: "observation" or "latent".
+        new: Which rows belong to a task without training rows, bool (obs,).
+        target: Name of the target.
+        index: Row labels of the frame that was given.
+    """
+
+    draws: xr.DataArray
+    mean: np.ndarray
+    kind: Kind
+    new: np.ndarray
+    target: str
+    index: pd.Index
+
+    @property
+    def sd(self) -> np.ndarray:
+        """Posterior standard deviation of each row, shape (obs,)."""
+        return self.draws.std("draw", ddof=1).to_numpy()
+
+    def interval(self, mass: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Central interval: (lower, upper), each of shape (obs,).
+
+        Raises:
+            SpecificationError: If `mass` is not between 0 and 1.
+        """
+        lower, upper = interval(self.draws, mass)
+        return lower.to_numpy(), upper.to_numpy()
+
+    def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
+        """One row per row asked for, in its order: task, mean, sd, lower, upper, and whether the task is new."""
+        lower, upper = self.interval(mass)
+        columns = {
+            "task": self.draws["task"].to_numpy(),
+            "mean": self.mean,
+            "sd": self.sd,
+            "lower": lower,
+            "upper": upper,
+            "new_task": self.new,
+        }
+        return pd.DataFrame(columns, index=self.index)
+
+    def __repr__(self) -> str:
+        new = f", {int(self.new.sum())} of tasks never seen" if self.new.any() else ""
+        return f"Prediction of {self.target} ({self.kind}) for {len(self.mean)} rows{new}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}</p>{self.to_frame().head(10).round(3).to_html()}"
+
+
+def draw_new_tasks(
+    fit: Fit, names: Sequence[str], chosen: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (draw, tasks, D) and noise (draw, tasks) of tasks never seen, from the population."""
+    D = len(fit.feature_names)
+    values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
+    values = fit.problem.space.fresh_tasks(values, len(names), rng)
+    scale = fit.standardization.with_tasks(len(names)).target_scale[-len(names) :]
+    structure = fit.sharing.structure(values, len(names), D)
+    noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
+    basis = fit.draws.basis.flatten(0, 1)[chosen]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    tasks = TaskStatistics.empty(len(names), D).compress()
+    drawn = draw_weights(tasks, structure, noise, basis, generator)
+    return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()
+
+
+def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_draws: int) -> Prediction:
+    """Draws for encoded rows; tasks in `unknown` are drawn from the population."""
+    rng = fit.generator(2)
+    chosen = fit.chosen_draws(num_draws)
+    weights = fit.draws.weights.flatten(0, 1)[chosen].numpy()
+    values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
+    noise = fit.problem.noise(values, len(chosen)).expand(-1, weights.shape[1]).numpy()
+    standardization = fit.standardization
+    codes = fit.schema.codes(rows.task_labels)
+    if unknown:
+        new_weights, new_noise = draw_new_tasks(fit, unknown, chosen, rng)
+        weights = np.concatenate([weights, new_weights], axis=1)
+        noise = np.concatenate([noise, new_noise], axis=1)
+        standardization = standardization.with_tasks(len(unknown))
+        position = {name: len(fit.task_names) + i for i, name in enumerate(unknown)}
+        for row in np.flatnonzero(codes < 0):
+            codes[row] = position[str(rows.task_labels[row])]
+    X = standardization.standardize_features(rows.X)
+    draws = np.empty((len(chosen), len(X)))
+    for code in np.unique(codes):
+        where = codes == code
+        draws[:, where] = weights[:, code] @ X[where].T
+    mean = standardization.unstandardize_target(draws.mean(axis=0), codes)
+    if kind == "observation":
+        draws += noise[:, codes] * rng.normal(size=draws.shape)
+    draws = standardization.unstandardize_target(draws, codes)
+    index = pd.RangeIndex(len(X)) if rows.index is None else rows.index
+    coords = {
+        "draw": np.arange(len(chosen)),
+        "obs": np.arange(len(X)),
+        "task": ("obs", rows.task_labels.astype(str)),
+    }
+    array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"), name=fit.schema.target_name)
+    return Prediction(array, mean, kind, codes >= len(fit.task_names), fit.schema.target_name, index)

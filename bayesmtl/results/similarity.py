@@ -1,0 +1,98 @@
+"""Task similarity: which tasks are alike, and how surely."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from bayesmtl.errors import SpecificationError
+from bayesmtl.results.prediction import interval
+
+
+def function_similarity(weights: np.ndarray, moment: np.ndarray) -> np.ndarray:
+    """Correlations w_t' M w_u / sqrt(w_t' M w_t w_u' M w_u) of every draw.
+
+    Args:
+        weights: Weights of the functions, shape (draw, T, D).
+        moment: Moments of the features over the reference inputs, M, shape (D, D).
+
+    Returns:
+        Shape (draw, T, T); NaN where a function does not vary.
+    """
+    products = weights @ moment @ np.swapaxes(weights, 1, 2)
+    norm = np.sqrt(np.einsum("stt->st", products))
+    scale = norm[:, :, None] * norm[:, None, :]
+    similarity = np.full_like(products, np.nan)
+    np.divide(products, scale, out=similarity, where=scale > 0)
+    return np.clip(similarity, -1.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSimilarity:
+    """Draws of a named task x task array of similarities between -1 and 1.
+
+    Args:
+        draws: Dimensions (draw, task, task_other).
+        meaning: What the number is, in words.
+    """
+
+    draws: xr.DataArray
+    meaning: str
+
+    @property
+    def mean(self) -> xr.DataArray:
+        """Posterior mean, dimensions (task, task_other)."""
+        return self.draws.mean("draw")
+
+    def interval(self, mass: float = 0.9) -> tuple[xr.DataArray, xr.DataArray]:
+        """Central interval: (lower, upper), each with dimensions (task, task_other)."""
+        return interval(self.draws, mass)
+
+    def probability(self, condition: str = ">0") -> xr.DataArray:
+        """Posterior probability of a comparison such as ">0", ">=0.5" or "<-0.2", for every pair.
+
+        Raises:
+            SpecificationError: If the condition is not a comparison with a number.
+        """
+        match = re.fullmatch(r"\s*(>=|<=|>|<)\s*([-+]?[0-9]*\.?[0-9]+)\s*", condition)
+        if match is None:
+            raise SpecificationError(
+                "condition",
+                expected='a comparison with a number, such as ">0" or "<=-0.2"',
+                found=repr(condition),
+                remedy='Use ">0" for the probability of a positive similarity.',
+            )
+        sign, number = match[1], float(match[2])
+        compare = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[sign]
+        return xr.DataArray(compare(self.draws, number)).mean("draw")
+
+    def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
+        """One row per pair of tasks, most similar first: mean, lower, upper and P(>0)."""
+        lower, upper = self.interval(mass)
+        names = self.draws["task"].to_numpy()
+        first, second = np.triu_indices(len(names), k=1)
+
+        def pairs(array: xr.DataArray) -> np.ndarray:
+            return np.asarray(array.to_numpy()[first, second])
+
+        frame = pd.DataFrame(
+            {
+                "task": names[first],
+                "task_other": names[second],
+                "mean": pairs(self.mean),
+                "lower": pairs(lower),
+                "upper": pairs(upper),
+                "probability_positive": pairs(self.probability(">0")),
+            }
+        )
+        return frame.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+    def __repr__(self) -> str:
+        return f"TaskSimilarity of {self.draws.sizes['task']} tasks: {self.meaning}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self!r}; the most similar pairs:</p>{self.to_frame().head(10).round(3).to_html()}"

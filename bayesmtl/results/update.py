@@ -1,0 +1,183 @@
+"""Exact updating of a fit by further rows, through sufficient statistics and importance weights."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from arviz_stats.base import array_stats
+
+from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
+from bayesmtl.algebra.statistics import TaskStatistics
+from bayesmtl.data import Standardization
+from bayesmtl.errors import ConvergenceWarning, DataError, listing
+from bayesmtl.inference import Draws
+from bayesmtl.parameters import Values
+
+if TYPE_CHECKING:
+    from bayesmtl.results.fit import Fit
+
+PARETO_LIMIT = 0.7  # Vehtari, Simpson, Gelman, Yao and Gabry (2024)
+_CANDIDATES = 32  # tries for each quantity of a new task's own, such as its noise level
+
+
+def condition(fit: Fit, new: Any) -> Fit:
+    """See `Fit.condition`."""
+    rows = fit.schema.encode(new)
+    observed = ~np.isnan(rows.y)
+    if not observed.any():
+        raise DataError(
+            fit.schema.target_name,
+            expected="at least one row with a target",
+            found="none",
+            remedy="Use predict for rows without targets.",
+        )
+    X, y, labels = rows.X[observed], rows.y[observed], rows.task_labels[observed]
+    codes = fit.schema.codes(labels)
+    added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
+    schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=None)
+    standardization = fit.standardization.with_tasks(len(added)) if added else fit.standardization
+    codes = schema.codes(labels)
+    fresh = TaskStatistics.from_rows(
+        standardization.standardize_features(X),
+        standardization.standardize_target(y, codes),
+        codes,
+        len(schema.task_names),
+    )
+    before = fit.statistics.with_empty(len(added))
+    touched = np.unique(codes)
+    rng = fit.generator(3 + len(fit.added_tasks))
+    values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
+    keep = _resample(log_weight, rng, touched, schema.task_names)
+    draws = _redraw(fit, values, keep, before + fresh, touched, standardization, rng, added)
+    return replace(
+        fit,
+        schema=schema,
+        standardization=standardization,
+        statistics=before + fresh,
+        draws=draws,
+        added_tasks=(*fit.added_tasks, *added),
+    )
+
+
+def _flat(values: Values) -> dict[str, torch.Tensor]:
+    return {name: value.flatten(0, 1) for name, value in values.items()}
+
+
+def _task_densities(
+    fit: Fit,
+    statistics: TaskStatistics,
+    values: Values,
+    standardization: Standardization,
+    names: tuple[str, ...],
+) -> torch.Tensor:
+    """log p(rows of each task | Z, hyperparameters), shape (draws, T)."""
+    basis = fit.draws.basis.flatten(0, 1)
+    structure = fit.sharing.structure(values, len(names), len(fit.feature_names))
+    noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, len(basis))
+    return log_likelihood_given_basis(statistics.compress(), structure, noise, basis)
+
+
+def _extend(fit: Fit, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    """The hyperparameter draws with fresh entries for new tasks behind those of the known ones."""
+    known = _flat(fit.draws.hyperparameters)
+    fresh = fit.problem.space.fresh_tasks(known, num_new, rng)
+    own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
+    return {
+        name: torch.cat([known[name], fresh[name]], dim=1) if name in own else known[name] for name in known
+    }
+
+
+def _weigh(
+    fit: Fit,
+    before: TaskStatistics,
+    after: TaskStatistics,
+    touched: np.ndarray,
+    added: list[str],
+    standardization: Standardization,
+    rng: np.random.Generator,
+) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """Hyperparameter draws extended to the new tasks, and the log weight of every draw.
+
+    A new task's own quantities are chosen among candidates from the prior in proportion to the density of the
+    task's rows; the average density over the candidates is the task's share of the weight.
+    """
+    names = (*fit.task_names, *added)
+    own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
+    num_tries = _CANDIDATES if added and own else 1
+    tries = [_extend(fit, len(added), rng) for _ in range(num_tries)]
+    stacked = torch.stack([_task_densities(fit, after, v, standardization, names) for v in tries])
+    gain = torch.logsumexp(stacked, dim=0) - np.log(num_tries)
+    gain = gain - _task_densities(fit, before, tries[0], standardization, names)
+    values = dict(tries[0])
+    if num_tries > 1:
+        share = torch.softmax(stacked, dim=0).numpy()
+        uniform = rng.random(share.shape[1:])
+        pick = np.minimum((share.cumsum(axis=0) < uniform).sum(axis=0), num_tries - 1)
+        for name in own:
+            candidates = torch.stack([v[name] for v in tries])
+            values[name] = torch.take_along_dim(candidates, torch.from_numpy(pick)[None], dim=0)[0]
+    return values, gain[:, touched].sum(dim=1).numpy()
+
+
+def _resample(
+    log_weight: np.ndarray, rng: np.random.Generator, touched: np.ndarray, names: tuple[str, ...]
+) -> np.ndarray:
+    """Positions of the draws to keep: systematic resampling after Pareto smoothing of the weights."""
+    smoothed, k = array_stats.psislw(log_weight)
+    if not float(k) <= PARETO_LIMIT:
+        warnings.warn(
+            f"The rows of {listing([names[t] for t in touched])} change the population so much that few "
+            f"posterior draws keep their weight (Pareto k {float(k):.2f}, above {PARETO_LIMIT}): fit the "
+            "model again on all rows.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    S = len(log_weight)
+    weight = np.exp(smoothed - smoothed.max())
+    edges = np.cumsum(weight / weight.sum())
+    return np.minimum(np.searchsorted(edges, (rng.random() + np.arange(S)) / S), S - 1)
+
+
+def _redraw(
+    fit: Fit,
+    values: dict[str, torch.Tensor],
+    keep: np.ndarray,
+    statistics: TaskStatistics,
+    touched: np.ndarray,
+    standardization: Standardization,
+    rng: np.random.Generator,
+    added: list[str],
+) -> Draws:
+    """The kept draws, with the weights of the tasks concerned drawn from their exact conditional."""
+    C, N = fit.draws.weights.shape[:2]
+    T, D = len(fit.task_names) + len(added), len(fit.feature_names)
+    # chains lose their meaning under resampling: spread the survivors over them
+    keep = rng.permutation(keep)
+    values = {name: value[keep] for name, value in values.items()}
+    basis = fit.draws.basis.flatten(0, 1)[keep]
+    structure = fit.sharing.structure(values, T, D)
+    names = (*fit.task_names, *added)
+    noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, len(keep))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    drawn = draw_weights(statistics.compress(), structure, noise, basis, generator)
+    old = len(fit.task_names)
+    untouched = np.setdiff1d(np.arange(old), touched)
+    weights, factors = drawn.weights, drawn.factors
+    weights[:, untouched] = fit.draws.weights.flatten(0, 1)[keep][:, untouched]
+    factors[:, untouched] = fit.draws.factors.flatten(0, 1)[keep][:, untouched]
+
+    def shaped(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(C, N, *tensor.shape[1:])
+
+    return Draws(
+        {name: shaped(value) for name, value in values.items()},
+        shaped(basis),
+        shaped(weights),
+        shaped(factors),
+        {},
+        fit.draws.complete,
+    )

@@ -1,0 +1,68 @@
+"""What a sharing prior is: hyperparameters, and how they become A, Z and E."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+
+from bayesmtl.algebra.structure import Structure
+from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.priors import Prior
+
+
+@dataclass(frozen=True)
+class Sharing(ABC):
+    """A prior on W = A Z + E: who shares (A), what is shared (Z), what stays private (E).
+
+    A subclass is a frozen dataclass of options and priors. It names its hyperparameters (`parameters`), fills
+    the equation with their values (`structure`), and says what to report (`report`). Registered in
+    `bayesmtl.sharing.REGISTRY`, it goes through every contract test.
+    """
+
+    has_population: ClassVar[bool] = True
+    """Whether Z's first row is a population mean that a task never seen is drawn around."""
+
+    has_loadings: ClassVar[bool] = False
+    """Whether the coordinates along `residual_factor` are loadings on shared directions."""
+
+    @abstractmethod
+    def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
+        """The hyperparameters for T tasks and D features."""
+
+    @abstractmethod
+    def structure(self, values: Values, num_tasks: int, num_features: int) -> Structure:
+        """A, Z and E for B hyperparameter values, each of shape (B, ...)."""
+
+    @abstractmethod
+    def report(self, values: Values) -> dict[str, Reported]:
+        """What to show of the hyperparameters.
+
+        Only quantities that the data can identify belong here: no signs, no rotations, no labels.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for files."""
+        content: dict[str, Any] = {"sharing": type(self).__name__}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            content[field.name] = value.to_dict() if isinstance(value, Prior) else value
+        return content
+
+    @classmethod
+    def from_fields(cls, content: dict[str, Any]) -> Self:
+        """The inverse of `to_dict` for one class."""
+        fields = {
+            key: Prior.from_dict(value) if isinstance(value, dict) and "prior" in value else value
+            for key, value in content.items()
+            if key != "sharing"
+        }
+        return cls(**fields)
+
+
+def ones(num_tasks: int) -> torch.Tensor:
+    """A = ones: every task has the same share of the one shared row, shape (T, 1)."""
+    return torch.ones(num_tasks, 1, dtype=torch.float64)
