@@ -160,6 +160,23 @@ class ParameterSpace:
                 )
         return fresh
 
+    def redraw_tasks(self, points: torch.Tensor, tasks: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        """Points (B, P) whose coordinates of these tasks' own quantities are drawn from the prior.
+
+        Args:
+            points: Coordinates, shape (B, P).
+            tasks: Positions of the tasks.
+            rng: Source of randomness.
+        """
+        points = points.clone()
+        for parameter, where in self._slices():
+            if parameter.size and parameter.dims[:1] == ("task",):
+                fresh = parameter.sample(rng, len(points))
+                own = points[:, where].reshape(fresh.shape)
+                own[:, tasks] = (fresh.log() if parameter.space == "log" else fresh)[:, tasks]
+                points[:, where] = own.reshape(len(points), -1)
+        return points
+
     def initial(self, rng: np.random.Generator, num_chains: int) -> torch.Tensor:
         """Starting coordinates of several chains, shape (num_chains, P)."""
         parts = [parameter.initial(rng, num_chains) for parameter in self.parameters]

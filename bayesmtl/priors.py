@@ -7,8 +7,9 @@ default serves any data. Every prior says with `interval` where 90 % of its mass
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import MISSING, asdict, dataclass, fields
+from numbers import Real
+from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 import torch
@@ -17,8 +18,31 @@ from scipy import stats
 from bayesmtl.errors import SpecificationError
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not (np.isscalar(value) and np.isfinite(value) and value > 0):
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether a value is one finite real number."""
+    return isinstance(value, Real) and bool(np.isfinite(float(value)))
+
+
+def check_priors(spec: Any) -> None:
+    """Refuse options of a specification that should be priors, as their defaults are, and are not."""
+    for field in fields(spec):
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        value = getattr(spec, field.name)
+        matrix = isinstance(default, LKJ)
+        if isinstance(default, Prior) and not (isinstance(value, Prior) and isinstance(value, LKJ) == matrix):
+            raise SpecificationError(
+                field.name,
+                expected=f"a prior such as {'LKJ(2.0)' if matrix else 'HalfNormal(1.0)'}",
+                found=repr(value),
+                remedy="A prior of correlation matrices belongs here."
+                if matrix
+                else "Write Fixed(0.5) for a value that is known.",
+            )
+
+
+def check_positive(name: str, value: float) -> None:
+    """Refuse a scale that is not a finite number above 0."""
+    if not (is_real(value) and value > 0):
         raise SpecificationError(
             name, expected="a finite number above 0", found=repr(value), remedy="Pass a positive scale."
         )
@@ -74,7 +98,7 @@ class HalfNormal(Prior):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("scale", self.scale)
+        check_positive("scale", self.scale)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log density at value >= 0."""
@@ -100,8 +124,8 @@ class HalfStudentT(Prior):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("df", self.df)
-        _check_positive("scale", self.scale)
+        check_positive("df", self.df)
+        check_positive("scale", self.scale)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log density at value >= 0."""
@@ -116,7 +140,7 @@ class HalfStudentT(Prior):
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Independent draws of the given shape."""
-        return np.abs(super().sample(rng, shape))
+        return np.asarray(np.abs(super().sample(rng, shape)))
 
     def interval(self, mass: float = 0.9) -> tuple[float, float]:
         """Where the central `mass` of the prior lies."""
@@ -131,7 +155,7 @@ class Normal(Prior):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_positive("scale", self.scale)
+        check_positive("scale", self.scale)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log density."""
@@ -140,6 +164,38 @@ class Normal(Prior):
     def frozen(self) -> Any:
         """`scipy.stats.norm`."""
         return stats.norm(scale=self.scale)
+
+
+@dataclass(frozen=True)
+class GroupStudentT(Prior):
+    """Vectors with the multivariate t density: N(0, u I) with one random variance u for a whole vector.
+
+    The last dimension is the vector. Every entry is marginally t_df(0, scale): with df = 3, 90 % of its mass
+    lies within 2.35 scale of 0.
+    """
+
+    df: float = 3.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("df", self.df)
+        check_positive("scale", self.scale)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log density of each vector, shape (...) for values of shape (..., D)."""
+        D, df = value.shape[-1], self.df
+        constant = math.lgamma((df + D) / 2) - math.lgamma(df / 2)
+        constant -= 0.5 * D * math.log(df * math.pi) + D * math.log(self.scale)
+        return constant - (df + D) / 2 * torch.log1p((value / self.scale).square().sum(-1) / df)
+
+    def frozen(self) -> Any:
+        """The marginal of one entry, `scipy.stats.t`."""
+        return stats.t(self.df, scale=self.scale)
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """Independent vectors; the last entry of `shape` is their length."""
+        variance = self.df / rng.chisquare(self.df, size=(*shape[:-1], 1))
+        return np.asarray(self.scale * np.sqrt(variance) * rng.normal(size=shape))
 
 
 @dataclass(frozen=True)
@@ -154,7 +210,7 @@ class Fixed(Prior):
     value: float
 
     def __post_init__(self) -> None:
-        if not (np.isscalar(self.value) and np.isfinite(self.value) and self.value >= 0):
+        if not (is_real(self.value) and self.value >= 0):
             raise SpecificationError(
                 "value",
                 expected="a finite number of at least 0",
@@ -184,16 +240,18 @@ class LKJ(Prior):
     concentration: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_positive("concentration", self.concentration)
+        check_positive("concentration", self.concentration)
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log density of Cholesky factors, shape (..., D, D)."""
         D = value.shape[-1]
         if D < 2:
             return value.new_zeros(value.shape[:-2])
-        return torch.distributions.LKJCholesky(
-            D, value.new_tensor(self.concentration), validate_args=False
+        concentration = value.new_tensor(self.concentration)
+        density: torch.Tensor = torch.distributions.LKJCholesky(
+            D, concentration, validate_args=False
         ).log_prob(value)
+        return density
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Cholesky factors; the last two entries of `shape` are (D, D).

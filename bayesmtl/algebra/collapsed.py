@@ -185,7 +185,8 @@ class _Gradients:
         s, mean = self.structure.basis_scale, self.white.basis_mean
         assert s is not None and mean is not None
         second_moment = (mean[..., 0] ** 2 + (self.inverse**2).sum(-2)).reshape(s.shape)
-        return second_moment / s**3 - 1 / s
+        gradient: torch.Tensor = second_moment / s**3 - 1 / s
+        return gradient
 
     def _add(self, group: TaskGroup, part: WhitenedGroup) -> torch.Tensor:
         """Add a group to the gradients; returns its share of sigma_t d log p / d sigma_t, (B, T_g)."""
@@ -223,7 +224,7 @@ class _LogMarginal(torch.autograd.Function):
     """The collapsed density with its analytic gradient (the loadings are held fixed)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         tasks: CompressedTasks,
         loadings: torch.Tensor | None,

@@ -43,7 +43,8 @@ def draw_basis(
     assert white.L_basis is not None and white.basis_mean is not None
     fresh = torch.randn(white.basis_mean.shape, generator=generator, dtype=noise.dtype)
     spread = torch.linalg.solve_triangular(white.L_basis.transpose(-1, -2), fresh, upper=True)
-    return (white.basis_mean + spread).reshape(structure.basis_scale.shape)
+    draw: torch.Tensor = white.basis_mean + spread
+    return draw.reshape(structure.basis_scale.shape)
 
 
 def draw_weights(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 
 RHAT_LIMIT = 1.01  # Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021)
 ESS_PER_CHAIN = 50  # 400 for four chains, the same source: enough for R-hat and quantiles to be stable
@@ -38,7 +39,7 @@ class Check:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{text}</li>" for text in (*self.messages, *self.notes))
+        items = "".join(f"<li>{escape(text)}</li>" for text in (*self.messages, *self.notes))
         return f"<p><b>{str(self).splitlines()[0]}</b></p><ul>{items}</ul>"
 
 
@@ -50,7 +51,7 @@ def split_rhat(values: np.ndarray) -> np.ndarray:
     between = parts.mean(axis=1).var(axis=0, ddof=1)
     ratio = np.ones_like(within)
     np.divide(between, within, out=ratio, where=within > 0)
-    return np.sqrt((half - 1) / half + np.where(within > 0, ratio, 0.0))
+    return np.asarray(np.sqrt((half - 1) / half + np.where(within > 0, ratio, 0.0)))
 
 
 def lag_correlation(values: np.ndarray) -> np.ndarray:
@@ -58,7 +59,7 @@ def lag_correlation(values: np.ndarray) -> np.ndarray:
     centred = values - values.mean(axis=1, keepdims=True)
     variance = (centred**2).mean(axis=(0, 1))
     covariance = (centred[:, 1:] * centred[:, :-1]).mean(axis=(0, 1))
-    return np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > 0)
+    return np.asarray(np.divide(covariance, variance, out=np.zeros_like(variance), where=variance > 0))
 
 
 def _name(array: xr.DataArray, position: tuple[int, ...]) -> str:
@@ -97,7 +98,8 @@ def mixing_table(posterior: xr.Dataset) -> pd.DataFrame:
         positions = _candidates(array)
         if not positions:
             continue
-        columns = np.stack([array.to_numpy()[(slice(None), slice(None), *p)] for p in positions], axis=-1)
+        values = array.to_numpy()
+        columns = np.stack([values[:, :, *p] for p in positions], axis=-1)
         axes = {"chain_axis": 0, "draw_axis": 1}
         # one chain is split in two, which R-hat needs
         rhat = array_stats.rhat(columns if len(columns) > 1 else _halves(columns), **axes)
@@ -157,10 +159,11 @@ def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
         )
     needed = ESS_PER_CHAIN * max(num_chains, 2)
     for column, part in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
-        low = table[column].idxmin()
-        if not table.loc[low, column] >= needed:
+        sizes = table[column]
+        lowest = int(np.argmin(sizes.to_numpy()))
+        if not sizes.iloc[lowest] >= needed:
             messages.append(
-                f"Few independent draws of {low}: {part} effective sample size "
-                f"{table.loc[low, column]:.0f}, below {needed}; fit with a larger num_draws."
+                f"Few independent draws of {table.index[lowest]}: {part} effective sample size "
+                f"{sizes.iloc[lowest]:.0f}, below {needed}; fit with a larger num_draws."
             )
     return messages

@@ -9,7 +9,7 @@ from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
 from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.settings import Settings
+from bayesmtl.inference.settings import Settings, whole_number
 
 ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "exact": exact,
@@ -47,4 +47,4 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
     return "exact", "Gaussian noise: the weights integrate out exactly, and the data are small enough"
 
 
-__all__ = ["ENGINES", "Draws", "Problem", "Settings", "choose", "empirical_bayes", "exact"]
+__all__ = ["ENGINES", "Draws", "Problem", "Settings", "choose", "empirical_bayes", "exact", "whole_number"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch
 from bayesmtl.errors import CheckpointError
 from bayesmtl.files import replace_file
 from bayesmtl.inference.hmc import State, StepSize
+from bayesmtl.inference.surrogate import Surrogate
 
 _SECONDS_BETWEEN = 10.0
 _STEP_FIELDS = ("target", "step_size", "shrinkage_point", "gap", "log_average", "count")
+_SURROGATE_FIELDS = tuple(field.name for field in fields(Surrogate))
 
 
 class Checkpoint:
@@ -47,10 +50,16 @@ class Checkpoint:
             "root": state.root.numpy(),
             "trajectory": np.array(np.nan if state.trajectory is None else state.trajectory),
             "window": _stack(state.window, (C, P)),
+            "history_points": _stack([points for points, _ in state.history], (C, P)),
+            "history_gradients": _stack([gradients for _, gradients in state.history], (C, P)),
+            "trial": np.array(state.trial),
             "draws": _stack(state.draws, (C, P)),
             "stats": _stack(state.stats, (C, 4)),
             "iteration": np.array(state.iteration),
         }
+        if state.surrogate is not None:
+            for name in _SURROGATE_FIELDS:
+                arrays[f"surrogate_{name}"] = getattr(state.surrogate, name).numpy()
 
         def write(partial: Path) -> None:
             with open(partial, "wb") as file:
@@ -99,6 +108,9 @@ def _restore(arrays: dict[str, np.ndarray]) -> State:
     generator = torch.Generator()
     generator.set_state(torch.from_numpy(arrays["generator"]))
     trajectory = float(arrays["trajectory"])
+    surrogate = None
+    if f"surrogate_{_SURROGATE_FIELDS[0]}" in arrays:
+        surrogate = Surrogate(*(torch.from_numpy(arrays[f"surrogate_{name}"]) for name in _SURROGATE_FIELDS))
     return State(
         points=torch.from_numpy(arrays["points"]),
         value=torch.from_numpy(arrays["value"]),
@@ -108,6 +120,15 @@ def _restore(arrays: dict[str, np.ndarray]) -> State:
         root=torch.from_numpy(arrays["root"]),
         trajectory=None if np.isnan(trajectory) else trajectory,
         window=list(torch.from_numpy(arrays["window"])),
+        history=list(
+            zip(
+                torch.from_numpy(arrays["history_points"]),
+                torch.from_numpy(arrays["history_gradients"]),
+                strict=True,
+            )
+        ),
+        surrogate=surrogate,
+        trial=arrays["trial"].tolist(),
         draws=list(torch.from_numpy(arrays["draws"])),
         stats=list(torch.from_numpy(arrays["stats"])),
         iteration=int(arrays["iteration"]),

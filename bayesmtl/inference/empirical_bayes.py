@@ -20,7 +20,8 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
     Approximates the posterior of the hyperparameters by a point, so intervals leave out the uncertainty about
     how much tasks differ. With many tasks that is little; with few, scales can come out at zero and intervals
     too narrow. `Fit.check` says so. The mode is the best of two starts by L-BFGS; a noise scale is maximised
-    on its logarithm, scales of weights as they are.
+    on its logarithm, scales of weights as they are. What belongs to a task without rows follows its prior: a
+    scale that nothing is known about would have its mode at zero.
     """
     rng = np.random.default_rng(settings.seed)
     starts = problem.space.initial(rng, NUM_STARTS).numpy()
@@ -41,10 +42,13 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
     else:  # every hyperparameter is known
         mode, converged, agree = starts[0], True, 0.0
     C, N = settings.num_chains, settings.num_draws
-    points = torch.from_numpy(mode).expand(C, N, -1)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    points = torch.from_numpy(mode).expand(C * N, -1)
+    unseen = np.flatnonzero(problem.tasks.count.numpy() == 0)
+    if len(unseen):
+        points = problem.space.redraw_tasks(points, unseen, rng)
     sample_stats = {
         "converged": np.full((C, N), converged),
         "start_disagreement": np.full((C, N), agree),
     }
-    return complete_draws(problem, points, sample_stats, generator)
+    return complete_draws(problem, points.reshape(C, N, -1), sample_stats, generator)

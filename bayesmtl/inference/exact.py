@@ -33,7 +33,12 @@ def exact(problem: Problem, settings: Settings) -> Draws:
     if problem.space.size == 0:  # every hyperparameter is known
         points = torch.zeros(settings.num_chains, settings.num_draws, 0, dtype=torch.float64)
         return complete_draws(problem, points, {}, weights_generator)
-    hmc = HMC(problem.value_and_gradient, num_warmup=settings.num_warmup, signed=problem.space.signed())
+    hmc = HMC(
+        problem.value,
+        problem.value_and_gradient,
+        num_warmup=settings.num_warmup,
+        signed=problem.space.signed(),
+    )
     checkpoint = None
     state = None
     if settings.checkpoint is not None:

@@ -50,10 +50,15 @@ class Problem:
         return self.likelihood.noise_sd(values, self.task_names, self.target_scale, num_draws)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
-        """log p(y, hyperparameters) at unconstrained points (B, P), all weights integrated out; shape (B,)."""
+        """log p(y, hyperparameters) at points (B, P) with all weights integrated out, shape (B,)."""
         log_prior, values = self.space.log_prior(points)
         noise = self.noise(values, points.shape[0])
         return log_prior + log_marginal(self.tasks, self.structure(values), noise)
+
+    def value(self, points: torch.Tensor) -> torch.Tensor:
+        """`log_density` without its gradient; -inf where it cannot be evaluated."""
+        with torch.no_grad():
+            return torch.nan_to_num(self.log_density(points), nan=-torch.inf, posinf=-torch.inf)
 
     def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`log_density` and its gradient; -inf and zeros where it cannot be evaluated."""
@@ -73,6 +78,7 @@ class Problem:
         digest = hashlib.sha256()
         digest.update(json.dumps([self.sharing.to_dict(), self.likelihood.to_dict()]).encode())
         digest.update(json.dumps(self.task_names).encode())
+        digest.update(self.target_scale.tobytes())  # what known noise is measured in
         for array in (self.tasks.residual, self.tasks.count, *(g.rows for g in self.tasks.groups)):
             digest.update(array.numpy().tobytes())
         return digest.hexdigest()

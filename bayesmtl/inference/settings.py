@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 from bayesmtl.errors import SpecificationError
@@ -23,18 +24,27 @@ class Settings:
 
     seed: int
     num_chains: int = 4
-    num_draws: int = 500
-    num_warmup: int = 250
+    num_draws: int = 1000
+    num_warmup: int = 200
     progress: bool = True
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("num_chains", 1), ("num_draws", 4), ("num_warmup", 20)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise SpecificationError(
-                    name,
-                    expected=f"a whole number of at least {least}",
-                    found=repr(value),
-                    remedy="Pass a larger whole number.",
-                )
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """A count or a seed as an int.
+
+    Raises:
+        SpecificationError: If it is no whole number, or too small.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise SpecificationError(
+            name,
+            expected=f"a whole number of at least {least}",
+            found=repr(value),
+            remedy=f"Pass a whole number, such as {max(least, 100) if name != 'seed' else 0}.",
+        )
+    return int(value)

@@ -9,10 +9,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from bayesmtl.data.labels import label_of
 from bayesmtl.errors import SpecificationError, listing
 from bayesmtl.likelihoods.base import Likelihood
 from bayesmtl.parameters import Parameter, Reported, Values
-from bayesmtl.priors import HalfNormal, Normal, Prior
+from bayesmtl.priors import Fixed, HalfNormal, Normal, Prior, check_positive, check_priors, is_real
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,18 @@ class Gaussian(Likelihood):
     spread: Prior = field(default_factory=lambda: HalfNormal(0.5))
 
     def __post_init__(self) -> None:
+        check_priors(self)
+        if isinstance(self.scale, Fixed):
+            check_positive("scale", self.scale.value)
         if isinstance(self.noise, Mapping):
-            known = {str(task): float(sd) for task, sd in self.noise.items()}
-            object.__setattr__(self, "noise", known)
-            valid = all(np.isfinite(sd) and sd > 0 for sd in known.values())
+            valid = all(is_real(sd) and sd > 0 for sd in self.noise.values())
+            if valid:
+                known = {label_of(task): float(sd) for task, sd in self.noise.items()}
+                object.__setattr__(self, "noise", known)
         elif isinstance(self.noise, str):
             valid = self.noise in ("shared", "task")
         else:
-            valid = bool(np.isscalar(self.noise) and np.isfinite(self.noise) and self.noise > 0)
+            valid = is_real(self.noise) and self.noise > 0
         if not valid:
             raise SpecificationError(
                 "noise",

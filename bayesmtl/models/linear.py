@@ -13,12 +13,23 @@ import xarray as xr
 from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData
-from bayesmtl.errors import ConvergenceWarning, SpecificationError
-from bayesmtl.inference import ENGINES, Draws, Problem, Settings, choose
+from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
+from bayesmtl.inference import ENGINES, Draws, Problem, Settings, choose, whole_number
 from bayesmtl.likelihoods import Gaussian, Likelihood
 from bayesmtl.results import Fit
 from bayesmtl.results.posterior import posterior_dataset
 from bayesmtl.sharing import Hierarchical, Sharing
+
+
+def check_data(data: object) -> None:
+    """Refuse what is no TaskData."""
+    if not isinstance(data, TaskData):
+        raise DataError(
+            "data",
+            expected="a TaskData",
+            found=type(data).__name__,
+            remedy="Build it with TaskData.from_frame(df, task=..., target=..., features=[...]).",
+        )
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,8 @@ class LinearModel:
         method: str = "auto",
         seed: int,
         num_chains: int = 4,
-        num_draws: int = 500,
-        num_warmup: int = 250,
+        num_draws: int = 1000,
+        num_warmup: int = 200,
         progress: bool = True,
         checkpoint: str | Path | None = None,
     ) -> Fit:
@@ -87,6 +98,7 @@ class LinearModel:
         Warns:
             ConvergenceWarning: If the draws are not to be trusted, naming the quantity and the task.
         """
+        check_data(data)
         settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
         standardization = data.standardization()
         problem, statistics = self._problem(data, standardization)
@@ -101,7 +113,7 @@ class LinearModel:
             draws=draws,
             method=name,
             reason=reason,
-            seed=seed,
+            seed=settings.seed,
             data=data,
         )
         check = fit.check()
@@ -165,7 +177,9 @@ class LinearModel:
         return replace(data, y=y), truth
 
     def _prior_draws(self, data: TaskData, num_draws: int, seed: int) -> tuple[Draws, Standardization]:
-        rng = np.random.default_rng(seed)
+        check_data(data)
+        num_draws = whole_number("num_draws", num_draws, 1)
+        rng = np.random.default_rng(whole_number("seed", seed, 0))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         standardization = data.standardization()
         problem, _ = self._problem(data, standardization)

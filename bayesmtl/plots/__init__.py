@@ -1,1 +1,10 @@
-"""Plots: labelled arrays in, matplotlib Axes out; nothing is computed here."""
+"""Plots: labelled arrays in, matplotlib Axes out; nothing is computed here but the layout.
+
+matplotlib is an optional extra, imported when the first plot is drawn.
+"""
+
+from bayesmtl.plots.predictions import predictions
+from bayesmtl.plots.shrinkage import shrinkage
+from bayesmtl.plots.similarity import similarity
+
+__all__ = ["predictions", "shrinkage", "similarity"]

@@ -29,7 +29,7 @@ def noise_draws(fit: Fit) -> np.ndarray:
     C, N, T = fit.draws.weights.shape[:3]
     values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
     noise = fit.problem.noise(values, C * N).expand(-1, T).numpy()
-    return (noise * fit.standardization.target_scale).reshape(C, N, T)
+    return np.asarray((noise * fit.standardization.target_scale).reshape(C, N, T))
 
 
 def to_datatree(fit: Fit) -> xr.DataTree:

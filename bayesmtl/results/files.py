@@ -1,11 +1,12 @@
 """Saving and loading fits: one NetCDF file of plain data; loading executes nothing.
 
-Arrays are stored with checksums, specifications as JSON text. Opening the file with `xarray.open_datatree` shows
-all of it.
+Arrays are stored with checksums, specifications as JSON text; `xarray.open_datatree` shows all of it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import fields
@@ -21,7 +22,7 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.errors import BayesMTLError, FitFileError
 from bayesmtl.files import replace_file
-from bayesmtl.inference import Draws
+from bayesmtl.inference import ENGINES, Draws
 from bayesmtl.likelihoods import REGISTRY as LIKELIHOODS
 from bayesmtl.sharing import REGISTRY as SHARING
 
@@ -67,6 +68,7 @@ def save(fit: Fit, path: str | Path) -> None:
     tree.attrs.update(
         bayesmtl_format=FORMAT, bayesmtl_version=__version__, specification=json.dumps(specification)
     )
+    tree.attrs["digest"] = _digest(tree)
     encoding = {
         f"/{group}": {
             name: {"fletcher32": True, "zlib": True, "complevel": 1}
@@ -75,7 +77,20 @@ def save(fit: Fit, path: str | Path) -> None:
         }
         for group, arrays in groups.items()
     }
-    replace_file(Path(path), lambda partial: tree.to_netcdf(partial, engine="h5netcdf", encoding=encoding))
+    # built in memory: HDF5 can crash the process when the disk is full, plain writing raises an OSError
+    whole = tree.to_netcdf(engine="h5netcdf", encoding=encoding)
+    replace_file(Path(path), lambda partial: partial.write_bytes(whole))
+
+
+def _digest(tree: xr.DataTree) -> str:
+    """Fingerprint of all arrays and of the specification: damage shows wherever it is."""
+    digest = hashlib.sha256(tree.attrs["specification"].encode())
+    for group in sorted(tree.children):
+        for name, array in sorted(tree[group].to_dataset().data_vars.items(), key=lambda item: str(item[0])):
+            values = np.ascontiguousarray(array.to_numpy())
+            digest.update(f"{group}/{name} {values.dtype.str} {values.shape}".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def load(path: str | Path) -> Fit:
@@ -96,7 +111,7 @@ def load(path: str | Path) -> Fit:
         raise FileNotFoundError(f"No fit at {path}. Save one with fit.save(path).")
     try:
         # the whole file is read here, so that a damaged part shows now and not at a later use
-        with xr.open_datatree(path, engine="h5netcdf") as tree:
+        with xr.open_datatree(io.BytesIO(path.read_bytes()), engine="h5netcdf") as tree:
             tree.load()
             return _restore(tree, path)
     except FitFileError:
@@ -111,7 +126,7 @@ def load(path: str | Path) -> Fit:
 
 
 def _restore(tree: xr.DataTree, path: Path) -> Fit:
-    from bayesmtl.results.fit import Fit  # noqa: PLC0415 - a fit saves itself through this module
+    from bayesmtl.results.fit import Fit  # a fit saves itself through this module
 
     if "bayesmtl_format" not in tree.attrs:
         raise FitFileError(
@@ -124,9 +139,11 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
         raise FitFileError(
             "path",
             expected=f"format {FORMAT} or older",
-            found=f"format {int(tree.attrs['bayesmtl_format'])}, from bayesmtl {tree.attrs['bayesmtl_version']}",
+            found=f"format {tree.attrs['bayesmtl_format']} of bayesmtl {tree.attrs['bayesmtl_version']}",
             remedy="Update bayesmtl.",
         )
+    if tree.attrs["digest"] != _digest(tree):
+        raise ValueError("its digest does not match its content")
     content: dict[str, Any] = json.loads(tree.attrs["specification"])
 
     def arrays(group: str) -> dict[str, np.ndarray]:
@@ -135,9 +152,14 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
 
     hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}
     stored = {name: torch.from_numpy(values) for name, values in arrays("draws").items()}
-    training = Schema.from_dict(content["training_schema"])
+    rows = arrays("rows")
+    training, schema = Schema.from_dict(content["training_schema"]), Schema.from_dict(content["schema"])
+    if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in ENGINES:
+        raise ValueError("its specification does not fit its draws")
     data = TaskData(
-        **arrays("rows"),
+        X=rows["X"],
+        y=rows["y"],
+        task=rows["task"],
         task_names=training.task_names,
         design=training.design,
         task_column=training.task_column,
@@ -149,7 +171,7 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
     return Fit(
         sharing=SHARING[content["sharing"]["sharing"]].from_fields(content["sharing"]),
         likelihood=LIKELIHOODS[content["likelihood"]["likelihood"]].from_fields(content["likelihood"]),
-        schema=Schema.from_dict(content["schema"]),
+        schema=schema,
         standardization=Standardization.from_dict(content["standardization"]),
         statistics=TaskStatistics(**arrays("statistics")),
         draws=Draws(

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
-from bayesmtl.inference import Draws, Problem
+from bayesmtl.inference import Draws, Problem, whole_number
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.results import datatree, files, prediction, update
 from bayesmtl.results.posterior import posterior_dataset
@@ -116,6 +116,7 @@ class Fit:
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units."""
+        prediction.check_mass(mass)
         weights = self.posterior["weights"].stack(sample=("chain", "draw")).transpose("task", "feature", ...)
         values = weights.to_numpy()
         lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)
@@ -148,15 +149,8 @@ class Fit:
             DataError: If a column is missing or holds something unseen.
             SpecificationError: If an option is unknown.
         """
-        for name, value, allowed in (
-            ("kind", kind, ("observation", "latent")),
-            ("new_tasks", new_tasks, ("error", "population")),
-        ):
-            if value not in allowed:
-                expected = " or ".join(map(repr, allowed))
-                raise SpecificationError(
-                    name, expected=expected, found=repr(value), remedy=f"Pass {name}={allowed[0]!r}."
-                )
+        _check_option("kind", kind, ("observation", "latent"))
+        _check_option("new_tasks", new_tasks, ("error", "population"))
         rows = self.schema.encode(new)
         codes = self.schema.codes(rows.task_labels)
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
@@ -176,9 +170,9 @@ class Fit:
         """Take further rows into account, of new or known tasks, without refitting.
 
         The rows enter through sufficient statistics. Every posterior draw of the hyperparameters and of Z is
-        weighted by the exact density of the new rows under it and resampled; the weights of the tasks concerned
-        are drawn anew from their exact conditional. Nothing is approximated but by the number of draws; when
-        the new rows say so much about the population that few draws keep their weight, a
+        weighted by the exact density of the new rows under it and resampled; the weights of the tasks
+        concerned are drawn anew from their exact conditional. Nothing is approximated but by the number of
+        draws; when the new rows say so much about the population that few draws keep their weight, a
         `ConvergenceWarning` says so.
 
         Args:
@@ -221,6 +215,8 @@ class Fit:
             SpecificationError: If no function varies over the reference inputs, the sharing prior has no
                 population or structure to speak of, or the result would not fit into memory.
         """
+        _check_option("kind", kind, ("function", "structure"))
+        _check_option("relative_to", relative_to, ("nothing", "population"))
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.schema.codes(names)
         if (codes < 0).any():
@@ -290,6 +286,7 @@ class Fit:
 
     def chosen_draws(self, num_draws: int) -> np.ndarray:
         """Positions of `num_draws` draws, spread evenly over all; all of them when there are no more."""
+        num_draws = whole_number("num_draws", num_draws, 1)
         total = self.draws.weights.shape[0] * self.draws.weights.shape[1]
         if num_draws >= total:
             return np.arange(total)
@@ -300,13 +297,16 @@ class Fit:
         return np.random.default_rng([self.seed, purpose])
 
     def to_datatree(self) -> xr.DataTree:
-        """ArviZ groups: posterior, sample_stats, log_likelihood, posterior_predictive, observed_data,
-        constant_data; named coordinates everywhere, user's units.
+        """Everything as ArviZ groups, with names on every coordinate and in the user's units.
+
+        posterior, sample_stats, log_likelihood, posterior_predictive, observed_data, constant_data.
         """
         return datatree.to_datatree(self)
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one NetCDF file of plain data; an existing file stays until the new one is whole.
+        """Write everything to one NetCDF file of plain data.
+
+        An existing file stays until the new one is whole.
 
         Raises:
             OSError: If the disk is full or the folder cannot be written.
@@ -327,8 +327,16 @@ class Fit:
         return "\n".join(parts)
 
     def _repr_html_(self) -> str:
-        lines = "<br>".join(repr(self).splitlines())
+        lines = "<br>".join(escape(repr(self)).splitlines())
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
+
+
+def _check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        expected = " or ".join(map(repr, allowed))
+        raise SpecificationError(
+            name, expected=expected, found=repr(value), remedy=f"Pass {name}={allowed[0]!r}."
+        )
 
 
 def _summarise(dataset: xr.Dataset, mass: float) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -69,11 +70,12 @@ class Prediction:
         Raises:
             SpecificationError: If `mass` is not between 0 and 1.
         """
-        lower, upper = interval(self.draws, mass)
-        return lower.to_numpy(), upper.to_numpy()
+        check_mass(mass)
+        lower, upper = np.quantile(self.draws.to_numpy(), [(1 - mass) / 2, (1 + mass) / 2], axis=0)
+        return lower, upper
 
     def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
-        """One row per row asked for, in its order: task, mean, sd, lower, upper, and whether the task is new."""
+        """One row per row asked for, in order: task, mean, sd, lower, upper, and whether the task is new."""
         lower, upper = self.interval(mass)
         columns = {
             "task": self.draws["task"].to_numpy(),
@@ -90,19 +92,24 @@ class Prediction:
         return f"Prediction of {self.target} ({self.kind}) for {len(self.mean)} rows{new}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.to_frame().head(10).round(3).to_html()}"
+        return f"<p>{escape(repr(self))}</p>{self.to_frame().head(10).round(3).to_html()}"
 
 
 def draw_new_tasks(
-    fit: Fit, names: Sequence[str], chosen: np.ndarray, rng: np.random.Generator
+    fit: Fit, names: Sequence[str], kind: Kind, chosen: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (draw, tasks, D) and noise (draw, tasks) of tasks never seen, from the population."""
+    """Weights (draw, tasks, D) and noise (draw, tasks) of tasks never seen, from the population.
+
+    Latent functions need no noise (it is 1 then), which may be unknown where it is given task by task.
+    """
     D = len(fit.feature_names)
     values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
     values = fit.problem.space.fresh_tasks(values, len(names), rng)
     scale = fit.standardization.with_tasks(len(names)).target_scale[-len(names) :]
     structure = fit.sharing.structure(values, len(names), D)
-    noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
+    noise = torch.ones(len(chosen), 1, dtype=torch.float64)
+    if kind == "observation":
+        noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
     basis = fit.draws.basis.flatten(0, 1)[chosen]
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     tasks = TaskStatistics.empty(len(names), D).compress()
@@ -120,7 +127,7 @@ def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_dr
     standardization = fit.standardization
     codes = fit.schema.codes(rows.task_labels)
     if unknown:
-        new_weights, new_noise = draw_new_tasks(fit, unknown, chosen, rng)
+        new_weights, new_noise = draw_new_tasks(fit, unknown, kind, chosen, rng)
         weights = np.concatenate([weights, new_weights], axis=1)
         noise = np.concatenate([noise, new_noise], axis=1)
         standardization = standardization.with_tasks(len(unknown))

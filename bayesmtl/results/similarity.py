@@ -28,7 +28,7 @@ def function_similarity(weights: np.ndarray, moment: np.ndarray) -> np.ndarray:
     scale = norm[:, :, None] * norm[:, None, :]
     similarity = np.full_like(products, np.nan)
     np.divide(products, scale, out=similarity, where=scale > 0)
-    return np.clip(similarity, -1.0, 1.0)
+    return np.asarray(np.clip(similarity, -1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 
 from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.statistics import TaskStatistics
@@ -127,11 +128,11 @@ def _resample(
     log_weight: np.ndarray, rng: np.random.Generator, touched: np.ndarray, names: tuple[str, ...]
 ) -> np.ndarray:
     """Positions of the draws to keep: systematic resampling after Pareto smoothing of the weights."""
-    smoothed, k = array_stats.psislw(log_weight)
-    if not float(k) <= PARETO_LIMIT:
+    smoothed, k = _smooth(log_weight)
+    if not k <= PARETO_LIMIT:
         warnings.warn(
             f"The rows of {listing([names[t] for t in touched])} change the population so much that few "
-            f"posterior draws keep their weight (Pareto k {float(k):.2f}, above {PARETO_LIMIT}): fit the "
+            f"posterior draws keep their weight (Pareto k {k:.2f}, above {PARETO_LIMIT}): fit the "
             "model again on all rows.",
             ConvergenceWarning,
             stacklevel=4,
@@ -140,6 +141,18 @@ def _resample(
     weight = np.exp(smoothed - smoothed.max())
     edges = np.cumsum(weight / weight.sum())
     return np.minimum(np.searchsorted(edges, (rng.random() + np.arange(S)) / S), S - 1)
+
+
+def _smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log weights and the shape k of their tail; infinite where the tail cannot be judged."""
+    if np.ptp(log_weight) < 1e-8:  # the rows say nothing about the population
+        return log_weight, -np.inf
+    S = len(log_weight)
+    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :]
+    if len(np.unique(tail)) < 5:  # too few draws, or too few different ones
+        return log_weight, np.inf
+    smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
+    return smoothed, float(k)
 
 
 def _redraw(

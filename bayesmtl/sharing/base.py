@@ -11,7 +11,7 @@ import torch
 
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.parameters import Parameter, Reported, Values
-from bayesmtl.priors import Prior
+from bayesmtl.priors import Prior, check_priors
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Sharing(ABC):
 
     has_loadings: ClassVar[bool] = False
     """Whether the coordinates along `residual_factor` are loadings on shared directions."""
+
+    def __post_init__(self) -> None:
+        check_priors(self)
 
     @abstractmethod
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:

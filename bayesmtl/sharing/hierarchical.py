@@ -12,7 +12,7 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import LKJ, Fixed, HalfNormal, Prior
 from bayesmtl.sharing.base import Sharing, ones
-from bayesmtl.sharing.pooled import population_scale
+from bayesmtl.sharing.pooled import check_mean_scale, population_scale
 
 Covariance = Literal["isotropic", "diagonal", "full"]
 
@@ -47,6 +47,8 @@ class Hierarchical(Sharing):
     mean_scale: Prior = field(default_factory=lambda: Fixed(1.0))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        check_mean_scale(self.mean_scale)
         if self.covariance not in get_args(Covariance):
             raise SpecificationError(
                 "covariance",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from bayesmtl.algebra.structure import Structure
+from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, Prior
 from bayesmtl.sharing.base import Sharing, ones
@@ -23,6 +24,10 @@ class Pooled(Sharing):
 
     mean_scale: Prior = field(default_factory=lambda: Fixed(1.0))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_mean_scale(self.mean_scale)
+
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
         """The scale of the shared weights, if it is not known."""
         return (Parameter("mean_scale", (), self.mean_scale, "signed"),)
@@ -36,6 +41,17 @@ class Pooled(Sharing):
         if isinstance(self.mean_scale, Fixed):
             return {}
         return {"mean_scale": Reported((), values["mean_scale"].abs(), "standardised")}
+
+
+def check_mean_scale(prior: Prior) -> None:
+    """Refuse a population mean that is known to be zero: its prior would have no density."""
+    if isinstance(prior, Fixed) and prior.value == 0:
+        raise SpecificationError(
+            "mean_scale",
+            expected="a scale above 0",
+            found=repr(prior),
+            remedy="Use Independent() for tasks that share no mean.",
+        )
 
 
 def population_scale(scale: torch.Tensor, num_features: int) -> torch.Tensor:

@@ -1,0 +1,32 @@
+"""Run all benchmarks, one after the other, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+NAMES = (
+    "empirical_bayes",
+    "rows",
+    "chem97",
+    "new_tasks",
+    "school_prediction",
+    "school_posterior",
+)
+"""Quick ones first."""
+
+
+def main() -> int:
+    """Pass the arguments on to every benchmark; the number of those that failed."""
+    failed = []
+    for name in NAMES:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]]).returncode:
+            failed.append(name)
+    if failed:
+        print(f"Not completed: {', '.join(failed)}", file=sys.stderr)
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Every sharing prior x noise x engine keeps every promise of `checks`; nothing public escapes them."""
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pytest
+
+import bayesmtl
+import bayesmtl as bm
+from bayesmtl import likelihoods, sharing
+from bayesmtl.algebra.structure import Structure
+from bayesmtl.inference import ENGINES, Draws
+from bayesmtl.likelihoods import Likelihood
+from bayesmtl.parameters import Parameter, Reported
+from bayesmtl.priors import HalfNormal, Prior
+from bayesmtl.sharing import Sharing
+from tests.contract.checks import CHECKS, NEW_TASK, OTHER_NEW_TASK, Subject
+
+# Every registered class by its name, with the options that change what it does.
+SHARINGS: dict[str, tuple[Sharing, ...]] = {
+    "Independent": (bm.Independent(),),
+    "Pooled": (bm.Pooled(), bm.Pooled(mean_scale=bm.HalfNormal(2.0))),
+    "Hierarchical": (
+        bm.Hierarchical(covariance="isotropic"),
+        bm.Hierarchical(),
+        bm.Hierarchical(covariance="full", mean_scale=bm.HalfStudentT()),
+    ),
+    "LowRank": (bm.LowRank(rank=1), bm.LowRank(rank=2)),
+}
+KNOWN = {f"lab_{number}": 0.4 + 0.05 * number for number in (1, 2, 3, 4, 9, 10)}
+LIKELIHOODS: dict[str, tuple[Likelihood, ...]] = {
+    "Gaussian": (
+        bm.Gaussian(),
+        bm.Gaussian(noise="task"),
+        bm.Gaussian(noise={**KNOWN, NEW_TASK: 0.7, OTHER_NEW_TASK: 0.7}),
+    ),
+}
+
+
+def _name(spec: Sharing | Likelihood) -> str:
+    options = []
+    for name in ("covariance", "rank", "mean_scale", "noise"):
+        value = getattr(spec, name, None)
+        if isinstance(value, Prior):
+            options += [] if isinstance(value, bm.Fixed) else [f"{name} inferred"]
+        elif value is not None:
+            options.append("known" if isinstance(value, dict) else str(value))
+    return " ".join([type(spec).__name__, *options])
+
+
+def _pairs() -> Iterator[tuple[Sharing, Likelihood]]:
+    """Every sharing prior with the default noise, and every kind of noise with one of them."""
+    gaussian, *others = LIKELIHOODS["Gaussian"]
+    yield from ((prior, gaussian) for variants in SHARINGS.values() for prior in variants)
+    yield from ((bm.Hierarchical(), noise) for noise in others)
+
+
+ENTRIES = {
+    f"{_name(prior)}, {_name(noise)}, {engine}": (bm.LinearModel(prior, noise), engine)
+    for prior, noise in _pairs()
+    for engine in ENGINES
+}
+# A scale and a noise level for each task, on the engine that takes no time.
+ENTRIES |= {
+    f"Independent, {_name(noise)}, empirical_bayes": (bm.LinearModel(bm.Independent(), noise), "empirical_bayes")
+    for noise in LIKELIHOODS["Gaussian"][1:]
+}
+
+
+@pytest.fixture(scope="session")
+def subject_of(lab_data: bm.TaskData) -> Callable[[str], Subject]:
+    """One subject per entry, so that its checks share their fits."""
+    subjects: dict[str, Subject] = {}
+
+    def get(name: str) -> Subject:
+        if name not in subjects:
+            model, engine = ENTRIES[name]
+            subjects[name] = Subject(model, lab_data, engine)
+        return subjects[name]
+
+    return get
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_promise(name, check, subject_of):
+    check(subject_of(name))
+
+
+# A prior of a user's own, in the form that the documentation of `Sharing` asks for.
+@dataclass(frozen=True)
+class Ridge(Sharing):
+    """Weights shrink towards zero with one scale per feature: W = E, e_t ~ N(0, diag(scale^2))."""
+
+    has_population: ClassVar[bool] = False
+
+    scale: Prior = field(default_factory=HalfNormal)
+
+    def parameters(self, num_tasks, num_features):
+        return (Parameter("ridge_scale", (num_features,), self.scale, "signed", ("feature",)),)
+
+    def structure(self, values, num_tasks, num_features):
+        return Structure(residual_scale=values["ridge_scale"][:, None, :])
+
+    def report(self, values):
+        return {"ridge_scale": Reported(("feature",), values["ridge_scale"].abs(), "coefficient")}
+
+
+@pytest.fixture(scope="module", params=list(ENGINES))
+def own_subject(request, lab_data):
+    return Subject(bm.LinearModel(Ridge()), lab_data, request.param)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_users_own_prior(own_subject, check, monkeypatch):
+    monkeypatch.setitem(sharing.REGISTRY, "Ridge", Ridge)  # to be loaded from a file
+    check(own_subject)
+
+
+class _Forgetful(Ridge):
+    """A prior that breaks a promise: it forgets that features have names."""
+
+    def report(self, values):
+        return {"ridge_scale": Reported(("column",), values["ridge_scale"].abs(), "standardised")}
+
+
+def test_a_broken_prior_is_caught(lab_data):
+    names = next(check for check in CHECKS if check.__name__ == "check_names")
+    with pytest.raises(AssertionError, match="no names along column"):
+        names(Subject(bm.LinearModel(_Forgetful()), lab_data, "empirical_bayes"))
+
+
+def _modules() -> list[str]:
+    return [info.name for info in pkgutil.walk_packages(bayesmtl.__path__, "bayesmtl.")]
+
+
+def escaped(base: type, catalogue: dict[str, tuple], registry: dict[str, type]) -> list[str]:
+    """Concrete public classes of the package that no entry of the catalogue puts through the checks."""
+    covered = {type(spec) for specs in catalogue.values() for spec in specs}
+    found, queue = [], [base]
+    while queue:
+        cls = queue.pop()
+        queue.extend(cls.__subclasses__())
+        public = cls.__module__.split(".")[0] == "bayesmtl" and not cls.__name__.startswith("_")
+        if public and not inspect.isabstract(cls):
+            registered = registry.get(cls.__name__) is cls
+            found += [] if registered and cls in covered else [cls.__name__]
+    return found
+
+
+@pytest.mark.parametrize(
+    "base, catalogue, registry",
+    [(Sharing, SHARINGS, sharing.REGISTRY), (Likelihood, LIKELIHOODS, likelihoods.REGISTRY)],
+    ids=["Sharing", "Likelihood"],
+)
+def test_no_public_class_escapes(base, catalogue, registry):
+    for name in _modules():
+        importlib.import_module(name)
+    assert escaped(base, catalogue, registry) == []
+    assert set(catalogue) == set(registry)
+    for name, specs in catalogue.items():
+        assert {type(spec) for spec in specs} == {registry[name]}
+        assert getattr(bm, name) is registry[name] and name in bm.__all__
+
+
+def test_an_escaped_class_is_noticed():
+    @dataclass(frozen=True)
+    class Unlisted(bm.Pooled):
+        """A prior that its author forgot to register."""
+
+    Unlisted.__module__ = "bayesmtl.sharing.unlisted"
+    try:
+        assert escaped(Sharing, SHARINGS, sharing.REGISTRY) == ["Unlisted"]
+    finally:
+        Unlisted.__module__ = __name__  # it lives on in Sharing.__subclasses__()
+
+
+def test_no_engine_escapes():
+    """An engine is a public function of `bayesmtl.inference` from a problem and settings to draws."""
+    found = set()
+    for name in _modules():
+        if name.startswith("bayesmtl.inference"):
+            for function in vars(importlib.import_module(name)).values():
+                if inspect.isfunction(function) and not function.__name__.startswith("_"):
+                    parameters = list(inspect.signature(function).parameters)
+                    returned = typing.get_type_hints(function).get("return")
+                    if returned is Draws and parameters == ["problem", "settings"]:
+                        found.add(function)
+    assert found == set(ENGINES.values())
+    assert {engine for _, engine in ENTRIES.values()} == set(ENGINES)
+
+
+def test_the_catalogue_covers_every_pair():
+    """Every registered class meets every engine."""
+    pairs = {(type(model.sharing).__name__, engine) for model, engine in ENTRIES.values()}
+    assert pairs == {(name, engine) for name in sharing.REGISTRY for engine in ENGINES}

@@ -1,0 +1,112 @@
+"""Every benchmark runs on reduced data and says whether its requirements are met."""
+
+import ast
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bayesmtl as bm
+
+ROOT = Path(__file__).resolve().parents[2]
+HELPERS = {"__init__", "common", "peers", "run"}
+NEEDS = {
+    "empirical_bayes": ("school", ()),
+    "rows": (None, ()),
+    "chem97": ("chem97", ()),
+    "new_tasks": ("exam", ()),
+    "school_prediction": ("school", ()),
+    "school_posterior": ("school", ("numpyro",)),
+}
+"""Data set and packages of every benchmark."""
+
+
+def names_run() -> tuple[str, ...]:
+    tree = ast.parse((ROOT / "benchmarks" / "run.py").read_text(encoding="utf-8"))
+    assignment = next(node for node in tree.body if isinstance(node, ast.Assign))
+    return ast.literal_eval(assignment.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEEDS)
+def test_benchmark_runs(name, tmp_path):
+    dataset, packages = NEEDS[name]
+    if dataset is not None and not bm.datasets.available().loc[dataset, "present"]:
+        pytest.skip(f"the data set {dataset} is not on this machine")
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package}, a peer of the extra `bench`, is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--reduced", "--out", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    assert f"python -m benchmarks.{name}" in report  # the command
+    assert "1 thread of" in report  # versions and cores
+    assert "| --- |" in report  # a table
+    assert "PASS: " in report or "FAIL: " in report  # reduced data need not pass
+
+
+def test_run_names_every_benchmark():
+    found = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - HELPERS
+    assert set(names_run()) <= found
+    assert set(NEEDS) <= set(names_run())
+
+
+def test_shared_plus_own_is_the_ridge_on_both_blocks():
+    from bayesmtl.algebra.statistics import TaskStatistics
+    from benchmarks.school_prediction import shared_plus_own
+
+    rng = np.random.default_rng(0)
+    T, D, n = 4, 3, 60
+    X, task = np.column_stack([np.ones(n), rng.normal(size=(n, D - 1))]), rng.integers(T, size=n)
+    y = rng.normal(size=n)
+    own = np.zeros((n, T * D))
+    for i in range(n):
+        own[i, task[i] * D : (task[i] + 1) * D] = X[i]
+    design = np.hstack([X, own])
+    penalty = np.concatenate([[0.0], np.full(D - 1, 2.0), np.full(T * D, 5.0)])
+    both = np.linalg.solve(design.T @ design + np.diag(penalty), design.T @ y)
+    expected = both[:D] + both[D:].reshape(T, D)
+    found = shared_plus_own(TaskStatistics.from_rows(X, y, task, T), 2.0, 5.0)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_collapsed_peer_has_the_density_of_a_dense_normal():
+    pytest.importorskip("numpyro")
+    from numpyro.infer.util import log_density
+    from scipy import stats
+
+    from benchmarks import peers
+
+    rng = np.random.default_rng(0)
+    n, D, T = 12, 2, 3
+    X, y, task = rng.normal(size=(n, D)), rng.normal(size=n), np.arange(n) % T
+    X[task == 0, 1] = 2 * X[task == 0, 0]  # a task of lower rank
+    mu, tau, sigma = np.array([0.3, -0.2]), np.array([0.5, 0.8]), 0.7
+    model = peers.collapsed(peers.Rows(X, y, task, T), signed=True)
+    found, _ = log_density(model, (), {}, {"mu": mu, "tau": tau, "sigma": sigma})
+    expected = stats.norm.logpdf(mu).sum() + stats.norm.logpdf(tau).sum() + stats.halfnorm.logpdf(sigma)
+    constant = 0.5 * n * np.log(2 * np.pi)
+    for t in range(T):
+        X_t = X[task == t]
+        C = X_t @ np.diag(tau**2) @ X_t.T + sigma**2 * np.eye(len(X_t))
+        expected += stats.multivariate_normal.logpdf(y[task == t], X_t @ mu, C)
+    np.testing.assert_allclose(float(found), expected + constant, rtol=1e-8)
+
+
+def test_table_is_markdown():
+    from benchmarks.common import table
+
+    frame = pd.DataFrame({"a": [1.234, np.nan]}, index=pd.Index(["x", "y"], name="row"))
+    assert table(frame) == "| row | a |\n| --- | ---: |\n| x | 1.23 |\n| y | - |"

@@ -1,0 +1,346 @@
+"""Plots: the right things under the right names, names that stay legible, errors that say what to pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+
+import bayesmtl as bm
+from bayesmtl.errors import DataError, MissingDependencyError, SpecificationError, UnknownTaskError
+from bayesmtl.plots import style
+from bayesmtl.plots.similarity import cluster_order
+
+LONG = "comprehensive school no. "
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def task_names(num_tasks: int, prefix: str = "school_") -> list[str]:
+    return [f"{prefix}{i}" for i in range(num_tasks)]
+
+
+def similarity_of(num_tasks: int, prefix: str = "school_", seed: int = 0) -> bm.TaskSimilarity:
+    rng = np.random.default_rng(seed)
+    loadings = rng.normal(size=(num_tasks, 3)) + 0.5 * rng.normal(size=(60, num_tasks, 3))
+    loadings /= np.linalg.norm(loadings, axis=-1, keepdims=True)
+    values = loadings @ np.swapaxes(loadings, 1, 2)
+    names = task_names(num_tasks, prefix)
+    coords = {"draw": np.arange(60), "task": names, "task_other": names}
+    draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"))
+    return bm.TaskSimilarity(draws, "correlation of functions")
+
+
+def coefficients_of(num_tasks: int, shrink: float, prefix: str = "school_") -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    features = ["Intercept", "dose"]
+    index = pd.MultiIndex.from_product([task_names(num_tasks, prefix), features], names=["task", "feature"])
+    mean = 1 + shrink * rng.normal(size=len(index))
+    return pd.DataFrame({"mean": mean, "sd": 0.5, "lower": mean - 0.8, "upper": mean + 0.8}, index=index)
+
+
+def shrinkage_of(num_tasks: int, prefix: str = "school_", **options):
+    frames = [coefficients_of(num_tasks, shrink, prefix) for shrink in (1.0, 0.5, 0.0)]
+    return bm.plots.shrinkage(*frames, "dose", **options)
+
+
+def shown(labels) -> list:
+    return [label for label in labels if label.get_text()]
+
+
+def assert_legible(axis, minimum: float = style.SMALLEST) -> None:
+    """Labels are large enough and do not run into each other in the drawn figure."""
+    figure = axis.get_figure()
+    figure.canvas.draw()
+    labels = shown(axis.get_ticklabels())
+    assert all(label.get_fontsize() >= minimum for label in labels)
+    boxes = [label.get_window_extent() for label in labels]
+    sides = ("x0", "x1") if axis.axis_name == "x" else ("y0", "y1")
+    extents = sorted((getattr(box, sides[0]), getattr(box, sides[1])) for box in boxes)
+    # a box has some air above and below its glyphs: a pixel of overlap is none of the ink
+    overlaps = [a[1] - b[0] for a, b in zip(extents, extents[1:], strict=False)]
+    assert max(overlaps, default=0) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("num_tasks", "prefix"), [(1, "lab "), (3, ""), (3, LONG), (20, LONG), (65, LONG), (139, ""), (139, LONG)]
+)
+def test_task_names_are_legible_at_any_number_of_tasks(num_tasks, prefix):
+    heatmap = bm.plots.similarity(similarity_of(num_tasks, prefix))
+    assert_legible(heatmap.xaxis)
+    assert_legible(heatmap.yaxis)
+    assert_legible(shrinkage_of(num_tasks, prefix).xaxis)
+
+
+@pytest.mark.parametrize("num_tasks", [3, 65])
+def test_every_name_is_shown_while_there_is_room(num_tasks):
+    heatmap = bm.plots.similarity(similarity_of(num_tasks))
+    for labels in (heatmap.get_xticklabels(), heatmap.get_yticklabels()):
+        assert sorted(label.get_text() for label in labels) == sorted(task_names(num_tasks))
+    labels = shrinkage_of(num_tasks).get_xticklabels()
+    assert sorted(label.get_text() for label in labels) == sorted(task_names(num_tasks))
+
+
+def test_names_are_thinned_evenly_when_there_is_no_room():
+    ticks = bm.plots.similarity(similarity_of(139)).get_yticks()
+    assert 139 / 3 < len(ticks) < 139
+    assert len(set(np.diff(ticks))) == 1
+
+
+def test_names_are_thinned_to_the_axes_that_are_given():
+    figure, ax = plt.subplots(figsize=(3, 3))
+    assert bm.plots.similarity(similarity_of(65), ax=ax) is ax
+    assert len(ax.get_yticks()) < 33
+    assert_legible(ax.yaxis)
+    assert figure.axes[0] is ax
+
+
+def test_similarity_puts_alike_tasks_side_by_side():
+    truth = np.array([1.0, -1.0, 1.0, -1.0])  # a and c are alike, b and d are
+    values = np.outer(truth, truth) * np.linspace(0.7, 0.9, 40)[:, None, None]
+    names = list("abcd")
+    draws = xr.DataArray(
+        values, coords={"task": names, "task_other": names}, dims=("draw", "task", "task_other")
+    )
+    ax = bm.plots.similarity(bm.TaskSimilarity(draws, "correlation"))
+    order = "".join(label.get_text() for label in ax.get_xticklabels())
+    assert {order[:2], order[2:]} <= {"ac", "ca", "bd", "db"}
+    assert order == "".join(label.get_text() for label in ax.get_yticklabels())
+
+
+def test_cluster_order_takes_missing_similarities():
+    mean = np.array([[1.0, np.nan, 0.9], [np.nan, np.nan, np.nan], [0.9, np.nan, 1.0]])
+    order = cluster_order(mean).tolist()
+    assert sorted(order) == [0, 1, 2]
+    assert abs(order.index(0) - order.index(2)) == 1
+
+
+def three_tasks(pairs: dict[tuple[int, int], np.ndarray]) -> bm.TaskSimilarity:
+    values = np.ones((len(next(iter(pairs.values()))), 3, 3))
+    for (i, j), draws in pairs.items():
+        values[:, i, j] = values[:, j, i] = draws
+    names = list("abc")
+    array = xr.DataArray(
+        values, coords={"task": names, "task_other": names}, dims=("draw", "task", "task_other")
+    )
+    return bm.TaskSimilarity(array, "correlation")
+
+
+def test_similarity_shows_how_sure_a_cell_is():
+    sure = np.linspace(0.5, 0.9, 100)
+    likely = np.linspace(-0.3, 0.7, 100)  # P(>0) = 0.7
+    even = np.linspace(-0.5, 0.5, 100)
+    ax = bm.plots.similarity(three_tasks({(0, 1): sure, (0, 2): likely, (1, 2): even}))
+    cells = next(c for c in ax.collections if isinstance(c, PolyCollection))
+    sides = {tuple(sorted(p.vertices.mean(axis=0))): np.ptp(p.vertices[:, 0]) for p in cells.get_paths()}
+    measured = sorted(set(np.round(list(sides.values()), 6)))
+    assert measured == pytest.approx([0.94 * 0.75 * 0.4, 0.94], abs=0.02)  # and no square for the even one
+    written = {text.get_text() for text in ax.texts}
+    assert "0.70\n0.52 to 0.88" in written
+    assert len(ax.texts) == 6  # none on the diagonal
+
+
+def test_mass_of_the_interval_is_used_and_named():
+    pairs = {(0, 1): np.linspace(-0.1, 0.9, 200), (0, 2): np.full(200, 0.5), (1, 2): np.full(200, 0.5)}
+    wide = bm.plots.similarity(three_tasks(pairs), mass=0.9)
+    narrow = bm.plots.similarity(three_tasks(pairs), mass=0.5)
+    assert "90 % interval" in wide.get_title(loc="left")
+    assert "50 % interval" in narrow.get_title(loc="left")
+
+    def filled(ax):
+        cells = next(c for c in ax.collections if isinstance(c, PolyCollection))
+        return sum(np.ptp(path.vertices[:, 0]) > 0.9 for path in cells.get_paths())
+
+    assert (filled(wide), filled(narrow)) == (4, 6)
+
+
+def test_similarity_shows_opacity_for_many_tasks():
+    task_similarity = similarity_of(100)
+    ax = bm.plots.similarity(task_similarity)
+    opacity = ax.images[0].get_alpha()
+    assert opacity.shape == (100, 100)
+    assert (np.diag(opacity) == 0).all()
+    assert opacity.min() >= 0 and opacity.max() == 1
+    assert "Paler" in ax.get_title(loc="left")
+
+
+def test_colours_have_a_labelled_bar_of_the_whole_range():
+    ax = bm.plots.similarity(similarity_of(3))
+    bar = next(other for other in ax.figure.axes if other is not ax)
+    assert bar.get_ylabel() == "posterior mean of the similarity"
+    assert bar.get_ylim() == (-1, 1)
+
+
+def test_similarity_that_does_not_exist_is_left_blank():
+    values = {(0, 1): np.full(20, np.nan), (0, 2): np.full(20, 0.5), (1, 2): np.full(20, np.nan)}
+    ax = bm.plots.similarity(three_tasks(values))
+    assert len(ax.texts) == 2
+
+
+def test_shrinkage_draws_the_numbers_of_the_frames():
+    separate, shared, pooled = (coefficients_of(5, shrink) for shrink in (1.0, 0.5, 0.0))
+    ax = bm.plots.shrinkage(separate, shared, pooled, "dose")
+    ours = shared.xs("dose", level="feature")["mean"].sort_values()
+    assert [label.get_text() for label in ax.get_xticklabels()] == list(ours.index)
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_allclose(drawn["shared, with interval"], ours)
+    alone = separate.xs("dose", level="feature")["mean"].loc[ours.index]
+    np.testing.assert_allclose(drawn["separate"], alone)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "pooled",
+        "separate",
+        "shared, with interval",
+    ]
+    assert ax.get_ylabel() == "weight of dose"
+
+
+def test_shrinkage_of_chosen_tasks():
+    ax = shrinkage_of(10, tasks=["school_3", "school_7"])
+    assert {label.get_text() for label in ax.get_xticklabels()} == {"school_3", "school_7"}
+
+
+@pytest.mark.parametrize("num_tasks", [1, 3, 139])
+def test_legends_and_titles_stay_inside_the_figure(num_tasks):
+    shrinkage, heatmap = shrinkage_of(num_tasks), bm.plots.similarity(similarity_of(num_tasks))
+    titles = [child for child in heatmap.get_children() if isinstance(child, Text)]
+    title = next(child for child in titles if child.get_text() == heatmap.get_title(loc="left"))
+    for ax, artist in ((shrinkage, shrinkage.get_legend()), (heatmap, title)):
+        ax.figure.canvas.draw()
+        box, page = artist.get_window_extent(), ax.figure.bbox
+        assert box.x0 >= page.x0 and box.x1 <= page.x1
+        assert box.y0 >= page.y0 and box.y1 <= page.y1
+
+
+def test_shrinkage_names_what_is_wrong():
+    good, other = coefficients_of(3, 0.5), coefficients_of(2, 1.0)
+    with pytest.raises(
+        SpecificationError, match=r"`feature`: expected a feature of `separate` \('Intercept', "
+    ):
+        bm.plots.shrinkage(good, good, good, "doze")
+    with pytest.raises(UnknownTaskError, match="`separate`.*none of 'school_2'"):
+        bm.plots.shrinkage(other, good, good, "dose")
+    with pytest.raises(DataError, match=r"`pooled`.*Pass fit.coefficients\(\)"):
+        bm.plots.shrinkage(good, good, {"dose": 1.0}, "dose")
+    with pytest.raises(DataError, match="`shared`"):
+        bm.plots.shrinkage(good, good.drop(columns="lower"), good, "dose")
+    assert not plt.get_fignums()
+
+
+@pytest.fixture(scope="module")
+def labs() -> tuple[bm.TaskData, bm.Fit]:
+    rng = np.random.default_rng(0)
+    n = 60
+    frame = pd.DataFrame(
+        {
+            "lab": np.repeat(["north", "south", "east"], n // 3),
+            "dose": rng.uniform(0, 10, n),
+            "treated": rng.random(n) < 0.5,
+            "age": rng.normal(40, 5, n),
+        }
+    )
+    frame["response"] = 2 + 0.7 * frame["dose"] + frame["treated"] + rng.normal(size=n)
+    frame.loc[3, "response"] = np.nan
+    data = bm.TaskData.from_frame(frame, task="lab", target="response", features=["dose", "treated"])
+    return data, bm.LinearModel().fit(data, method="empirical_bayes", seed=0, num_draws=50, progress=False)
+
+
+def test_predictions_draw_the_rows_of_one_task(labs):
+    data, fit = labs
+    ax = bm.plots.predictions(data, fit.predict(data), "dose", task="north")
+    points = np.concatenate([line.get_xydata() for line in ax.lines if line.get_marker() == "o"])
+    here = data.task == data.task_names.index("north")
+    dose = data.X[here, data.feature_names.index("dose")]
+    np.testing.assert_allclose(np.sort(points[:, 0]), np.sort(dose))
+    assert np.isfinite(points[:, 1]).sum() == 19
+    assert ax.get_title() == "lab north: 19 rows"
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("dose", "response")
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert legend[-1] == "90 % interval of a new observation"
+    assert len(legend) == 3 and all(text.startswith("mean, treated") for text in legend[:2])
+
+
+def test_predictions_of_the_function(labs):
+    data, fit = labs
+    ax = bm.plots.predictions(data, fit.predict(data, kind="latent"), "dose", task="south", mass=0.8)
+    assert ax.get_legend().get_texts()[-1].get_text() == "80 % interval of the task's function"
+
+
+def test_predictions_draw_a_bar_per_row_when_other_features_vary_freely(labs):
+    data, fit = labs
+    ax = bm.plots.predictions(data, fit.predict(data), "treated", task="east")
+    means = next(line for line in ax.lines if line.get_label() == "mean")
+    assert len(means.get_xdata()) == 20
+    assert len(set(means.get_xdata())) == 20  # side by side, not on top of each other
+    assert ax.get_xticks().tolist() == [0, 1]
+
+
+def test_predictions_of_a_task_never_seen(labs):
+    data, fit = labs
+    frame = pd.DataFrame({"lab": "west", "dose": [0.0, 5.0, 9.0], "treated": False, "response": np.nan})
+    frame.loc[0, "response"] = 2.5
+    new = bm.TaskData.from_frame(frame, task="lab", target="response", features=["dose", "treated"])
+    ax = bm.plots.predictions(new, fit.predict(frame, new_tasks="population"), "dose")
+    assert ax.get_title() == "lab west: 1 row, never seen by the fit"
+
+
+def test_predictions_name_what_is_wrong(labs):
+    data, fit = labs
+    prediction = fit.predict(data)
+    with pytest.raises(SpecificationError, match="`feature`.*'doze'"):
+        bm.plots.predictions(data, prediction, "doze", task="north")
+    with pytest.raises(SpecificationError, match="`task`.*Pass task='east'"):
+        bm.plots.predictions(data, prediction, "dose")
+    with pytest.raises(UnknownTaskError, match="`task`.*'west'"):
+        bm.plots.predictions(data, prediction, "dose", task="west")
+    with pytest.raises(DataError, match=r"`prediction`.*Pass fit.predict\(data\)"):
+        bm.plots.predictions(data, fit.predict(data.select_tasks(["north"])), "dose", task="north")
+    with pytest.raises(SpecificationError, match="mass"):
+        bm.plots.predictions(data, prediction, "dose", task="north", mass=90)
+    with pytest.raises(SpecificationError, match=r"Pass fit.task_similarity\(\)"):
+        bm.plots.similarity(fit)
+    assert not plt.get_fignums()
+
+
+def test_plots_draw_on_the_axes_given_and_make_no_figure(labs):
+    data, fit = labs
+    _, axes = plt.subplots(3)
+    bm.plots.similarity(similarity_of(4), ax=axes[0])
+    shrinkage_of(4, ax=axes[1])
+    bm.plots.predictions(data, fit.predict(data), "dose", task="north", ax=axes[2])
+    assert len(plt.get_fignums()) == 1
+
+
+def test_colours_differ_in_lightness():
+    lightness = [
+        np.dot([0.2126, 0.7152, 0.0722], np.array(to_rgb(c)) ** 2.2) for c in (style.BLUE, style.PURPLE)
+    ]
+    assert abs(lightness[0] - lightness[1]) > 0.1
+
+
+def test_the_package_can_be_imported_without_matplotlib():
+    code = "import sys; sys.modules['matplotlib'] = None; import bayesmtl; bayesmtl.plots.similarity"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_missing_matplotlib_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "bayesmtl\[plots\]"'):
+        bm.plots.similarity(similarity_of(3))
+    with pytest.raises(ImportError):
+        shrinkage_of(3)
