@@ -155,7 +155,7 @@ def one_design(data: bm.TaskData, options: Options) -> list[str]:
             program,
             num_warmup=peer_warmup,
             num_draws=peer_draws,
-            num_chains=NUM_CHAINS,
+            num_chains=2 if reduced else NUM_CHAINS,
             seed=0,
             cap=min(options.cap, 8.0) if reduced else options.cap,
         )

@@ -7,12 +7,12 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ["MPLBACKEND"] = "Agg"
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
-import bayesmtl as bm
+import bayesmtl as bm  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -99,7 +99,8 @@ def mixing_table(posterior: xr.Dataset) -> pd.DataFrame:
         if not positions:
             continue
         values = array.to_numpy()
-        columns = np.stack([values[:, :, *p] for p in positions], axis=-1)
+        places = [int(np.ravel_multi_index(p, values.shape[2:])) if p else 0 for p in positions]
+        columns = values.reshape(*values.shape[:2], -1)[:, :, places]
         axes = {"chain_axis": 0, "draw_axis": 1}
         # one chain is split in two, which R-hat needs
         rhat = array_stats.rhat(columns if len(columns) > 1 else _halves(columns), **axes)

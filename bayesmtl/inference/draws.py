@@ -47,12 +47,14 @@ def complete_draws(
     values = problem.space.constrain(points.reshape(C * N, P))
     T, D = problem.tasks.num_tasks, problem.tasks.num_features
     size = max(1, _CHUNK // (T * D * max(group.rows.shape[1] for group in problem.tasks.groups)))
+    flat = points.reshape(C * N, P)
+    one_value = bool((flat == flat[0]).all())  # a mode: all draws share its factors
     parts = []
     for start in range(0, C * N, size):
-        chunk = {name: value[start : start + size] for name, value in values.items()}
         B = min(size, C * N - start)
-        structure, noise = problem.structure(chunk), problem.noise(chunk, B)
-        basis = draw_basis(problem.tasks, structure, noise, generator)
+        chunk = {name: value[:1] if one_value else value[start : start + B] for name, value in values.items()}
+        structure, noise = problem.structure(chunk), problem.noise(chunk, 1 if one_value else B)
+        basis = draw_basis(problem.tasks, structure, noise, generator, num_draws=B if one_value else 1)
         parts.append(draw_weights(problem.tasks, structure, noise, basis, generator))
     draws = WeightDraws(
         torch.cat([part.weights for part in parts]),

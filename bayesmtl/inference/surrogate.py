@@ -7,7 +7,8 @@ one. How well the field fits decides how often a trajectory is accepted, and not
 
 The field: variance components act through v = x^2, and their forces flatten out for large v, so
 g_d(x) = phi_d'(x) * sum_e [polynomial_de(r_e) + b_de r_d r_e] with r_e = x_e^2 / (x_e^2 + c_e) for a scale on
-the signed line, r_e = x_e otherwise; phi' is 2 x or 1. The polynomials are cubic; all is fitted by least squares.
+the signed line, r_e = x_e otherwise; phi' is 2 x or 1. The polynomials are cubic; all is fitted by least
+squares.
 
 Source: Rasmussen (2003), who follows trajectories on a Gaussian process fitted to the density.
 """

@@ -9,7 +9,7 @@ The data need at least three tasks with three observed rows each, a number colum
 some missing targets. Known noise given by task must name `NEW_TASK` as well.
 
 Where two runs should differ by rounding only, draws are compared to a relative 1e-6 of their spread: inputs
-that differ in the last bit (1e-16) are amplified along trajectories and by the optimiser, by far less than that.
+that differ in the last bit (1e-16) are amplified along trajectories and by the optimiser, by less than that.
 Where two runs use different random numbers, posterior means are compared: see `assert_same_means`.
 """
 
@@ -42,9 +42,9 @@ NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
 LONG = {"num_chains": 2, "num_draws": 50, "num_warmup": 30, "progress": False}
 SHORT = {"num_chains": 2, "num_draws": 12, "num_warmup": 20, "progress": False}
 
-# Standard errors that two Monte Carlo means may differ by. A check compares about 20 means, the catalogue runs
-# about 40 such checks: at 6 (two-sided 2e-9 each) chance fails one run in a million; an exchanged task differs
-# by far more. Effective sample sizes of so short runs are themselves uncertain, hence not 5.
+# Standard errors that two Monte Carlo means may differ by. A check compares about 20 means, the catalogue
+# runs about 40 such checks: at 6 (two-sided 2e-9 each) chance fails one run in a million; an exchanged task
+# differs by far more. Effective sample sizes of so short runs are themselves uncertain, hence not 5.
 STANDARD_ERRORS = 6.0
 # False-alarm probability of one comparison of two distributions.
 ALPHA = 1e-6
@@ -280,7 +280,7 @@ def check_missing_targets(subject: Subject) -> None:
 def check_small_tasks(subject: Subject) -> None:
     """A task with one row is fitted; a task without an observed row follows the population.
 
-    The latter's predictions are compared with those for a task that does not exist, by a test at level `ALPHA`.
+    The latter's predictions are compared with those for a task that does not exist, in a test at `ALPHA`.
     Where a noise level of its own is asked for, such tasks are refused instead (see the bad-input tests).
     """
     if subject.needs_rows_per_task:
@@ -335,7 +335,7 @@ def _global_state() -> dict[str, Any]:
         "random": random.getstate(),
         "numpy": repr(np.random.get_state()),  # noqa: NPY002
         "torch": torch.get_rng_state().tolist(),
-        "pyro": {name: store[name].tolist() for name in store.keys()},  # noqa: SIM118 - no dict
+        "pyro": {name: store[name].tolist() for name in store.keys()},
         "dtype": torch.get_default_dtype(),
         "threads": torch.get_num_threads(),
         "gradients": torch.is_grad_enabled(),

@@ -17,7 +17,7 @@ FIT = {"method": "empirical_bayes", "seed": 0, **TINY}
 
 
 def refused(kind: type[BayesMTLError], parameter: str, *texts: str):
-    """Expect an error with its four slots filled, about this parameter, that mentions these texts in order."""
+    """Expect an error with its four slots filled, about this parameter, with these texts in this order."""
     pattern = rf"^`{re.escape(parameter)}`: expected .+, found .+\. .+"
     pattern = pattern.replace(".+", "(.|\n)+")
     ahead = "(.|\n)*".join(map(re.escape, texts))
@@ -203,7 +203,9 @@ def test_known_noise_is_found_by_label():
 @pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3)], ids=lambda seed: type(seed).__name__)
 def test_numpy_integers_are_whole_numbers(seed, lab_data, tmp_path):
     fit = bm.LinearModel().fit(lab_data, **FIT | {"seed": seed, "num_draws": np.int32(20)})
-    assert fit.posterior.equals(bm.LinearModel().fit(lab_data, **FIT | {"seed": 3, "num_draws": 20}).posterior)
+    assert fit.posterior.equals(
+        bm.LinearModel().fit(lab_data, **FIT | {"seed": 3, "num_draws": 20}).posterior
+    )
     fit.save(tmp_path / "fit.nc")
     assert bm.load(tmp_path / "fit.nc").seed == 3
 
@@ -218,7 +220,9 @@ def test_known_noise_missing_for_a_new_task(lab_data, lab_frame):
         fit.condition(new)
 
 
-@pytest.mark.parametrize("data", [None, "data.csv", pd.DataFrame({"x": [1.0]})], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "data", [None, "data.csv", pd.DataFrame({"x": [1.0]})], ids=lambda d: type(d).__name__
+)
 def test_data_that_are_no_task_data(data):
     with refused(DataError, "data", "a TaskData", type(data).__name__, "TaskData.from_frame"):
         bm.LinearModel().fit(data, **FIT)
@@ -251,7 +255,9 @@ VERBS = {
 def test_columns_in_another_order_are_read_by_name(site_fit, sites):
     expected = site_fit.predict(sites).draws
     assert np.array_equal(site_fit.predict(sites[["result", "site", "dose", "lab"]]).draws, expected)
-    assert np.array_equal(site_fit.predict(sites.assign(more=1)[["site", "more", "dose", "lab"]]).draws, expected)
+    assert np.array_equal(
+        site_fit.predict(sites.assign(more=1)[["site", "more", "dose", "lab"]]).draws, expected
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -302,7 +308,9 @@ def test_no_rows(site_fit, sites):
 
 
 def test_unknown_task(site_fit, sites):
-    with refused(UnknownTaskError, "lab", "'a', 'b', 'c'", "'lab_7', not in", 'new_tasks="population"') as caught:
+    with refused(
+        UnknownTaskError, "lab", "'a', 'b', 'c'", "'lab_7', not in", 'new_tasks="population"'
+    ) as caught:
         site_fit.predict(sites.assign(lab="lab_7"))
     assert isinstance(caught.value, KeyError)
     with refused(UnknownTaskError, "lab", "'a', 'b', 'c'", "'lab_7'", "fit.condition"):

@@ -67,7 +67,10 @@ ENTRIES = {
 }
 # A scale and a noise level for each task, on the engine that takes no time.
 ENTRIES |= {
-    f"Independent, {_name(noise)}, empirical_bayes": (bm.LinearModel(bm.Independent(), noise), "empirical_bayes")
+    f"Independent, {_name(noise)}, empirical_bayes": (
+        bm.LinearModel(bm.Independent(), noise),
+        "empirical_bayes",
+    )
     for noise in LIKELIHOODS["Gaussian"][1:]
 }
 

@@ -51,7 +51,7 @@ def test_known_hyperparameters_give_the_closed_form_of_all_rows():
     model = bm.LinearModel(
         bm.Hierarchical(scale=bm.Fixed(0.6), mean_scale=bm.Fixed(0.8)), bm.Gaussian(noise=NOISE)
     )
-    S = 40_000
+    S = 12_000
     fit = model.fit(first, method="exact", seed=0, num_chains=4, num_draws=S // 4, progress=False)
     updated = fit.condition(later)
     assert updated.task_names == (*first.task_names, "task_4")
@@ -89,6 +89,10 @@ def test_no_evidence_is_lost_or_counted_twice():
         np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-10)
 
 
+# chains this short may be told to run longer; their Monte Carlo error is measured and allowed for below
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+@pytest.mark.slow
+@pytest.mark.statistical
 @pytest.mark.parametrize("sharing", [bm.Hierarchical(), bm.LowRank(1)], ids=["Hierarchical", "LowRank"])
 def test_estimated_hyperparameters_agree_with_a_full_refit(sharing):
     # means over draws differ by Monte Carlo error only: 5 standard errors for about 40 quantities is a false
@@ -96,18 +100,19 @@ def test_estimated_hyperparameters_agree_with_a_full_refit(sharing):
     data = balanced([2] * 10)
     first, later = split(data)
     model = bm.LinearModel(sharing, bm.Gaussian())
-    run = {"method": "exact", "num_chains": 16, "num_draws": 250, "progress": False}
+    run = {"method": "exact", "num_chains": 8, "num_draws": 250, "progress": False}
     updated = model.fit(first, seed=1, **run).condition(later)
     refit = model.fit(data, seed=2, **run)
     distinct = len(np.unique(updated.draws.basis.flatten(0, 1)[:, 0, 0].numpy()))
-    assert distinct > 1000
+    assert distinct > 500
     for name in ("population", "residual_scale", "noise", "weights"):
         ours, theirs = updated.posterior[name], refit.posterior[name]
         if name == "weights":
             ours = ours.sel(task=list(data.task_names))
-        ours, theirs = (array.to_numpy().reshape(16, 250, -1) for array in (ours, theirs))
+        ours, theirs = (array.to_numpy().reshape(8, 250, -1) for array in (ours, theirs))
         error = array_stats.mcse(theirs, chain_axis=0, draw_axis=1, method="mean")
-        # ordered as they were drawn no longer: the effective number of the first fit's draws counts too
-        own_error = ours.std((0, 1)) * np.sqrt(2 / distinct)
+        # resampled draws are in no order, so their own error cannot be measured: the first fit's chains mix as
+        # the refit's do, and keep `distinct` of their 2,000 draws
+        own_error = error * np.sqrt(2 * 2000 / distinct)
         gap = np.abs(ours.mean((0, 1)) - theirs.mean((0, 1)))
         assert (gap < 5 * np.hypot(error, own_error)).all(), name

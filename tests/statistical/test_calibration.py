@@ -38,7 +38,7 @@ def test_exact(name):
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_empirical_bayes_with_known_hyperparameters(name):
-    assert_calibrated(calibrate(KNOWN[name], 100, method="empirical_bayes", seed=2000))
+    assert_calibrated(calibrate(KNOWN[name], 60, method="empirical_bayes", seed=2000))
 
 
 def wrong(scale: float, noise: float) -> bm.LinearModel:
@@ -50,7 +50,7 @@ def wrong(scale: float, noise: float) -> bm.LinearModel:
 def test_power_against_a_scale_that_is_wrong_by_half(scale, noise):
     # simulated with scale 0.6 and noise 0.7
     simulator = KNOWN["Hierarchical isotropic"]
-    ranks = calibrate(simulator, 100, fitter=wrong(scale, noise), method="empirical_bayes", seed=3000)
+    ranks = calibrate(simulator, 60, fitter=wrong(scale, noise), method="empirical_bayes", seed=3000)
     assert ranks.p_value() < LIMIT
 
 

@@ -23,7 +23,7 @@ from bayesmtl.errors import MissingDataSetError, MissingDependencyError
 STAGES = (0, 1, 5, 20)
 SEEDS = (0, 1, 2)
 NUM_NEW = 15
-FEATURES = ["standLRT", "sex"]
+FEATURES = ["standLRT"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.statistical]
 

@@ -174,7 +174,8 @@ def test_offences_are_noticed(text):
 @pytest.mark.parametrize("name", [name for name in bayesmtl.__all__ if not name.startswith("__")])
 def test_every_public_name_is_documented(name):
     value = getattr(bayesmtl, name)
-    documentation = vars(value).get("__doc__")  # its own, not that of a parent
+    # of a class its own, not that of its parent
+    documentation = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
     assert documentation and documentation.strip()
     # a dataclass without one is given its signature
     assert not documentation.startswith(f"{name}(")
