@@ -117,6 +117,7 @@ class Fit:
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units."""
         prediction.check_mass(mass)
+        prediction.check_mass(mass)
         weights = self.posterior["weights"].stack(sample=("chain", "draw")).transpose("task", "feature", ...)
         values = weights.to_numpy()
         lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)

@@ -34,7 +34,7 @@ def check_mass(mass: float) -> None:
 def interval(draws: xr.DataArray, mass: float) -> tuple[xr.DataArray, xr.DataArray]:
     """Central interval over the dimension `draw`."""
     check_mass(mass)
-    bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw")
+    bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw", skipna=False)
     lower, upper = (bounds.isel(quantile=i, drop=True) for i in (0, 1))
     return lower, upper
 

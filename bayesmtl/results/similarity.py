@@ -46,7 +46,7 @@ class TaskSimilarity:
     @property
     def mean(self) -> xr.DataArray:
         """Posterior mean, dimensions (task, task_other)."""
-        return self.draws.mean("draw")
+        return self.draws.mean("draw", skipna=False)
 
     def interval(self, mass: float = 0.9) -> tuple[xr.DataArray, xr.DataArray]:
         """Central interval: (lower, upper), each with dimensions (task, task_other)."""
@@ -68,7 +68,9 @@ class TaskSimilarity:
             )
         sign, number = match[1], float(match[2])
         compare = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[sign]
-        return xr.DataArray(compare(self.draws, number)).mean("draw")
+        # a similarity that is not defined is neither above nor below anything
+        true = self.draws.copy(data=compare(self.draws.to_numpy(), number).astype(float))
+        return true.where(self.draws.notnull()).mean("draw", skipna=False)
 
     def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
         """One row per pair of tasks, most similar first: mean, lower, upper and P(>0)."""

@@ -2,7 +2,7 @@
 
 All unknowns are stacked into one vector, v = (vec Z, e_1 .. e_T), with v ~ N(0, P). Row i of the data is
 
-    y_i = h_i' v + noise_i,     h_i = (a_t (x) x_i  |  x_i in the place of e_t, zero elsewhere),   t = task of i
+    y_i = h_i'v + noise_i,   h_i = (a_t (x) x_i  |  x_i in the place of e_t, zero elsewhere),   t = task of i
 
 so y ~ N(0, H P H' + diag(sigma_t^2)), and v | y follows from the textbook formula for Gaussian vectors. One
 hyperparameter value at a time, nothing clever; gradients come from automatic differentiation.

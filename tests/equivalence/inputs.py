@@ -31,7 +31,9 @@ def compress(rows: Rows) -> CompressedTasks:
 
 
 def statistics(rows: Rows) -> TaskStatistics:
-    return TaskStatistics.from_rows(rows.X.numpy(), rows.y.numpy(), np.array(rows.task, dtype=int), rows.num_tasks)
+    return TaskStatistics.from_rows(
+        rows.X.numpy(), rows.y.numpy(), np.array(rows.task, dtype=int), rows.num_tasks
+    )
 
 
 def _rank_deficient(X: np.ndarray) -> np.ndarray:

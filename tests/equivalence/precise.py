@@ -1,4 +1,4 @@
-"""The dense density and its gradients with 60 digits, for inputs on which double precision fails the dense form."""
+"""The dense density and its gradients with 60 digits, where double precision fails the dense form."""
 
 from __future__ import annotations
 

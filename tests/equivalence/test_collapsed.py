@@ -1,7 +1,7 @@
 """The collapsed density and its analytic gradients equal the dense normal density and automatic ones.
 
-Tolerances. Both sides work in double precision on numbers of size 1 to 1e3, so 1e-9 relative is rounding with
-room to spare for benign inputs. The statistics X'X square the condition number of X: directions that are 1e5
+Tolerances. Both sides work in double precision on numbers of size 1 to 1e3, so 1e-9 relative is rounding
+with room to spare for benign inputs. The statistics X'X square the condition number of X: directions that are 1e5
 times weaker than others keep about 6 of 16 digits there, so hard inputs have a tolerance of their own, written
 where they are listed.
 """
@@ -101,7 +101,9 @@ def test_tiny_noise(sigma, rows, tolerance):
     expected, expected_gradients = precise.log_marginal(structure, sigma, 0, ROWS[rows])
     assert value.item() == pytest.approx(expected, rel=1e-9)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient.flatten(), expected_gradients[name], rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            gradient.flatten(), expected_gradients[name], rtol=tolerance, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("noise", NOISES)

@@ -1,4 +1,4 @@
-"""`condition` equals refitting: exactly where hyperparameters are known, within Monte Carlo error elsewhere."""
+"""`condition` equals refitting: the closed form where hyperparameters are known, else a full refit."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def test_no_evidence_is_lost_or_counted_twice():
 @pytest.mark.statistical
 @pytest.mark.parametrize("sharing", [bm.Hierarchical(), bm.LowRank(1)], ids=["Hierarchical", "LowRank"])
 def test_estimated_hyperparameters_agree_with_a_full_refit(sharing):
-    # means over draws differ by Monte Carlo error only: 5 standard errors for about 40 quantities is a false
-    # alarm of 2e-5. Importance resampling repeats draws: its effective number is about that of distinct ones.
+    # means over draws differ by Monte Carlo error only: 5 standard errors for about 40 quantities is a
+    # false alarm of 2e-5. Importance resampling repeats draws: its effective number is about that of distinct ones.
     data = balanced([2] * 10)
     first, later = split(data)
     model = bm.LinearModel(sharing, bm.Gaussian())

@@ -36,7 +36,9 @@ def assert_draws_follow(draws: torch.Tensor, mean: torch.Tensor, covariance: tor
 
 
 @pytest.mark.parametrize("rows", ["mixed sizes", "rank deficient", "fewer rows than features"])
-@pytest.mark.parametrize("structure", [name for name in STRUCTURES if name != "A none, scale none, factor none"])
+@pytest.mark.parametrize(
+    "structure", [name for name in STRUCTURES if name != "A none, scale none, factor none"]
+)
 def test_draws_of_basis_and_weights(structure, rows):
     data = ROWS[rows]
     one = make_structure(*STRUCTURES[structure], batch=1)

@@ -1,9 +1,9 @@
 """Collapsed equals joint: an independent Pyro program that samples every weight gives the same posterior.
 
 The program below shares nothing with the package but the priors that the documentation states: population,
-scales, noise and all weights are sampled by Pyro's NUTS, with nothing integrated out. Means are compared within
-5 Monte Carlo standard errors and spreads within 15 %, for 13 quantities: false alarms below 1e-4 (seeds are
-fixed besides).
+scales, noise and all weights are sampled by Pyro's NUTS, with nothing integrated out. Means agree within
+5 Monte Carlo standard errors and spreads within 25 %, for 11 quantities: false alarms below 1e-4 (seeds
+are fixed besides).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pyro.infer import MCMC, NUTS
 
 import bayesmtl as bm
 
-NUM_TASKS = 4
+NUM_TASKS = 3
 NAMES = ("population", "residual_scale", "noise", "weights")
 
 
@@ -41,8 +41,8 @@ def reference(X: torch.Tensor, y: torch.Tensor, task: torch.Tensor) -> dict[str,
         pyro.clear_param_store()
         torch.set_default_dtype(torch.float64)
         pyro.set_rng_seed(0)
-        kernel = NUTS(joint_program, target_accept_prob=0.9, max_tree_depth=6)
-        mcmc = MCMC(kernel, num_samples=1000, warmup_steps=300, disable_progbar=True)
+        kernel = NUTS(joint_program, target_accept_prob=0.9, max_tree_depth=5)
+        mcmc = MCMC(kernel, num_samples=600, warmup_steps=200, disable_progbar=True)
         mcmc.run(X, y, task)
         draws = mcmc.get_samples()
         draws["weights"] = draws["population"][:, None] + draws["residual_scale"][:, None] * draws["apart"]
@@ -59,7 +59,7 @@ def reference(X: torch.Tensor, y: torch.Tensor, task: torch.Tensor) -> dict[str,
 @pytest.mark.filterwarnings("ignore::FutureWarning:pyro", "ignore::UserWarning:torch")
 def test_collapsed_equals_joint():
     rng = np.random.default_rng(0)
-    task = np.repeat(np.arange(NUM_TASKS), [3, 5, 8, 8])
+    task = np.repeat(np.arange(NUM_TASKS), [4, 8, 8])
     x = rng.normal(size=len(task))
     x = (x - x.mean()) / x.std()
     W = np.array([0.4, -0.8]) + 0.7 * rng.normal(size=(NUM_TASKS, 2))
@@ -76,4 +76,4 @@ def test_collapsed_equals_joint():
         ]
         gap = np.abs(ours.mean((0, 1)) - theirs.mean((0, 1)))
         assert (gap < 5 * np.hypot(*errors)).all(), name
-        assert (np.abs(theirs.std((0, 1)) / ours.std((0, 1)) - 1) < 0.15).all(), name
+        assert (np.abs(theirs.std((0, 1)) / ours.std((0, 1)) - 1) < 0.25).all(), name

@@ -21,7 +21,7 @@ NOISE = 0.7
 
 
 def task_data(counts: list[int], seed: int = 0) -> bm.TaskData:
-    """Rows that no standardisation changes: the target is left alone, weights are compared in standard units."""
+    """The target is not standardised; weights are compared in standard units."""
     rng = np.random.default_rng(seed)
     task = np.repeat([f"task_{t}" for t in range(len(counts))], counts)
     X = rng.normal(size=(len(task), 2))
@@ -173,7 +173,8 @@ def test_full_covariance_with_identity_correlation_is_diagonal():
     identity = torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
     values = {"mean_scale": mean, "residual_scale": scale, "residual_correlation": identity}
     densities = [
-        log_marginal(tasks, bm.Hierarchical(kind).structure(values, 4, 3), noise) for kind in ("diagonal", "full")
+        log_marginal(tasks, bm.Hierarchical(kind).structure(values, 4, 3), noise)
+        for kind in ("diagonal", "full")
     ]
     torch.testing.assert_close(*densities, rtol=1e-12, atol=0)
 
