@@ -9,10 +9,10 @@ How draws are made independent: 64 chains run as one batch and only the last dra
 have 65 values and draws are as independent as the chains.
 
 How uniformity is judged: a rank r out of L draws becomes u = (r + v) / (L + 1) with v uniform, so u is
-exactly uniform if all is right. Two exact tests per quantity: Kolmogorov-Smirnov on u (shifted posteriors), and
-the sum of squared normal scores of u, chi-square distributed (Cook, Gelman and Rubin, 2006; too wide or too
-narrow posteriors). The smaller p-value, doubled, is the quantity's, and the smallest over quantities, multiplied by
-their number, the model's (Bonferroni).
+exactly uniform if all is right. Two exact tests per quantity: Kolmogorov-Smirnov on u (shifted posteriors),
+and the sum of squared normal scores of u, chi-square distributed (Cook, Gelman and Rubin, 2006; too wide or
+too narrow posteriors). The smaller p-value, doubled, is the quantity's, and the smallest over quantities,
+multiplied by their number, the model's (Bonferroni).
 """
 
 from __future__ import annotations
@@ -264,13 +264,14 @@ def main(arguments: list[str] | None = None) -> None:
     limit = FALSE_ALARM / len(frame)
     failed = frame.loc[frame["p (all quantities)"] < limit, "model"].tolist()
     verdict = f"Not calibrated: {', '.join(failed)}." if failed else "No pair departs from uniform ranks."
+    rows = ", ".join(map(str, ROWS_PER_TASK))
     text = (
         "# Simulation-based calibration\n\n"
         f"`python -m benchmarks.calibration --simulations {options.simulations}`: {options.simulations} "
-        f"simulated data sets per model, 4 tasks with {', '.join(map(str, ROWS_PER_TASK))} rows, {NUM_CHAINS} independent "
-        f"draws per fit. A pair fails below p = {limit:.1e} (false-alarm probability {FALSE_ALARM:g} for the "
-        "table). Mean ranks are .5 and spreads 1 where posteriors are right; a spread above 1 means intervals "
-        f"that are too narrow.\n\n{verdict}\n\n{_markdown(frame)}\n"
+        f"simulated data sets per model, 4 tasks with {rows} rows, {NUM_CHAINS} independent draws per fit. A "
+        f"pair fails below p = {limit:.1e} (false-alarm probability {FALSE_ALARM:g} in all). Mean ranks "
+        "are .5 and spreads 1 where posteriors are right; a spread above 1 means intervals that are too "
+        f"narrow.\n\n{verdict}\n\n{_markdown(frame)}\n"
     )
     print(text)
     RESULTS.parent.mkdir(exist_ok=True)

@@ -132,8 +132,8 @@ def check_draws(
     notes: list[str] = []
     if not complete:
         messages.append("The run was interrupted; fit again, with checkpoint=path to go on where it stopped.")
-    table = mixing_table(posterior)
-    if method == "empirical_bayes":
+    if method == "empirical_bayes":  # independent draws: there is no chain to judge
+        table = mixing_table(xr.Dataset())
         notes.append(
             "Hyperparameters are fixed at their posterior mode, so intervals leave out the uncertainty about "
             'how much tasks differ; method="exact" includes it.'
@@ -142,7 +142,9 @@ def check_draws(
             messages.append("The optimiser stopped before it reached a mode; another seed may help.")
         if float(np.max(sample_stats["start_disagreement"])) > 0.1:
             notes.append("Starts ended in different modes; the better one is used.")
-    elif not table.empty:
+    else:
+        table = mixing_table(posterior)
+    if not table.empty:
         messages.extend(_mixing_messages(table, posterior.sizes["chain"]))
     if "diverging" in sample_stats and sample_stats["diverging"].any():
         number = int(sample_stats["diverging"].sum())

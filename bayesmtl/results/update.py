@@ -191,6 +191,6 @@ def _redraw(
         shaped(basis),
         shaped(weights),
         shaped(factors),
-        {},
+        {name: stat.ravel()[keep].reshape(C, N) for name, stat in fit.draws.sample_stats.items()},
         fit.draws.complete,
     )

@@ -33,7 +33,7 @@ class LowRank(Sharing):
         rank: R, number of shared directions.
         strength: Scale of the directions' t distribution in standardised units; 90 % of each entry's mass
             lies within 2.35 times it.
-            scale: Prior of the private scales; HalfNormal(0.5) puts 90 % of its mass below 0.82 units.
+        scale: Prior of the private scales; HalfNormal(0.5) puts 90 % of its mass below 0.82 units.
         mean_scale: As in `Hierarchical`.
 
     Source: the Bayesian counterpart of trace-norm multi-task feature learning (Argyriou, Evgeniou and

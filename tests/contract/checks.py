@@ -206,10 +206,10 @@ def check_relabelling(subject: Subject) -> None:
     `assert_same_means`. The density itself is the same to rounding: `check_density_relabelling`.
     """
     renamed = _renamed(subject)
-    fit = subject.fit(renamed.data, renamed.model, **LONG)
+    fit = subject.fit(renamed.data, renamed.model)
     mapping = _other_names(subject.data.task_names)
     assert set(fit.task_names) == set(mapping.values()) and fit.task_names != tuple(mapping.values())
-    expected = subject.long.posterior["weights"]
+    expected = subject.short.posterior["weights"]
     found = fit.posterior["weights"].sel(task=[mapping[name] for name in subject.data.task_names])
     # in units of each feature's effect, so that no feature's scale hides another's
     assert_same_means(expected.to_numpy(), found.to_numpy())

@@ -112,9 +112,9 @@ def test_a_killed_run_resumes_bit_for_bit(
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_resumes_bit_for_bit(name, lab_data, stop_after, save_always, tmp_path, monkeypatch):
     """In a warm-up long enough for every stage of adaptation, killed after it and within."""
-    path, run = tmp_path / "run.npz", {"num_warmup": 60, "num_draws": 8}
+    path, run = tmp_path / "run.npz", {"num_warmup": 30, "num_draws": 6}
     expected = fit(lab_data, MODELS[name], **run)
-    for done in (52, 63):
+    for done in (28, 33):
         with monkeypatch.context() as patch:
             advance = HMC.advance
 

@@ -105,6 +105,25 @@ def test_collapsed_peer_has_the_density_of_a_dense_normal():
     np.testing.assert_allclose(float(found), expected + constant, rtol=1e-8)
 
 
+def test_stock_peer_is_the_same_model():
+    pytest.importorskip("numpyro")
+    from numpyro.infer.util import log_density
+    from scipy import stats
+
+    from benchmarks import peers
+
+    rng = np.random.default_rng(0)
+    X, y, task = rng.normal(size=(8, 2)), rng.normal(size=8), np.arange(8) % 3
+    values = {"mu": np.array([0.3, -0.2]), "tau": np.array([0.5, 0.8]), "sigma": 0.7}
+    z = rng.normal(size=(3, 2))
+    found, _ = log_density(peers.every_weight_latent(peers.Rows(X, y, task, 3)), (), {}, values | {"z": z})
+    mean = (X * (values["mu"] + values["tau"] * z)[task]).sum(1)
+    expected = stats.norm.logpdf(values["mu"]).sum() + stats.norm.logpdf(z).sum()
+    expected += stats.halfnorm.logpdf([*values["tau"], values["sigma"]]).sum()
+    expected += stats.norm.logpdf(y, mean, values["sigma"]).sum()
+    np.testing.assert_allclose(float(found), expected, rtol=1e-8)
+
+
 def test_table_is_markdown():
     from benchmarks.common import table
 

@@ -130,7 +130,8 @@ def posterior_of_factors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and covariance of the coordinates (v_1 .. v_T) in e_t = ... + L v_t, given y; v_t ~ N(0, I).
 
-    Row i sees v_t through L'x_i, so the formula of `posterior` holds with L'x_i in the place of x_i and P = I.
+    Row i sees v_t through L'x_i, so the formula of `posterior` holds with L'x_i in the place of x_i and P =
+    I.
     """
     assert structure.residual_factor is not None
     L = structure.residual_factor[b]

@@ -1,9 +1,9 @@
 """The collapsed density and its analytic gradients equal the dense normal density and automatic ones.
 
 Tolerances. Both sides work in double precision on numbers of size 1 to 1e3, so 1e-9 relative is rounding
-with room to spare for benign inputs. The statistics X'X square the condition number of X: directions that are 1e5
-times weaker than others keep about 6 of 16 digits there, so hard inputs have a tolerance of their own, written
-where they are listed.
+with room to spare for benign inputs. The statistics X'X square the condition number of X: directions that are
+1e5 times weaker than others keep about 6 of 16 digits there, so hard inputs have a tolerance of their own,
+written where they are listed.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ def test_no_evidence_is_lost_or_counted_twice():
 @pytest.mark.parametrize("sharing", [bm.Hierarchical(), bm.LowRank(1)], ids=["Hierarchical", "LowRank"])
 def test_estimated_hyperparameters_agree_with_a_full_refit(sharing):
     # means over draws differ by Monte Carlo error only: 5 standard errors for about 40 quantities is a
-    # false alarm of 2e-5. Importance resampling repeats draws: its effective number is about that of distinct ones.
+    # false alarm of 2e-5. Importance resampling repeats draws: its effective number is about that of distinct
+    # ones.
     data = balanced([2] * 10)
     first, later = split(data)
     model = bm.LinearModel(sharing, bm.Gaussian())
@@ -111,8 +112,8 @@ def test_estimated_hyperparameters_agree_with_a_full_refit(sharing):
             ours = ours.sel(task=list(data.task_names))
         ours, theirs = (array.to_numpy().reshape(8, 250, -1) for array in (ours, theirs))
         error = array_stats.mcse(theirs, chain_axis=0, draw_axis=1, method="mean")
-        # resampled draws are in no order, so their own error cannot be measured: the first fit's chains mix as
-        # the refit's do, and keep `distinct` of their 2,000 draws
+        # resampled draws are in no order, so their own error cannot be measured: the first fit's chains mix
+        # as the refit's do, and keep `distinct` of their 2,000 draws
         own_error = error * np.sqrt(2 * 2000 / distinct)
         gap = np.abs(ours.mean((0, 1)) - theirs.mean((0, 1)))
         assert (gap < 5 * np.hypot(error, own_error)).all(), name

@@ -2,9 +2,9 @@
 
 REML maximises where we average, and knows no prior, so the two need not be equal; they have to agree within
 posterior uncertainty. Limits, in posterior standard deviations: 0.5 for fixed effects and the noise,
-which many rows inform; 1 for the standard deviations and the correlation of the random effects, whose posteriors are
-skewed (18 subjects in `sleepstudy`: the posterior mean of a scale lies above its mode); 0.75 for the weights of
-any single task, and 0.25 for their root mean square.
+which many rows inform; 1 for the standard deviations and the correlation of the random effects, whose
+posteriors are skewed (18 subjects in `sleepstudy`: the posterior mean of a scale lies above its mode); 0.75
+for the weights of any single task, and 0.25 for their root mean square.
 
 Features are centred first: both models then speak of the spread of intercepts at the mean of the feature.
 """

@@ -2,7 +2,8 @@
 
 False-alarm budget: 1e-4 for this whole file. It has 11 tests of uniformity (and seeds are fixed), so each
 model fails below p = 9e-6 for all of its quantities together. The tests of power say what that still detects.
-`BAYESMTL_LONG=1` runs more simulations of every sharing x noise pair, as `python -m benchmarks.calibration` does.
+`BAYESMTL_LONG=1` runs more simulations of every sharing x noise pair, as `python -m benchmarks.calibration`
+does.
 """
 
 from __future__ import annotations

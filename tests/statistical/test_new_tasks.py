@@ -3,8 +3,8 @@
 Coverage. 90 % intervals of pupils who were never used cover 85 to 95 % at every stage. Pupils of one school
 share its effect, so 15 schools are far fewer than 15 x 60 independent cases: with between-school variance a
 sixth of the total, the standard error of one split's coverage is about 1.5 points before any pupil is known.
-Three splits (45 schools) are therefore pooled, which brings it below 1 point; 5 points are then more than five
-of them.
+Three splits (45 schools) are therefore pooled, which brings it below 1 point; 5 points are then more than
+five of them.
 
 At each stage the pupils behind the first 20 of each school are predicted, the same at all stages, so that
 stages can be compared.
@@ -29,7 +29,8 @@ FEATURES = ["standLRT"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.statistical,
-    # an R-hat of 1.014 in these short fits does not move coverage; a warning of `condition` would stay an error
+    # an R-hat of 1.014 in these short fits does not move coverage; a warning of `condition` would stay an
+    # error
     pytest.mark.filterwarnings("ignore:(Chains disagree|Few independent):bayesmtl.errors.ConvergenceWarning"),
 ]
 

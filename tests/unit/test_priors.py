@@ -168,7 +168,7 @@ STATED = [
         lambda: bm.Pooled().mean_scale.value * upper(Normal()),
         0.005,
     ),
-    (bm.LowRank, "90 % of the mass below 0.82", 0.82, lambda: upper(bm.LowRank().scale), 0.005),
+    (bm.LowRank, "90 % of its mass below 0.82", 0.82, lambda: upper(bm.LowRank().scale), 0.005),
 ]
 
 
