@@ -54,7 +54,7 @@ class Checkpoint:
             "history_gradients": _stack([gradients for _, gradients in state.history], (C, P)),
             "trial": np.array(state.trial),
             "draws": _stack(state.draws, (C, P)),
-            "stats": _stack(state.stats, (C, 4)),
+            "stats": _stack(state.stats, (C, 5)),
             "iteration": np.array(state.iteration),
         }
         if state.surrogate is not None:

@@ -34,6 +34,9 @@ TRAJECTORY = 2.4
 # Shares of warm-up at which the metric is renewed, and at which the surrogate is fitted and put to the test.
 METRIC_AT, SURROGATE_AT = (0.15, 0.4, 0.7), 0.85
 SURROGATE_STEP = 0.6  # of the exact step size: its steps cost nothing, so the path may be followed closely
+# Every so many iterations follow exact gradients all the same: where the surrogate is poor, as in a tail that
+# warm-up hardly saw, a chain would reject its proposals for long. A cycle of exact kernels is exact.
+EXACT_EVERY = 5
 SURROGATE_ACCEPTANCE = 0.5  # mean acceptance below which exact gradients are the better bargain
 DIVERGENCE = 1000.0  # energy error beyond which a trajectory has left the level set, as in Stan
 _METRIC_FROM = 0.3  # share of a window that is dropped before its covariance is taken
@@ -85,7 +88,7 @@ class State:
         surrogate: The field that trajectories follow; `None` for exact gradients.
         trial: Mean acceptance of each iteration of the surrogate's test.
         draws: Kept points, each (C, P).
-        stats: Per kept draw: acceptance, energy error, number of steps, log density.
+        stats: Per kept draw: acceptance, energy error, steps, log density, whether on the surrogate.
         iteration: Iterations done.
     """
 
@@ -140,18 +143,19 @@ class HMC:
 
     def advance(self, state: State) -> None:
         """One iteration of all chains, in place."""
-        stats = self._move(state)
+        surrogate = state.surrogate if state.iteration % EXACT_EVERY else None
+        stats = self._move(state, surrogate)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
-            self._adapt(state, float(stats[:, 0].mean()))
+            self._adapt(state, float(stats[:, 0].mean()), on_surrogate=surrogate is not None)
         else:
             state.draws.append(state.points)
             state.stats.append(stats)
 
-    def _adapt(self, state: State, acceptance: float) -> None:
-        if state.surrogate is not None:
+    def _adapt(self, state: State, acceptance: float, *, on_surrogate: bool) -> None:
+        if on_surrogate:
             state.trial.append(acceptance)
-        else:
+        elif state.iteration <= self.surrogate_at:
             state.step.update(acceptance)
             state.window.append(state.points)
         if state.iteration in self.metric_at:
@@ -160,19 +164,12 @@ class HMC:
             state.step.step_size, state.window = state.step.averaged(), []
             points, gradients = (torch.cat(part) for part in zip(*state.history, strict=True))
             state.surrogate, state.history = Surrogate.fit(points, gradients, self.signed), []
-            self._refresh_gradient(state)
         if state.iteration == self.num_warmup:
             # the first half of the test still comes from where exact trajectories had left the chains
             trial = state.trial[len(state.trial) // 2 :]
             if not trial or sum(trial) / len(trial) < SURROGATE_ACCEPTANCE:
                 state.surrogate = None
-                self._refresh_gradient(state)
-
-    def _refresh_gradient(self, state: State) -> None:
-        if state.surrogate is None:
-            state.value, state.gradient = self.value_and_gradient(state.points)
-        else:
-            state.gradient = state.surrogate.gradient(state.points)
+                _, state.gradient = self.value_and_gradient(state.points)
 
     def _exact_gradient(self, state: State, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value, gradient = self.value_and_gradient(points)
@@ -180,26 +177,32 @@ class HMC:
             state.history.append((points, gradient))
         return value, gradient
 
-    def _move(self, state: State) -> torch.Tensor:
+    def _move(self, state: State, surrogate: Surrogate | None) -> torch.Tensor:
         C, P = state.points.shape
         jitter = float(torch.rand(1, generator=state.generator, dtype=torch.float64)) + 0.5
-        step = state.step.step_size * (1.0 if state.surrogate is None else SURROGATE_STEP)
+        step = state.step.step_size * (1.0 if surrogate is None else SURROGATE_STEP)
         length = 8 * step if state.trajectory is None else state.trajectory
         # an early metric is poor, and long ways through it are wasted
         most = MAX_STEPS if state.iteration >= self.metric_at[1] else MAX_EARLY_STEPS
         num_steps = min(max(round(length * jitter / step), 1), most)
         momentum = torch.randn(C, P, generator=state.generator, dtype=torch.float64)
         energy = 0.5 * (momentum**2).sum(1) - state.value
-        point, value, gradient = state.points, state.value, state.gradient
+        point, value = state.points, state.value
+        if surrogate is not None:
+            gradient = surrogate.gradient(point)
+        elif state.surrogate is not None:  # the moves before this one did not need the exact gradient
+            _, gradient = self.value_and_gradient(point)
+        else:
+            gradient = state.gradient
         for _ in range(num_steps):
             momentum = momentum + 0.5 * step * (gradient @ state.root)
             point = point + step * (momentum @ state.root.T)
-            if state.surrogate is None:
+            if surrogate is None:
                 value, gradient = self._exact_gradient(state, point)
             else:
-                gradient = state.surrogate.gradient(point)
+                gradient = surrogate.gradient(point)
             momentum = momentum + 0.5 * step * (gradient @ state.root)
-        if state.surrogate is not None:
+        if surrogate is not None:
             value = self.value(point)
         error = torch.nan_to_num(0.5 * (momentum**2).sum(1) - value - energy, nan=torch.inf)
         acceptance = torch.exp(-error.clamp(min=0.0))
@@ -208,7 +211,8 @@ class HMC:
         state.gradient = torch.where(accepted[:, None], gradient, state.gradient)
         state.value = torch.where(accepted, value, state.value)
         steps = torch.full((C,), float(num_steps), dtype=torch.float64)
-        return torch.stack([acceptance, error, steps, state.value], dim=1)
+        on_surrogate = torch.full_like(steps, float(surrogate is not None))
+        return torch.stack([acceptance, error, steps, state.value, on_surrogate], dim=1)
 
     def _learn_metric(self, state: State) -> None:
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])
@@ -235,13 +239,13 @@ class HMC:
 def stacked(state: State, num_draws: int) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
     """The first `num_draws` kept points (C, N, P) and their sample statistics, each (C, N)."""
     points = torch.stack(state.draws[:num_draws], dim=1)
-    acceptance, error, steps, value = torch.stack(state.stats[:num_draws], dim=1).unbind(-1)
+    acceptance, error, steps, value, on_surrogate = torch.stack(state.stats[:num_draws], dim=1).unbind(-1)
     step_size = np.full(acceptance.shape, state.step.step_size)
     return points, {
         "acceptance_rate": acceptance.numpy(),
         # on a surrogate a large energy error is a poor proposal; on exact gradients it is the integrator's
-        "diverging": ((error > DIVERGENCE) & (state.surrogate is None)).numpy(),
-        "on_surrogate": np.full(acceptance.shape, state.surrogate is not None),
+        "diverging": ((error > DIVERGENCE) & (on_surrogate == 0)).numpy(),
+        "on_surrogate": (on_surrogate > 0).numpy(),
         "n_steps": steps.numpy().astype(int),
         "lp": value.numpy(),
         "step_size": step_size,
