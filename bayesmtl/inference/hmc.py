@@ -3,7 +3,7 @@
 Every chain moves the same number of leapfrog steps, so one batched evaluation serves them all. Warm-up
 learns, from all chains pooled, a metric (their covariance), the length of a trajectory, one step size (dual
 averaging), and from the gradients seen on the way a surrogate for them. If trajectories on the surrogate are
-accepted often enough, the kept draws use it and pay one exact density each; otherwise they follow exact
+accepted often enough, four of five kept draws use it and pay one exact density each; all others follow exact
 gradients. Lengths are jittered so that no direction is caught in its period. After warm-up nothing adapts:
 the chain is a fixed Markov chain with the posterior as its stationary distribution.
 
