@@ -270,7 +270,7 @@ def log_marginal(tasks: CompressedTasks, structure: Structure, noise: torch.Tens
         >>> one = torch.ones(1, 1, 1, dtype=torch.float64)
         >>> value = log_marginal(tasks, Structure(residual_scale=one), one[0])
         >>> round(value.item(), 4)  # N(y | 0, I + 1 1' inside a task)
-        -8.6529
+        -8.6527
     """
     return _LogMarginal.apply(  # type: ignore[no-untyped-call, no-any-return]
         tasks,

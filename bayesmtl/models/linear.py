@@ -46,7 +46,7 @@ class LinearModel:
         >>> from bayesmtl.data import TaskData
         >>> rng = np.random.default_rng(0)
         >>> x, task = rng.normal(size=60), np.repeat(["a", "b", "c"], 20)
-        >>> data = TaskData.from_arrays(x[:, None], 1 + 2 * x + rng.normal(size=60), task)
+        >>> data = TaskData.from_arrays(x[:, None], 1 + 2 * x + 0.1 * rng.normal(size=60), task)
         >>> fit = LinearModel().fit(data, method="empirical_bayes", seed=0, progress=False)
         >>> fit.coefficients().loc[("a", "x0"), "mean"].round(1)
         np.float64(2.0)

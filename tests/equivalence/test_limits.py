@@ -136,10 +136,12 @@ def test_low_rank_given_its_directions_is_hierarchical_with_a_full_covariance():
     low_rank = sharing.structure(space, 4, 3)
     Z, scale = low_rank.residual_factor.transpose(-1, -2), space["residual_scale"]
     Sigma = Z.transpose(-1, -2) @ Z + torch.diag_embed(scale**2)
-    torch.testing.assert_close(sharing.report(space)["shared_covariance"].values, Z.transpose(-1, -2) @ Z)
     # the same Sigma written as the full covariance of Hierarchical: scales and correlations
     sd = Sigma.diagonal(dim1=-2, dim2=-1).sqrt()
     correlation = Sigma / (sd[:, :, None] * sd[:, None, :])
+    reported = sharing.report(space)
+    torch.testing.assert_close(reported["residual_scale"].values, sd)
+    torch.testing.assert_close(reported["residual_correlation"].values, correlation)
     values = {
         "mean_scale": space["mean_scale"],
         "residual_scale": sd,
@@ -151,12 +153,12 @@ def test_low_rank_given_its_directions_is_hierarchical_with_a_full_covariance():
     )
 
 
-def test_low_rank_without_strength_is_hierarchical_diagonal():
+def test_low_rank_without_directions_is_hierarchical_diagonal():
     rng = np.random.default_rng(4)
     tasks, noise = compress(ROWS["mixed sizes"]), make_noise("task", batch=3)
     sharing = bm.LowRank(rank=2)
     values = {p.name: p.sample(rng, 3) for p in sharing.parameters(num_tasks=4, num_features=3)}
-    values["strength"] = torch.zeros(3, 2, dtype=torch.float64)
+    values["directions"] = torch.zeros_like(values["directions"])
     diagonal = bm.Hierarchical("diagonal").structure(values, 4, 3)
     torch.testing.assert_close(
         log_marginal(tasks, sharing.structure(values, 4, 3), noise),
