@@ -1,10 +1,10 @@
 """Exact draws of Z and W given hyperparameters: the other half of the collapsed density.
 
 Z is drawn from its Gaussian posterior. E given Z follows by conditioning a prior draw on a prior draw of the
-data (Matheron's rule): with S_t = G_t G_t', e_t = G_t v_t, v_t ~ N(0, I),
-    v_t | y = v* + G_t'F_t' C_t^-1 (c_t - F_t (Z'a_t + G_t v*) - noise*),
-which needs the r x r factor of C_t only and holds for singular S_t and for F_t of any rank. Several draws
-under one hyperparameter value share its factors.
+data (Matheron's rule): with e* ~ N(0, S_t),
+    e_t | y = e* + S_t F_t' C_t^-1 (c_t - F_t (Z'a_t + e*) - noise*),
+which needs the whitened tasks only and holds for singular S_t and for F_t of any rank. Several draws under
+one hyperparameter value share its factors.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bayesmtl.algebra.collapsed import factor_tasks, residual_root, whiten
+from bayesmtl.algebra.collapsed import Whitened, WhitenedGroup, factor_tasks, whiten
 from bayesmtl.algebra.statistics import CompressedTasks, TaskGroup
 from bayesmtl.algebra.structure import Structure
 
@@ -33,34 +33,25 @@ class WeightDraws:
     factors: torch.Tensor
 
 
-def draw_basis(
+def draw_posterior(
     tasks: CompressedTasks,
     structure: Structure,
     noise: torch.Tensor,
     generator: torch.Generator,
     num_draws: int = 1,
-) -> torch.Tensor:
-    """Draw Z | y, hyperparameters.
+) -> WeightDraws:
+    """Draw Z and W | y, hyperparameters.
 
     Args:
-        tasks: Compressed data of T tasks.
+        tasks: Compressed data of T tasks; tasks without rows follow the prior.
         structure: Prior of W for B hyperparameter values.
         noise: sigma_t, shape (B, T) or (B, 1).
         generator: Source of randomness.
         num_draws: S, draws for each hyperparameter value.
-
-    Returns:
-        Shape (B S, R, D), with R = 0 where nothing is shared.
     """
-    B, S, D = noise.shape[0], num_draws, tasks.num_features
-    if structure.basis_scale is None:
-        return torch.zeros(B * S, 0, D, dtype=noise.dtype)
     white = whiten(tasks, structure, noise)
-    assert white.L_basis is not None and white.basis_mean is not None
-    fresh = torch.randn(B, white.basis_mean.shape[1], S, generator=generator, dtype=noise.dtype)
-    spread = torch.linalg.solve_triangular(white.L_basis.transpose(-1, -2), fresh, upper=True)
-    draw: torch.Tensor = white.basis_mean + spread
-    return draw.transpose(-1, -2).reshape(B * S, *structure.basis_scale.shape[1:])
+    basis = _draw_basis(structure, white, generator, num_draws, tasks.num_features)
+    return _draw_weights(tasks, structure, noise, basis, generator, white)
 
 
 def draw_weights(
@@ -70,7 +61,7 @@ def draw_weights(
     basis: torch.Tensor,
     generator: torch.Generator,
 ) -> WeightDraws:
-    """Draw W | Z, y, hyperparameters.
+    """Draw W | Z, y, hyperparameters: `draw_posterior` for a Z that is known already.
 
     Args:
         tasks: Compressed data of T tasks; tasks without rows follow the prior.
@@ -79,6 +70,30 @@ def draw_weights(
         basis: Z, shape (B S, R, D); S draws of W are made for each hyperparameter value.
         generator: Source of randomness.
     """
+    return _draw_weights(tasks, structure, noise, basis, generator, whiten(tasks, structure, noise))
+
+
+def _draw_basis(
+    structure: Structure, white: Whitened, generator: torch.Generator, num_draws: int, num_features: int
+) -> torch.Tensor:
+    """Z, shape (B S, R, D), with R = 0 where nothing is shared."""
+    B = white.groups[0].L.shape[0]
+    if structure.basis_scale is None or white.L_basis is None or white.basis_mean is None:
+        return torch.zeros(B * num_draws, 0, num_features, dtype=white.groups[0].L.dtype)
+    fresh = torch.randn(B, white.L_basis.shape[1], num_draws, generator=generator, dtype=white.L_basis.dtype)
+    spread = torch.linalg.solve_triangular(white.L_basis.transpose(-1, -2), fresh, upper=True)
+    draw: torch.Tensor = white.basis_mean + spread
+    return draw.transpose(-1, -2).reshape(B * num_draws, *structure.basis_scale.shape[1:])
+
+
+def _draw_weights(
+    tasks: CompressedTasks,
+    structure: Structure,
+    noise: torch.Tensor,
+    basis: torch.Tensor,
+    generator: torch.Generator,
+    white: Whitened,
+) -> WeightDraws:
     B, T, D = noise.shape[0], tasks.num_tasks, tasks.num_features
     S = basis.shape[0] // B
     weights = shared_part(structure, basis, T)
@@ -86,17 +101,13 @@ def draw_weights(
     factors = torch.zeros(B * S, T, K, dtype=noise.dtype)
     if structure.residual_scale is None and K == 0:
         return WeightDraws(weights, basis, factors)
-    for group in tasks.groups:
-        shared = weights[:, group.index].reshape(B, S, -1, D)
-        v = _residual_coordinates(group, structure, noise, shared, generator)
-        residual = torch.zeros_like(shared)
-        if structure.residual_scale is not None:
-            residual = group.pick(structure.residual_scale)[:, None] * v[..., :D]
-        if structure.residual_factor is not None:
-            along = v[..., v.shape[-1] - K :]
-            factors[:, group.index] = along.flatten(0, 1)
-            residual = residual + along @ structure.residual_factor[:, None].transpose(-1, -2)
-        weights[:, group.index] = (shared + residual).flatten(0, 1)
+    for group, part in zip(tasks.groups, white.groups, strict=True):
+        # the S draws of one hyperparameter value are columns: (B, T_g, D, S)
+        shared = weights[:, group.index].reshape(B, S, -1, D).permute(0, 2, 3, 1)
+        residual, along = _draw_residual(group, part, structure, noise, shared, generator)
+        weights[:, group.index] = (shared + residual).permute(0, 3, 1, 2).flatten(0, 1)
+        if along is not None:
+            factors[:, group.index] = along.permute(0, 3, 1, 2).flatten(0, 1)
     return WeightDraws(weights, basis, factors)
 
 
@@ -107,26 +118,40 @@ def shared_part(structure: Structure, basis: torch.Tensor, num_tasks: int) -> to
     return structure.loadings @ basis
 
 
-def _residual_coordinates(
+def _draw_residual(
     group: TaskGroup,
+    part: WhitenedGroup,
     structure: Structure,
     noise: torch.Tensor,
     shared: torch.Tensor,
     generator: torch.Generator,
-) -> torch.Tensor:
-    """v_t of e_t = G_t v_t, shape (B, S, T_g, columns of G_t), given A Z of shape (B, S, T_g, D)."""
-    (B, S), (T, r, _) = shared.shape[:2], group.rows.shape
-    root = residual_root(structure, group)
-    assert root is not None
-    root = root.expand(B, -1, -1, -1)
-    L = factor_tasks(group, structure, noise)
-    # the S draws of one hyperparameter value are columns: (B, T_g, ., S)
-    v = torch.randn(B, T, root.shape[-1], S, generator=generator, dtype=shared.dtype)
-    fresh_noise = torch.randn(B, T, r, S, generator=generator, dtype=shared.dtype)
-    fitted = group.F @ shared.permute(0, 2, 3, 1) + root @ v
-    gap = group.c[..., None] - fitted - group.pick(noise)[..., None, None] * fresh_noise
-    v = v + root.transpose(-1, -2) @ torch.cholesky_solve(gap, L)
-    return v.permute(0, 3, 1, 2)
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """e_t, shape (B, T_g, D, S), given Z'a_t of that shape; and its coordinates along the factor, if any."""
+    B, T, D, S = shared.shape
+
+    def fresh(size: int) -> torch.Tensor:
+        return torch.randn(B, T, size, S, generator=generator, dtype=shared.dtype)
+
+    residual = torch.zeros_like(shared)
+    scale = along = None
+    if structure.residual_scale is not None:
+        scale = group.pick(structure.residual_scale)[..., None]
+        residual = scale * fresh(D)
+    factor = structure.residual_factor
+    if factor is not None:
+        factor = factor[:, None]
+        along = fresh(factor.shape[-1])
+        residual = residual + factor @ along
+    noise_white = torch.linalg.solve_triangular(part.L, fresh(part.L.shape[-1]), upper=False)
+    gap = part.h[..., None] - part.H @ (shared + residual) - group.pick(noise)[..., None, None] * noise_white
+    back = part.H.transpose(-1, -2) @ gap
+    if scale is not None:
+        residual = residual + scale**2 * back
+    if factor is not None and along is not None:
+        shift = factor.transpose(-1, -2) @ back
+        along = along + shift
+        residual = residual + factor @ shift
+    return residual, along
 
 
 def log_likelihood_given_basis(

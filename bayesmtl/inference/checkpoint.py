@@ -50,12 +50,15 @@ class Checkpoint:
             "root": state.root.numpy(),
             "trajectory": np.array(np.nan if state.trajectory is None else state.trajectory),
             "window": _stack(state.window, (C, P)),
-            "history_points": _stack([points for points, _ in state.history], (C, P)),
-            "history_gradients": _stack([gradients for _, gradients in state.history], (C, P)),
+            **{
+                f"history_{name}": _stack([entry[i] for entry in state.history], shape)
+                for i, (name, shape) in enumerate(_history_shapes(C, P).items())
+            },
             "trial": np.array(state.trial),
             "draws": _stack(state.draws, (C, P)),
             "stats": _stack(state.stats, (C, 5)),
             "iteration": np.array(state.iteration),
+            "trajectories": np.array(state.trajectories),
         }
         if state.surrogate is not None:
             for name in _SURROGATE_FIELDS:
@@ -97,6 +100,10 @@ class Checkpoint:
         return _restore(arrays)
 
 
+def _history_shapes(C: int, P: int) -> dict[str, tuple[int, ...]]:
+    return {"points": (C, P), "values": (C,), "gradients": (C, P), "weights": (C,)}
+
+
 def _stack(items: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
     return torch.stack(items).numpy() if items else np.zeros((0, *shape))
 
@@ -121,15 +128,12 @@ def _restore(arrays: dict[str, np.ndarray]) -> State:
         trajectory=None if np.isnan(trajectory) else trajectory,
         window=list(torch.from_numpy(arrays["window"])),
         history=list(
-            zip(
-                torch.from_numpy(arrays["history_points"]),
-                torch.from_numpy(arrays["history_gradients"]),
-                strict=True,
-            )
+            zip(*(torch.from_numpy(arrays[f"history_{name}"]) for name in _history_shapes(0, 0)), strict=True)
         ),
         surrogate=surrogate,
         trial=arrays["trial"].tolist(),
         draws=list(torch.from_numpy(arrays["draws"])),
         stats=list(torch.from_numpy(arrays["stats"])),
         iteration=int(arrays["iteration"]),
+        trajectories=int(arrays["trajectories"]),
     )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bayesmtl.algebra.conditional import WeightDraws, draw_basis, draw_weights
+from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.inference.problem import Problem
 
-_CHUNK = 4_000_000  # weights and their rows of workspace handled at once, in numbers
+_CHUNK = 1_000_000  # weights and their rows of workspace handled at once, in numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +54,8 @@ def complete_draws(
         B = min(size, C * N - start)
         chunk = {name: value[:1] if one_value else value[start : start + B] for name, value in values.items()}
         structure, noise = problem.structure(chunk), problem.noise(chunk, 1 if one_value else B)
-        basis = draw_basis(problem.tasks, structure, noise, generator, num_draws=B if one_value else 1)
-        parts.append(draw_weights(problem.tasks, structure, noise, basis, generator))
+        num_draws = B if one_value else 1
+        parts.append(draw_posterior(problem.tasks, structure, noise, generator, num_draws))
     draws = WeightDraws(
         torch.cat([part.weights for part in parts]),
         torch.cat([part.basis for part in parts]),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 
 from bayesmtl.inference.draws import Draws, complete_draws
+from bayesmtl.inference.mode import NUM_STARTS, find_modes
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings
-
-NUM_STARTS = 2
-_MAX_ITERATIONS = 500
 
 
 def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
@@ -24,31 +21,22 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
     scale that nothing is known about would have its mode at zero.
     """
     rng = np.random.default_rng(settings.seed)
-    starts = problem.space.initial(rng, NUM_STARTS).numpy()
-
-    def negative(point: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = problem.value_and_gradient(torch.from_numpy(point)[None])
-        # L-BFGS backs off from an infinite value; NaN would stop it
-        return -float(value[0]), -gradient[0].numpy()
-
+    starts = problem.space.initial(rng, NUM_STARTS)
     if starts.shape[1]:
-        options = {"maxiter": _MAX_ITERATIONS}
-        results = [
-            minimize(negative, start, jac=True, method="L-BFGS-B", options=options) for start in starts
-        ]
-        best = min(results, key=lambda result: float(result.fun))
-        mode, converged = best.x, bool(best.success)
-        agree = max(abs(float(result.fun) - float(best.fun)) for result in results)
+        modes = find_modes(problem, starts)
+        best = max(modes, key=lambda mode: mode.value)
+        point, converged = best.point, best.converged
+        disagreement = max(best.value - mode.value for mode in modes)
     else:  # every hyperparameter is known
-        mode, converged, agree = starts[0], True, 0.0
+        point, converged, disagreement = starts[0], True, 0.0
     C, N = settings.num_chains, settings.num_draws
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    points = torch.from_numpy(mode).expand(C * N, -1)
+    points = point.expand(C * N, -1)
     unseen = np.flatnonzero(problem.tasks.count.numpy() == 0)
     if len(unseen):
         points = problem.space.redraw_tasks(points, unseen, rng)
     sample_stats = {
         "converged": np.full((C, N), converged),
-        "start_disagreement": np.full((C, N), agree),
+        "start_disagreement": np.full((C, N), disagreement),
     }
     return complete_draws(problem, points.reshape(C, N, -1), sample_stats, generator)

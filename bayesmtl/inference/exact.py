@@ -8,9 +8,14 @@ import torch
 from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.hmc import HMC, stacked
+from bayesmtl.inference.mode import NUM_STARTS, find_modes, spread_root
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
+
+# Standard deviations of the normal approximation that chains start from a mode. The bulk of the posterior is
+# easily reached from its mode, from far outside it is not.
+_START_SPREAD = 0.2
 
 
 def exact(problem: Problem, settings: Settings) -> Draws:
@@ -47,7 +52,7 @@ def exact(problem: Problem, settings: Settings) -> Draws:
         state = checkpoint.load()
     if state is None:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        state = hmc.start(problem.space.initial(rng, settings.num_chains), generator)
+        state = hmc.start(*_around_modes(problem, settings.num_chains, rng, generator), generator)
     total = settings.num_warmup + settings.num_draws
     description = f"{settings.num_chains} chains"
     complete = True
@@ -64,3 +69,15 @@ def exact(problem: Problem, settings: Settings) -> Draws:
         checkpoint.save(state)
     points, sample_stats = stacked(state, settings.num_draws)
     return complete_draws(problem, points, sample_stats, weights_generator, complete=complete)
+
+
+def _around_modes(
+    problem: Problem, num_chains: int, rng: np.random.Generator, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points where chains start (C, P), taking turns among the modes found, and a root of their metric."""
+    modes = find_modes(problem, problem.space.initial(rng, NUM_STARTS))
+    best = max(modes, key=lambda mode: mode.value)
+    root = spread_root(problem, best.point, generator)
+    centers = torch.stack([modes[chain % len(modes)].point for chain in range(num_chains)])
+    fresh = torch.randn(centers.shape, generator=generator, dtype=centers.dtype)
+    return centers + _START_SPREAD * fresh @ root.T, root

@@ -1,11 +1,20 @@
 """Hamiltonian Monte Carlo with all chains as one batch, adapted together.
 
-Every chain moves the same number of leapfrog steps, so one batched evaluation serves them all. Warm-up
-learns, from all chains pooled, a metric (their covariance), the length of a trajectory, one step size (dual
-averaging), and from the gradients seen on the way a surrogate for them. If trajectories on the surrogate are
-accepted often enough, four of five kept draws use it and pay one exact density each; all others follow exact
-gradients. Lengths are jittered so that no direction is caught in its period. After warm-up nothing adapts:
-the chain is a fixed Markov chain with the posterior as its stationary distribution.
+Every chain moves the same number of leapfrog steps, so one batched evaluation serves them all. Chains start
+near the mode, with its curvature as the first metric. Warm-up has three parts, and learns from all chains
+pooled:
+
+1. exact gradients, short trajectories and dual averaging of one step size, until a metric (the covariance of
+   the chains) can be taken;
+2. the same in this metric, keeping every gradient, until a surrogate for gradients can be fitted;
+3. trajectories on the surrogate, each ending with one exact gradient. The ends are spread over the whole
+   posterior, rejected ones where the surrogate is poor among them, and it is fitted again with them. Where
+   too few are accepted, exact gradients are followed for a while.
+
+If in the end trajectories on the surrogate are accepted often enough, kept draws use it and pay two exact
+densities each; if not, draws follow exact gradients. Lengths are jittered so that no direction is caught in
+its period, and now and then a trajectory is short, which is accepted even where the surrogate is poor. After
+warm-up nothing adapts: the chain is a fixed Markov chain with the posterior as its stationary distribution.
 
 Source: Neal (2011) for the algorithm; Hoffman and Gelman (2014) for dual averaging; Hoffman, Radul and
 Sountsov (2021) for one trajectory length over many chains.
@@ -31,14 +40,22 @@ MAX_EARLY_STEPS = 10
 # scales that trade off against each other lie on arcs, along which a longer way pays: best of 1.6, 2.4 and
 # 3.2 in effective draws per evaluation on a model with 24 hyperparameters.
 TRAJECTORY = 2.4
-# Shares of warm-up at which the metric is renewed, and at which the surrogate is fitted and put to the test.
-METRIC_AT, SURROGATE_AT = (0.15, 0.4, 0.7), 0.85
-SURROGATE_STEP = 0.6  # of the exact step size: its steps cost nothing, so the path may be followed closely
-# Every so many iterations follow exact gradients all the same: where the surrogate is poor, as in a tail that
-# warm-up hardly saw, a chain would reject its proposals for long. A cycle of exact kernels is exact.
-EXACT_EVERY = 5
-SURROGATE_ACCEPTANCE = 0.5  # mean acceptance below which exact gradients are the better bargain
+# Shares of warm-up at which the metric is renewed; from the second on also the surrogate, from the third on
+# if the one before has served. The last one settles it.
+RENEWED_AT = (0.1, 0.3, 0.45, 0.6, 0.8)
+# Mean acceptance below which exact gradients are the better bargain: a trajectory on them costs several times
+# as much, and nearly all are accepted.
+SURROGATE_ACCEPTANCE = 0.3
+TRAJECTORIES_PER_DRAW = 2  # on the surrogate: a draw of all weights costs about as much as a trajectory
+SURROGATE_STEP = 0.25  # in the metric's units; its steps cost nothing, so the path is followed closely
+# Every so many trajectories on the surrogate are short, by this factor: where it is poor, as in a tail that
+# warm-up hardly saw, a chain would reject long ones many times in a row.
+SHORT_EVERY, SHORT = 6, 0.1
 DIVERGENCE = 1000.0  # energy error beyond which a trajectory has left the level set, as in Stan
+# What lies this and the number of coordinates below the chains' log density is of no use to the surrogate:
+# the gradients at ends of trajectories that went astray would outweigh all others.
+_TYPICAL = 10.0
+_ALONG_THE_WAY = 0.1  # weight of a point on an exact trajectory: its neighbours tell nearly the same
 _METRIC_FROM = 0.3  # share of a window that is dropped before its covariance is taken
 
 
@@ -84,12 +101,14 @@ class State:
         root: Root of the inverse metric, shape (P, P): momenta are standard normal after dividing by it.
         trajectory: Length of a trajectory in the metric; `None` before the first window has ended.
         window: Warm-up points since the last change of metric.
-        history: Exact gradients of the later warm-up, pairs of (C, P): points and gradients there.
+        history: Exact gradients since warm-up's first part: points (C, P), log densities (C,), gradients
+            (C, P), and the weight (C,) that they have for the surrogate.
         surrogate: The field that trajectories follow; `None` for exact gradients.
-        trial: Mean acceptance of each iteration of the surrogate's test.
+        trial: Mean acceptance of each warm-up iteration on the present surrogate.
         draws: Kept points, each (C, P).
         stats: Per kept draw: acceptance, energy error, steps, log density, whether on the surrogate.
         iteration: Iterations done.
+        trajectories: Trajectories done.
     """
 
     points: torch.Tensor
@@ -100,12 +119,13 @@ class State:
     root: torch.Tensor
     trajectory: float | None = None
     window: list[torch.Tensor] = field(default_factory=list)
-    history: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    history: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
     surrogate: Surrogate | None = None
     trial: list[float] = field(default_factory=list)
     draws: list[torch.Tensor] = field(default_factory=list)
     stats: list[torch.Tensor] = field(default_factory=list)
     iteration: int = 0
+    trajectories: int = 0
 
 
 class HMC:
@@ -132,87 +152,152 @@ class HMC:
         self.value, self.value_and_gradient = value, value_and_gradient
         self.num_warmup, self.signed = num_warmup, signed
         self.target_acceptance = target_acceptance
-        self.metric_at = [round(num_warmup * share) for share in METRIC_AT]
-        self.surrogate_at = round(num_warmup * SURROGATE_AT)
+        self.renewed_at = [round(num_warmup * share) for share in RENEWED_AT]
 
-    def start(self, points: torch.Tensor, generator: torch.Generator) -> State:
-        """The state before the first iteration."""
+    def start(self, points: torch.Tensor, root: torch.Tensor, generator: torch.Generator) -> State:
+        """The state before the first iteration.
+
+        Args:
+            points: Where the chains start, shape (C, P).
+            root: Root of a guess at the covariance, shape (P, P).
+            generator: The chains' source of randomness.
+        """
         value, gradient = self.value_and_gradient(points)
-        root = torch.eye(points.shape[1], dtype=points.dtype)
-        return State(points, value, gradient, generator, StepSize(self.target_acceptance, 0.05), root)
+        return State(points, value, gradient, generator, StepSize(self.target_acceptance, 0.3), root)
 
     def advance(self, state: State) -> None:
         """One iteration of all chains, in place."""
-        surrogate = state.surrogate if state.iteration % EXACT_EVERY else None
-        stats = self._move(state, surrogate)
+        if state.iteration < self.num_warmup:
+            stats = self._move(state)
+            state.iteration += 1
+            self._adapt(state, float(stats[:, 0].mean()))
+            return
+        for _ in range(1 if state.surrogate is None else TRAJECTORIES_PER_DRAW):
+            stats = self._move(state)
         state.iteration += 1
-        if state.iteration <= self.num_warmup:
-            self._adapt(state, float(stats[:, 0].mean()), on_surrogate=surrogate is not None)
+        state.draws.append(state.points)
+        state.stats.append(stats)
+
+    def _move(self, state: State) -> torch.Tensor:
+        stats = self._on_exact(state) if state.surrogate is None else self._on_surrogate(state)
+        state.trajectories += 1
+        return stats
+
+    def _on_exact(self, state: State) -> torch.Tensor:
+        """Follow exact gradients; returns statistics, shape (C, 5)."""
+        length = 8 * state.step.step_size if state.trajectory is None else state.trajectory
+        # an early metric is poor, and long ways through it are wasted
+        most = MAX_STEPS if state.iteration >= self.renewed_at[1] else MAX_EARLY_STEPS
+        num_steps = _num_steps(length * self._jitter(state), state.step.step_size, most)
+        value = state.value
+
+        def field(points: torch.Tensor) -> torch.Tensor:
+            nonlocal value
+            value, gradient = self._evaluate(state, points)
+            return gradient
+
+        point, momentum, gradient, kinetic = self._leapfrog(
+            state, field, state.gradient, state.step.step_size, num_steps
+        )
+        accepted, stats = self._accept(state, point, value, kinetic - 0.5 * (momentum**2).sum(1), num_steps)
+        state.gradient = torch.where(accepted[:, None], gradient, state.gradient)
+        return stats
+
+    def _on_surrogate(self, state: State) -> torch.Tensor:
+        """Follow the surrogate and accept by the exact density; returns statistics, shape (C, 5)."""
+        assert state.surrogate is not None and state.trajectory is not None
+        step = min(SURROGATE_STEP, state.step.step_size)
+        short = SHORT if state.trajectories % SHORT_EVERY == 0 else 1.0
+        num_steps = _num_steps(short * state.trajectory * self._jitter(state), step, MAX_STEPS)
+        field = state.surrogate.gradient
+        point, momentum, _, kinetic = self._leapfrog(state, field, field(state.points), step, num_steps)
+        if state.iteration < self.renewed_at[-1]:
+            value, _ = self._evaluate(state, point)
         else:
-            state.draws.append(state.points)
-            state.stats.append(stats)
+            value = self.value(point)
+        _, stats = self._accept(state, point, value, kinetic - 0.5 * (momentum**2).sum(1), num_steps)
+        return stats
 
-    def _adapt(self, state: State, acceptance: float, *, on_surrogate: bool) -> None:
-        if on_surrogate:
-            state.trial.append(acceptance)
-        elif state.iteration <= self.surrogate_at:
-            state.step.update(acceptance)
-            state.window.append(state.points)
-        if state.iteration in self.metric_at:
-            self._learn_metric(state)
-        if state.iteration == self.surrogate_at:
-            state.step.step_size, state.window = state.step.averaged(), []
-            points, gradients = (torch.cat(part) for part in zip(*state.history, strict=True))
-            state.surrogate, state.history = Surrogate.fit(points, gradients, self.signed), []
-        if state.iteration == self.num_warmup:
-            # the first half of the test still comes from where exact trajectories had left the chains
-            trial = state.trial[len(state.trial) // 2 :]
-            if not trial or sum(trial) / len(trial) < SURROGATE_ACCEPTANCE:
-                state.surrogate = None
-                _, state.gradient = self.value_and_gradient(state.points)
-
-    def _exact_gradient(self, state: State, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _evaluate(self, state: State, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value, gradient = self.value_and_gradient(points)
-        if self.metric_at[1] < state.iteration < self.surrogate_at:
-            state.history.append((points, gradient))
+        if self.renewed_at[0] <= state.iteration < self.renewed_at[-1]:
+            weight = torch.full_like(value, _ALONG_THE_WAY if state.surrogate is None else 1.0)
+            state.history.append((points, value, gradient, weight))
         return value, gradient
 
-    def _move(self, state: State, surrogate: Surrogate | None) -> torch.Tensor:
-        C, P = state.points.shape
-        jitter = float(torch.rand(1, generator=state.generator, dtype=torch.float64)) + 0.5
-        step = state.step.step_size * (1.0 if surrogate is None else SURROGATE_STEP)
-        length = 8 * step if state.trajectory is None else state.trajectory
-        # an early metric is poor, and long ways through it are wasted
-        most = MAX_STEPS if state.iteration >= self.metric_at[1] else MAX_EARLY_STEPS
-        num_steps = min(max(round(length * jitter / step), 1), most)
-        momentum = torch.randn(C, P, generator=state.generator, dtype=torch.float64)
-        energy = 0.5 * (momentum**2).sum(1) - state.value
-        point, value = state.points, state.value
-        if surrogate is not None:
-            gradient = surrogate.gradient(point)
-        elif state.surrogate is not None:  # the moves before this one did not need the exact gradient
-            _, gradient = self.value_and_gradient(point)
-        else:
-            gradient = state.gradient
+    def _jitter(self, state: State) -> float:
+        return float(torch.rand(1, generator=state.generator, dtype=torch.float64)) + 0.5
+
+    def _leapfrog(
+        self,
+        state: State,
+        field: Callable[[torch.Tensor], torch.Tensor],
+        gradient: torch.Tensor,
+        step: float,
+        num_steps: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where a trajectory ends, its momentum and gradient there, and the kinetic energy it began with."""
+        point = state.points
+        momentum = torch.randn(point.shape, generator=state.generator, dtype=torch.float64)
+        kinetic = 0.5 * (momentum**2).sum(1)
         for _ in range(num_steps):
             momentum = momentum + 0.5 * step * (gradient @ state.root)
             point = point + step * (momentum @ state.root.T)
-            if surrogate is None:
-                value, gradient = self._exact_gradient(state, point)
-            else:
-                gradient = surrogate.gradient(point)
+            gradient = field(point)
             momentum = momentum + 0.5 * step * (gradient @ state.root)
-        if surrogate is not None:
-            value = self.value(point)
-        error = torch.nan_to_num(0.5 * (momentum**2).sum(1) - value - energy, nan=torch.inf)
+        return point, momentum, gradient, kinetic
+
+    def _accept(
+        self,
+        state: State,
+        point: torch.Tensor,
+        value: torch.Tensor,
+        kinetic_lost: torch.Tensor,
+        num_steps: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Metropolis' test of every chain; returns who moved, and the iteration's statistics."""
+        error = torch.nan_to_num(state.value - value - kinetic_lost, nan=torch.inf)
         acceptance = torch.exp(-error.clamp(min=0.0))
-        accepted = torch.rand(C, generator=state.generator, dtype=torch.float64) < acceptance
+        accepted = torch.rand(len(error), generator=state.generator, dtype=torch.float64) < acceptance
         state.points = torch.where(accepted[:, None], point, state.points)
-        state.gradient = torch.where(accepted[:, None], gradient, state.gradient)
         state.value = torch.where(accepted, value, state.value)
-        steps = torch.full((C,), float(num_steps), dtype=torch.float64)
-        on_surrogate = torch.full_like(steps, float(surrogate is not None))
-        return torch.stack([acceptance, error, steps, state.value, on_surrogate], dim=1)
+        steps = torch.full_like(error, float(num_steps))
+        on_surrogate = torch.full_like(error, float(state.surrogate is not None))
+        return accepted, torch.stack([acceptance, error, steps, state.value, on_surrogate], dim=1)
+
+    def _adapt(self, state: State, acceptance: float) -> None:
+        state.window.append(state.points)
+        if state.surrogate is None:
+            state.step.update(acceptance)
+        else:
+            state.trial.append(acceptance)
+        if state.iteration in self.renewed_at:
+            self._learn_metric(state)
+            if state.iteration <= self.renewed_at[1]:  # later points are all from the same distribution
+                state.window = []
+            if state.surrogate is not None and not _serves(state):
+                self._leave_surrogate(state)
+            elif state.surrogate is not None or self.renewed_at[1] <= state.iteration < self.renewed_at[-1]:
+                self._learn_surrogate(state)
+            if state.surrogate is None:
+                state.step = StepSize(self.target_acceptance, 0.5)
+        if state.iteration == self.num_warmup:
+            state.window, state.history, state.trial = [], [], []
+            if state.surrogate is None:
+                state.step.step_size = state.step.averaged()
+
+    def _learn_surrogate(self, state: State) -> None:
+        points, values, gradients, weights = (torch.cat(part) for part in zip(*state.history, strict=True))
+        use = values > state.value.median() - _TYPICAL - points.shape[1]
+        surrogate = Surrogate.fit(points[use], gradients[use], weights[use], self.signed)
+        if surrogate is not None:
+            # the first metric comes from exact trajectories, which say how far a step may go
+            state.step.step_size = state.step.averaged() if state.surrogate is None else SURROGATE_STEP
+            state.surrogate, state.trial = surrogate, []
+
+    def _leave_surrogate(self, state: State) -> None:
+        state.surrogate, state.trial = None, []
+        _, state.gradient = self.value_and_gradient(state.points)
 
     def _learn_metric(self, state: State) -> None:
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])
@@ -233,7 +318,15 @@ class HMC:
         # sampling noise widens the largest of P sample eigenvalues by about this factor
         widest /= (1 + math.sqrt(P / n)) ** 2
         state.trajectory = TRAJECTORY * math.sqrt(max(widest, 1.0))
-        state.step, state.window = StepSize(self.target_acceptance, 0.5), []
+
+
+def _num_steps(length: float, step: float, most: int) -> int:
+    return min(max(round(length / step), 1), most)
+
+
+def _serves(state: State) -> bool:
+    """Whether trajectories on the present surrogate are accepted often enough."""
+    return bool(state.trial) and sum(state.trial) / len(state.trial) >= SURROGATE_ACCEPTANCE
 
 
 def stacked(state: State, num_draws: int) -> tuple[torch.Tensor, dict[str, np.ndarray]]:

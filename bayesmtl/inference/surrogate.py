@@ -33,6 +33,8 @@ class Surrogate:
         curvature: c, shape (P,).
         center: Mean of r over the points it was fitted to, shape (P,).
         spread: Standard deviation of r there, shape (P,).
+        low: Smallest r there in these units, shape (P,); beyond it and `high` the force stays as it is.
+        high: Largest.
         coefficients: Of 1 and the powers of r, shape (1 + DEGREE P, P).
         interactions: b, transposed: of r_e in what multiplies r_d, shape (P, P).
     """
@@ -41,6 +43,8 @@ class Surrogate:
     curvature: torch.Tensor
     center: torch.Tensor
     spread: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
     coefficients: torch.Tensor
     interactions: torch.Tensor
 
@@ -51,15 +55,19 @@ class Surrogate:
         return slope * (_powers(r) @ self.coefficients + r * (r @ self.interactions))
 
     def _scaled(self, points: torch.Tensor) -> torch.Tensor:
-        return (_saturating(points, self.signed, self.curvature) - self.center) / self.spread
+        r = (_saturating(points, self.signed, self.curvature) - self.center) / self.spread
+        return torch.minimum(torch.maximum(r, self.low), self.high)
 
     @classmethod
-    def fit(cls, points: torch.Tensor, gradients: torch.Tensor, signed: torch.Tensor) -> Surrogate | None:
+    def fit(
+        cls, points: torch.Tensor, gradients: torch.Tensor, weights: torch.Tensor, signed: torch.Tensor
+    ) -> Surrogate | None:
         """Fit to exact gradients; `None` if there are too few.
 
         Args:
             points: Where gradients are known, shape (n, P).
             gradients: Gradients of the log density there, shape (n, P).
+            weights: Weights of their errors, shape (n,).
             signed: Which coordinates are scales on the signed line, bool (P,).
         """
         n, P = points.shape
@@ -74,11 +82,12 @@ class Surrogate:
         columns = []
         for d in range(P):
             design = torch.cat([_powers(r), r * r[:, d : d + 1]], dim=1) * slope[:, d : d + 1]
-            gram = design.T @ design
+            gram = design.T @ (weights[:, None] * design)
             gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
-            columns.append(torch.linalg.solve(gram, design.T @ gradients[:, d]))
+            columns.append(torch.linalg.solve(gram, design.T @ (weights * gradients[:, d])))
         fitted = torch.stack(columns, dim=1)
-        return cls(signed, curvature, center, spread, fitted[:-P], fitted[-P:])
+        low, high = r.min(0).values, r.max(0).values
+        return cls(signed, curvature, center, spread, low, high, fitted[:-P], fitted[-P:])
 
 
 def _powers(r: torch.Tensor) -> torch.Tensor:

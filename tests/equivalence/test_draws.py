@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
-from bayesmtl.algebra.conditional import draw_basis, draw_weights, log_likelihood_given_basis
+from bayesmtl.algebra.conditional import draw_posterior, draw_weights, log_likelihood_given_basis
 from tests.equivalence import dense
 from tests.equivalence.inputs import NOISES, ROWS, STRUCTURES, compress, make_noise, make_structure
 
@@ -45,8 +45,8 @@ def test_draws_of_basis_and_weights(structure, rows):
     noise = make_noise("task", batch=1)
     many, many_noise = one.repeat(NUM_DRAWS), noise.expand(NUM_DRAWS, -1)
     generator, tasks = torch.Generator().manual_seed(1), compress(data)
-    basis = draw_basis(tasks, many, many_noise, generator)
-    drawn = draw_weights(tasks, many, many_noise, basis, generator)
+    drawn = draw_posterior(tasks, many, many_noise, generator)
+    basis = drawn.basis
 
     mean, covariance = dense.posterior_of_weights(one, noise, 0, data)
     assert_draws_follow(drawn.weights.flatten(1), mean, covariance)
@@ -64,9 +64,8 @@ def test_weights_and_basis_are_drawn_jointly():
     data, one = ROWS["plain"], make_structure("ones", "none", "none", batch=1)
     noise, tasks = make_noise("shared", batch=1), compress(data)
     generator = torch.Generator().manual_seed(2)
-    basis = draw_basis(tasks, one, noise, generator)
-    drawn = draw_weights(tasks, one, noise, basis, generator)
-    torch.testing.assert_close(drawn.weights, basis.expand(-1, 4, -1), rtol=0, atol=0)
+    drawn = draw_posterior(tasks, one, noise, generator)
+    torch.testing.assert_close(drawn.weights, drawn.basis.expand(-1, 4, -1), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("scale", ["zero", "one zero"])
@@ -75,8 +74,8 @@ def test_scales_exactly_zero_leave_nothing_private(scale):
     one.residual_scale[..., slice(None) if scale == "zero" else slice(1, 2)] = 0.0
     noise, tasks = make_noise("shared", batch=1), compress(data)
     generator = torch.Generator().manual_seed(3)
-    basis = draw_basis(tasks, one, noise, generator)
-    private = draw_weights(tasks, one, noise, basis, generator).weights - basis
+    drawn = draw_posterior(tasks, one, noise, generator)
+    private = drawn.weights - drawn.basis
     assert (private[..., 1] == 0).all()
     assert bool((private == 0).all()) == (scale == "zero")
 
@@ -86,7 +85,7 @@ def test_a_task_without_rows_follows_the_prior():
     data, one = ROWS["a task without rows"], make_structure("ones", "shared", "some", batch=1)
     noise, tasks = make_noise("shared", batch=1), compress(data)
     generator = torch.Generator().manual_seed(4)
-    z = draw_basis(tasks, one, noise, generator)
+    z = draw_posterior(tasks, one, noise, generator).basis
     drawn = draw_weights(
         tasks,
         one.repeat(NUM_DRAWS),
