@@ -15,7 +15,7 @@ from bayesmtl.inference.settings import Settings
 
 # Standard deviations of the normal approximation that chains start from a mode. The bulk of the posterior is
 # easily reached from its mode, from far outside it is not.
-_START_SPREAD = 0.2
+_START_SPREAD = 1.0
 
 
 def exact(problem: Problem, settings: Settings) -> Draws:

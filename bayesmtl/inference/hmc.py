@@ -45,7 +45,7 @@ TRAJECTORY = 2.4
 RENEWED_AT = (0.1, 0.3, 0.45, 0.6, 0.8)
 # Mean acceptance below which exact gradients are the better bargain: a trajectory on them costs several times
 # as much, and nearly all are accepted.
-SURROGATE_ACCEPTANCE = 0.3
+SURROGATE_ACCEPTANCE = 0.4
 TRAJECTORIES_PER_DRAW = 2  # on the surrogate: a draw of all weights costs about as much as a trajectory
 SURROGATE_STEP = 0.25  # in the metric's units; its steps cost nothing, so the path is followed closely
 # Every so many trajectories on the surrogate are short, by this factor: where it is poor, as in a tail that
@@ -272,19 +272,27 @@ class HMC:
         else:
             state.trial.append(acceptance)
         if state.iteration in self.renewed_at:
-            self._learn_metric(state)
-            if state.iteration <= self.renewed_at[1]:  # later points are all from the same distribution
-                state.window = []
-            if state.surrogate is not None and not _serves(state):
-                self._leave_surrogate(state)
-            elif state.surrogate is not None or self.renewed_at[1] <= state.iteration < self.renewed_at[-1]:
-                self._learn_surrogate(state)
-            if state.surrogate is None:
-                state.step = StepSize(self.target_acceptance, 0.5)
+            self._renew(state)
         if state.iteration == self.num_warmup:
             state.window, state.history, state.trial = [], [], []
             if state.surrogate is None:
                 state.step.step_size = state.step.averaged()
+
+    def _renew(self, state: State) -> None:
+        """Take a new metric and a new surrogate, or leave a surrogate that has not served."""
+        last = state.iteration == self.renewed_at[-1]
+        if state.surrogate is not None and not _serves(state):
+            # its points say little about the posterior: chains have hardly moved
+            state.surrogate, state.window, state.trial = None, [], []
+            _, state.gradient = self.value_and_gradient(state.points)
+        else:
+            self._learn_metric(state)
+            if state.iteration <= self.renewed_at[1]:  # later points are all from the same distribution
+                state.window = []
+            if state.surrogate is not None or (state.iteration > self.renewed_at[0] and not last):
+                self._learn_surrogate(state)
+        if state.surrogate is None:
+            state.step = StepSize(self.target_acceptance, 0.5)
 
     def _learn_surrogate(self, state: State) -> None:
         points, values, gradients, weights = (torch.cat(part) for part in zip(*state.history, strict=True))
@@ -294,10 +302,6 @@ class HMC:
             # the first metric comes from exact trajectories, which say how far a step may go
             state.step.step_size = state.step.averaged() if state.surrogate is None else SURROGATE_STEP
             state.surrogate, state.trial = surrogate, []
-
-    def _leave_surrogate(self, state: State) -> None:
-        state.surrogate, state.trial = None, []
-        _, state.gradient = self.value_and_gradient(state.points)
 
     def _learn_metric(self, state: State) -> None:
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])

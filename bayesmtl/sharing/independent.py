@@ -33,7 +33,7 @@ class Independent(Sharing):
 
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
         """One scale per task."""
-        return (Parameter("task_scale", (num_tasks,), self.scale, "signed", ("task",)),)
+        return (Parameter("task_scale", (num_tasks,), self.scale, "log", ("task",)),)
 
     def structure(self, values: Values, num_tasks: int, num_features: int) -> Structure:
         """No A, no Z; E with standard deviation scale_t for all features of task t."""
