@@ -1,0 +1,79 @@
+"""Posterior modes of the hyperparameters, and the curvature there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from bayesmtl.inference.problem import Problem
+
+NUM_STARTS = 2  # to notice that there is more than one mode
+_MAX_ITERATIONS = 500
+_STEP = 1e-4  # of finite differences; gradients are exact, so that the error is of the order of its square
+# No direction is taken to be wider than this: priors of standardised quantities are about as wide.
+_WIDEST = 1.0
+_MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
+_NUM_PROBES = 16
+_AT_ONCE = 8  # points evaluated together
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A local maximum of the density of the hyperparameters.
+
+    Args:
+        point: Coordinates, shape (P,).
+        value: Log density there.
+        converged: Whether the optimiser says so.
+    """
+
+    point: torch.Tensor
+    value: float
+    converged: bool
+
+
+def find_modes(problem: Problem, starts: torch.Tensor) -> list[Mode]:
+    """The mode that L-BFGS reaches from each start (S, P), in the order of the starts."""
+
+    def negative(point: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = problem.value_and_gradient(torch.from_numpy(point)[None])
+        # L-BFGS backs off from an infinite value; NaN would stop it
+        return -float(value[0]), -gradient[0].numpy()
+
+    modes = []
+    for start in starts.numpy():
+        options = {"maxiter": _MAX_ITERATIONS}
+        result = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)
+        modes.append(Mode(torch.from_numpy(result.x), -float(result.fun), bool(result.success)))
+    return modes
+
+
+def spread_root(problem: Problem, point: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A root of the covariance of the normal approximation at a point (P,), shape (P, P).
+
+    The Hessian is differenced from exact gradients; directions along which the density hardly bends, or bends
+    upwards, get the width of a prior. With many coordinates only its diagonal is estimated, by random probes
+    (Bekas, Kokiopoulou and Saad, 2007).
+    """
+    P = len(point)
+    if P <= _MOST_DENSE:
+        hessian = _hessian_times(problem, point, torch.eye(P, dtype=point.dtype))
+        precisions, directions = torch.linalg.eigh(-0.5 * (hessian + hessian.T))
+        root: torch.Tensor = directions / precisions.clamp(min=_WIDEST**-2).sqrt()
+        return root
+    probes = torch.randint(2, (_NUM_PROBES, P), generator=generator).to(point.dtype) * 2 - 1
+    diagonal = -(probes * _hessian_times(problem, point, probes)).mean(0)
+    return torch.diag(diagonal.clamp(min=_WIDEST**-2) ** -0.5)
+
+
+def _hessian_times(problem: Problem, point: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """Hessian times directions, both as rows (K, P)."""
+    gradients = [
+        problem.value_and_gradient(point + shift)[1]
+        for shift in torch.cat([_STEP * directions, -_STEP * directions]).split(_AT_ONCE)
+    ]
+    forward, backward = torch.cat(gradients).chunk(2)
+    return (forward - backward) / (2 * _STEP)
