@@ -67,6 +67,25 @@ def environment(packages: Sequence[str] = ()) -> str:
     return f"Python {platform.python_version()}, {versions}; {threads} thread of {cores} cores"
 
 
+def _processor_ticks() -> np.ndarray | None:
+    """Ticks of all processors by kind since the machine started, as Linux counts them; `None` elsewhere."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    return np.array(path.read_text(encoding="ascii").splitlines()[0].split()[1:], dtype=float)
+
+
+def _stolen_since(before: np.ndarray | None) -> str:
+    """How much of the time in which a processor was wanted a virtual machine's host gave to others."""
+    after = _processor_ticks()
+    if before is None or after is None:
+        return ""
+    spent = after - before
+    idle, stolen = spent[3] + spent[4], spent[7]
+    share = stolen / max(spent[:8].sum() - idle, 1.0)
+    return f"; the host withheld {100 * share:.0f} % of the processor time that was asked for"
+
+
 def table(frame: pd.DataFrame, digits: int = 2) -> str:
     """A frame as a Markdown table; its index is the first column."""
 
@@ -95,12 +114,13 @@ def main(name: str, title: str, run: Callable[[Options], str], packages: Sequenc
     parser.add_argument("--cap", type=float, default=Options.cap, help="seconds that a slow peer may take")
     parser.add_argument("--out", type=Path, help="folder for the report (default benchmarks/results)")
     given = parser.parse_args()
+    before = _processor_ticks()
     try:
         body = run(Options(given.reduced, given.cap))
     except (bm.errors.MissingDataSetError, bm.errors.MissingDependencyError) as error:
         sys.exit(f"Skipped: {error}")
     command = f"OMP_NUM_THREADS=1 python -m benchmarks.{name}{' --reduced' if given.reduced else ''}"
-    head = f"# {title}\n\n`{command}`  \n{environment(packages)}\n\n"
+    head = f"# {title}\n\n`{command}`  \n{environment(packages)}{_stolen_since(before)}\n\n"
     print(head + body)
     out = given.out or (None if given.reduced else RESULTS)
     if out is not None:

@@ -144,8 +144,8 @@ def one_design(data: bm.TaskData, options: Options) -> list[str]:
     from benchmarks import peers
 
     reduced = options.reduced
-    num_draws, num_warmup = (40, 40) if reduced else (500, 250)
-    long_draws = 40 if reduced else 5000
+    num_draws, num_warmup = (40, 40) if reduced else (500, 200)
+    long_draws = 40 if reduced else 3000
     peer_draws, peer_warmup = (5, 5) if reduced else (500, 500)
     posterior, watch = ours(data, seed=0, num_draws=num_draws, num_warmup=num_warmup)
     rows = {"bayesmtl, exact": row(posterior, watch)}

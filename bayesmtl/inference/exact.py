@@ -74,10 +74,16 @@ def exact(problem: Problem, settings: Settings) -> Draws:
 def _around_modes(
     problem: Problem, num_chains: int, rng: np.random.Generator, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points where chains start (C, P), taking turns among the modes found, and a root of their metric."""
+    """Points where chains start (C, P), taking turns among the modes found, and a root of their metric.
+
+    Both are kept to a few digits: as guesses they need no more, and what the order of the rows or of the
+    tasks changes by rounding would grow along the chains.
+    """
     modes = find_modes(problem, problem.space.initial(rng, NUM_STARTS))
     best = max(modes, key=lambda mode: mode.value)
     root = spread_root(problem, best.point, generator)
-    centers = torch.stack([modes[chain % len(modes)].point for chain in range(num_chains)])
+    scale = root.diagonal().sqrt().to(torch.bfloat16).double()
+    root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
+    centers = torch.stack([modes[chain % len(modes)].point for chain in range(num_chains)]).round(decimals=3)
     fresh = torch.randn(centers.shape, generator=generator, dtype=centers.dtype)
     return centers + _START_SPREAD * fresh @ root.T, root

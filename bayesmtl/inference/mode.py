@@ -11,7 +11,9 @@ from scipy.optimize import minimize
 from bayesmtl.inference.problem import Problem
 
 NUM_STARTS = 2  # to notice that there is more than one mode
-_MAX_ITERATIONS = 500
+# Tight, so that what the order of the rows changes by rounding moves a mode by about as little.
+_OPTIONS = {"maxiter": 500, "ftol": 1e-14, "gtol": 1e-8}
+_FLAT = 1e-2  # largest slope at which a point counts as a mode: log density per standardised unit
 _STEP = 1e-4  # of finite differences; gradients are exact, so that the error is of the order of its square
 # No direction is taken to be wider than this: priors of standardised quantities are about as wide.
 _WIDEST = 1.0
@@ -27,7 +29,7 @@ class Mode:
     Args:
         point: Coordinates, shape (P,).
         value: Log density there.
-        converged: Whether the optimiser says so.
+        converged: Whether the density is flat there.
     """
 
     point: torch.Tensor
@@ -45,9 +47,10 @@ def find_modes(problem: Problem, starts: torch.Tensor) -> list[Mode]:
 
     modes = []
     for start in starts.numpy():
-        options = {"maxiter": _MAX_ITERATIONS}
-        result = minimize(negative, start, jac=True, method="L-BFGS-B", options=options)
-        modes.append(Mode(torch.from_numpy(result.x), -float(result.fun), bool(result.success)))
+        result = minimize(negative, start, jac=True, method="L-BFGS-B", options=_OPTIONS)
+        # the optimiser's own flag calls it a failure when rounding keeps it from these tolerances
+        converged = bool(np.abs(result.jac).max() < _FLAT)
+        modes.append(Mode(torch.from_numpy(result.x), -float(result.fun), converged))
     return modes
 
 
@@ -62,7 +65,8 @@ def spread_root(problem: Problem, point: torch.Tensor, generator: torch.Generato
     if P <= _MOST_DENSE:
         hessian = _hessian_times(problem, point, torch.eye(P, dtype=point.dtype))
         precisions, directions = torch.linalg.eigh(-0.5 * (hessian + hessian.T))
-        root: torch.Tensor = directions / precisions.clamp(min=_WIDEST**-2).sqrt()
+        # the symmetric root: eigenvectors alone turn or change sign with rounding
+        root: torch.Tensor = (directions / precisions.clamp(min=_WIDEST**-2).sqrt()) @ directions.T
         return root
     probes = torch.randint(2, (_NUM_PROBES, P), generator=generator).to(point.dtype) * 2 - 1
     diagonal = -(probes * _hessian_times(problem, point, probes)).mean(0)
