@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bayesmtl.inference.draws import Draws, complete_draws
-from bayesmtl.inference.mode import NUM_STARTS, find_modes
+from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings
 
@@ -24,9 +24,9 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
     starts = problem.space.initial(rng, NUM_STARTS)
     if starts.shape[1]:
         modes = find_modes(problem, starts)
-        best = max(modes, key=lambda mode: mode.value)
+        best = highest(modes)
         point, converged = best.point, best.converged
-        disagreement = max(best.value - mode.value for mode in modes)
+        disagreement = max(abs(best.value - mode.value) for mode in modes)
     else:  # every hyperparameter is known
         point, converged, disagreement = starts[0], True, 0.0
     C, N = settings.num_chains, settings.num_draws

@@ -8,7 +8,7 @@ import torch
 from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.hmc import HMC, stacked
-from bayesmtl.inference.mode import NUM_STARTS, find_modes, spread_root
+from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest, spread_root
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
@@ -80,7 +80,7 @@ def _around_modes(
     tasks changes by rounding would grow along the chains.
     """
     modes = find_modes(problem, problem.space.initial(rng, NUM_STARTS))
-    best = max(modes, key=lambda mode: mode.value)
+    best = highest(modes)
     root = spread_root(problem, best.point, generator)
     scale = root.diagonal().sqrt().to(torch.bfloat16).double()
     root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)

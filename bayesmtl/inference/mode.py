@@ -17,6 +17,7 @@ _FLAT = 1e-2  # largest slope at which a point counts as a mode: log density per
 _STEP = 1e-4  # of finite differences; gradients are exact, so that the error is of the order of its square
 # No direction is taken to be wider than this: priors of standardised quantities are about as wide.
 _WIDEST = 1.0
+_EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count as the same one, reflected
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
 _NUM_PROBES = 16
 _AT_ONCE = 8  # points evaluated together
@@ -52,6 +53,12 @@ def find_modes(problem: Problem, starts: torch.Tensor) -> list[Mode]:
         converged = bool(np.abs(result.jac).max() < _FLAT)
         modes.append(Mode(torch.from_numpy(result.x), -float(result.fun), converged))
     return modes
+
+
+def highest(modes: list[Mode]) -> Mode:
+    """The highest mode; of equally high ones the first, so that rounding does not choose between signs."""
+    top = max(mode.value for mode in modes)
+    return next(mode for mode in modes if mode.value > top - _EQUALLY_HIGH)
 
 
 def spread_root(problem: Problem, point: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
