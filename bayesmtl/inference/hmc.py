@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from bayesmtl.inference.surrogate import Surrogate
+from bayesmtl.inference.surrogate import MOST_COORDINATES, Surrogate
 
 Value = Callable[[torch.Tensor], torch.Tensor]
 ValueAndGradient = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -152,6 +152,7 @@ class HMC:
         self.value, self.value_and_gradient = value, value_and_gradient
         self.num_warmup, self.signed = num_warmup, signed
         self.target_acceptance = target_acceptance
+        self.may_use_surrogate = len(signed) <= MOST_COORDINATES
         self.renewed_at = [round(num_warmup * share) for share in RENEWED_AT]
 
     def start(self, points: torch.Tensor, root: torch.Tensor, generator: torch.Generator) -> State:
@@ -220,7 +221,7 @@ class HMC:
 
     def _evaluate(self, state: State, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value, gradient = self.value_and_gradient(points)
-        if self.renewed_at[0] <= state.iteration < self.renewed_at[-1]:
+        if self.may_use_surrogate and self.renewed_at[0] <= state.iteration < self.renewed_at[-1]:
             weight = torch.full_like(value, _ALONG_THE_WAY if state.surrogate is None else 1.0)
             state.history.append((points, value, gradient, weight))
         return value, gradient
@@ -289,7 +290,8 @@ class HMC:
             self._learn_metric(state)
             if state.iteration <= self.renewed_at[1]:  # later points are all from the same distribution
                 state.window = []
-            if state.surrogate is not None or (state.iteration > self.renewed_at[0] and not last):
+            starting = self.may_use_surrogate and state.iteration > self.renewed_at[0] and not last
+            if state.surrogate is not None or starting:
                 self._learn_surrogate(state)
         if state.surrogate is None:
             state.step = StepSize(self.target_acceptance, 0.5)

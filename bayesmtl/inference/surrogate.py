@@ -20,6 +20,9 @@ from dataclasses import dataclass
 import torch
 
 DEGREE = 3
+# Beyond this many coordinates P a fit, of the order of P^4 operations, costs more than the gradients it
+# saves.
+MOST_COORDINATES = 100
 _ROWS_PER_COEFFICIENT = 3
 _RIDGE = 1e-8  # relative; keeps features that hardly vary from blowing up
 

@@ -14,7 +14,7 @@ from arviz_stats.base import array_stats
 
 from bayesmtl.inference import hmc as module
 from bayesmtl.inference.hmc import HMC, State, stacked
-from bayesmtl.inference.surrogate import Surrogate
+from bayesmtl.inference.surrogate import MOST_COORDINATES, Surrogate
 
 SIGMAS = 4.5
 CORRELATION = torch.tensor([[4.0, 1.2, 0.0], [1.2, 1.0, 0.3], [0.0, 0.3, 0.25]], dtype=torch.float64)
@@ -143,6 +143,12 @@ def test_the_surrogate_stays_as_it_is_beyond_what_it_has_seen():
     assert surrogate is not None
     edge, beyond = surrogate.gradient(torch.tensor([[1.0], [50.0]], dtype=torch.float64))
     torch.testing.assert_close(beyond, edge)
+
+
+def test_many_coordinates_follow_exact_gradients():
+    state, _, stats = run(skewed, MOST_COORDINATES + 1, num_draws=4, num_warmup=20)
+    assert not stats["on_surrogate"].any()
+    assert not state.history
 
 
 def test_too_few_points_make_no_surrogate():
