@@ -80,7 +80,7 @@ def of_peer(problem: Problem, values: dict[str, np.ndarray]) -> Posterior:
             "noise": torch.from_numpy(sigma.reshape(C * N).copy()),
         }
         basis = torch.from_numpy(mu.reshape(C * N, 1, D).copy())
-        generator = torch.Generator().manual_seed(0)
+        rng = np.random.default_rng(0)
         noise = problem.noise(flat, C * N)
         parts = [
             draw_weights(
@@ -88,7 +88,7 @@ def of_peer(problem: Problem, values: dict[str, np.ndarray]) -> Posterior:
                 problem.structure({name: value[i : i + 50] for name, value in flat.items()}),
                 noise[i : i + 50],
                 basis[i : i + 50],
-                generator,
+                rng,
             ).weights
             for i in range(0, C * N, 50)
         ]

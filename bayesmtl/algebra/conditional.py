@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from bayesmtl.algebra.collapsed import Whitened, WhitenedGroup, factor_tasks, whiten
@@ -37,7 +38,7 @@ def draw_posterior(
     tasks: CompressedTasks,
     structure: Structure,
     noise: torch.Tensor,
-    generator: torch.Generator,
+    rng: np.random.Generator,
     num_draws: int = 1,
 ) -> WeightDraws:
     """Draw Z and W | y, hyperparameters.
@@ -46,12 +47,12 @@ def draw_posterior(
         tasks: Compressed data of T tasks; tasks without rows follow the prior.
         structure: Prior of W for B hyperparameter values.
         noise: sigma_t, shape (B, T) or (B, 1).
-        generator: Source of randomness.
+        rng: Source of randomness.
         num_draws: S, draws for each hyperparameter value.
     """
     white = whiten(tasks, structure, noise)
-    basis = _draw_basis(structure, white, generator, num_draws, tasks.num_features)
-    return _draw_weights(tasks, structure, noise, basis, generator, white)
+    basis = _draw_basis(structure, white, rng, num_draws, tasks.num_features)
+    return _draw_weights(tasks, structure, noise, basis, rng, white)
 
 
 def draw_weights(
@@ -59,7 +60,7 @@ def draw_weights(
     structure: Structure,
     noise: torch.Tensor,
     basis: torch.Tensor,
-    generator: torch.Generator,
+    rng: np.random.Generator,
 ) -> WeightDraws:
     """Draw W | Z, y, hyperparameters: `draw_posterior` for a Z that is known already.
 
@@ -68,19 +69,19 @@ def draw_weights(
         structure: Prior of W for B hyperparameter values.
         noise: sigma_t, shape (B, T) or (B, 1).
         basis: Z, shape (B S, R, D); S draws of W are made for each hyperparameter value.
-        generator: Source of randomness.
+        rng: Source of randomness.
     """
-    return _draw_weights(tasks, structure, noise, basis, generator, whiten(tasks, structure, noise))
+    return _draw_weights(tasks, structure, noise, basis, rng, whiten(tasks, structure, noise))
 
 
 def _draw_basis(
-    structure: Structure, white: Whitened, generator: torch.Generator, num_draws: int, num_features: int
+    structure: Structure, white: Whitened, rng: np.random.Generator, num_draws: int, num_features: int
 ) -> torch.Tensor:
     """Z, shape (B S, R, D), with R = 0 where nothing is shared."""
     B = white.groups[0].L.shape[0]
     if structure.basis_scale is None or white.L_basis is None or white.basis_mean is None:
         return torch.zeros(B * num_draws, 0, num_features, dtype=white.groups[0].L.dtype)
-    fresh = torch.randn(B, white.L_basis.shape[1], num_draws, generator=generator, dtype=white.L_basis.dtype)
+    fresh = torch.from_numpy(rng.standard_normal((B, white.L_basis.shape[1], num_draws)))
     spread = torch.linalg.solve_triangular(white.L_basis.transpose(-1, -2), fresh, upper=True)
     draw: torch.Tensor = white.basis_mean + spread
     return draw.transpose(-1, -2).reshape(B * num_draws, *structure.basis_scale.shape[1:])
@@ -91,7 +92,7 @@ def _draw_weights(
     structure: Structure,
     noise: torch.Tensor,
     basis: torch.Tensor,
-    generator: torch.Generator,
+    rng: np.random.Generator,
     white: Whitened,
 ) -> WeightDraws:
     B, T, D = noise.shape[0], tasks.num_tasks, tasks.num_features
@@ -104,7 +105,7 @@ def _draw_weights(
     for group, part in zip(tasks.groups, white.groups, strict=True):
         # the S draws of one hyperparameter value are columns: (B, T_g, D, S)
         shared = weights[:, group.index].reshape(B, S, -1, D).permute(0, 2, 3, 1)
-        residual, along = _draw_residual(group, part, structure, noise, shared, generator)
+        residual, along = _draw_residual(group, part, structure, noise, shared, rng)
         weights[:, group.index] = (shared + residual).permute(0, 3, 1, 2).flatten(0, 1)
         if along is not None:
             factors[:, group.index] = along.permute(0, 3, 1, 2).flatten(0, 1)
@@ -124,33 +125,33 @@ def _draw_residual(
     structure: Structure,
     noise: torch.Tensor,
     shared: torch.Tensor,
-    generator: torch.Generator,
+    rng: np.random.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """e_t, shape (B, T_g, D, S), given Z'a_t of that shape; and its coordinates along the factor, if any."""
     B, T, D, S = shared.shape
 
     def fresh(size: int) -> torch.Tensor:
-        return torch.randn(B, T, size, S, generator=generator, dtype=shared.dtype)
+        return torch.from_numpy(rng.standard_normal((B, T, size, S)))
 
     residual = torch.zeros_like(shared)
     scale = along = None
     if structure.residual_scale is not None:
         scale = group.pick(structure.residual_scale)[..., None]
-        residual = scale * fresh(D)
+        residual = fresh(D).mul_(scale)
     factor = structure.residual_factor
     if factor is not None:
         factor = factor[:, None]
         along = fresh(factor.shape[-1])
-        residual = residual + factor @ along
+        residual.add_(factor @ along)
     noise_white = torch.linalg.solve_triangular(part.L, fresh(part.L.shape[-1]), upper=False)
-    gap = part.h[..., None] - part.H @ (shared + residual) - group.pick(noise)[..., None, None] * noise_white
-    back = part.H.transpose(-1, -2) @ gap
+    gap = noise_white.mul_(-group.pick(noise)[..., None, None]).add_(part.h[..., None])
+    back = part.H.transpose(-1, -2) @ gap.sub_(part.H @ (shared + residual))
     if scale is not None:
-        residual = residual + scale**2 * back
+        residual.addcmul_(scale**2, back)
     if factor is not None and along is not None:
         shift = factor.transpose(-1, -2) @ back
         along = along + shift
-        residual = residual + factor @ shift
+        residual.add_(factor @ shift)
     return residual, along
 
 

@@ -62,7 +62,7 @@ class Checkpoint:
         }
         if state.surrogate is not None:
             for name in _SURROGATE_FIELDS:
-                arrays[f"surrogate_{name}"] = getattr(state.surrogate, name).numpy()
+                arrays[f"surrogate_{name}"] = getattr(state.surrogate, name)
 
         def write(partial: Path) -> None:
             with open(partial, "wb") as file:
@@ -117,7 +117,7 @@ def _restore(arrays: dict[str, np.ndarray]) -> State:
     trajectory = float(arrays["trajectory"])
     surrogate = None
     if f"surrogate_{_SURROGATE_FIELDS[0]}" in arrays:
-        surrogate = Surrogate(*(torch.from_numpy(arrays[f"surrogate_{name}"]) for name in _SURROGATE_FIELDS))
+        surrogate = Surrogate(*(arrays[f"surrogate_{name}"] for name in _SURROGATE_FIELDS))
     return State(
         points=torch.from_numpy(arrays["points"]),
         value=torch.from_numpy(arrays["value"]),

@@ -38,7 +38,7 @@ def complete_draws(
     problem: Problem,
     points: torch.Tensor,
     sample_stats: dict[str, np.ndarray],
-    generator: torch.Generator,
+    rng: np.random.Generator,
     *,
     complete: bool = True,
 ) -> Draws:
@@ -46,16 +46,17 @@ def complete_draws(
     C, N, P = points.shape
     values = problem.space.constrain(points.reshape(C * N, P))
     T, D = problem.tasks.num_tasks, problem.tasks.num_features
-    size = max(1, _CHUNK // (T * D * max(group.rows.shape[1] for group in problem.tasks.groups)))
     flat = points.reshape(C * N, P)
     one_value = bool((flat == flat[0]).all())  # a mode: all draws share its factors
+    rank = max(group.rows.shape[1] for group in problem.tasks.groups)
+    size = max(1, _CHUNK // (T * (D + rank if one_value else D * rank)))
     parts = []
     for start in range(0, C * N, size):
         B = min(size, C * N - start)
         chunk = {name: value[:1] if one_value else value[start : start + B] for name, value in values.items()}
         structure, noise = problem.structure(chunk), problem.noise(chunk, 1 if one_value else B)
         num_draws = B if one_value else 1
-        parts.append(draw_posterior(problem.tasks, structure, noise, generator, num_draws))
+        parts.append(draw_posterior(problem.tasks, structure, noise, rng, num_draws))
     draws = WeightDraws(
         torch.cat([part.weights for part in parts]),
         torch.cat([part.basis for part in parts]),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings
+
+NUM_DRAWS = 250  # by default, per chain; they are independent
 
 
 def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
@@ -29,8 +30,7 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
         disagreement = max(abs(best.value - mode.value) for mode in modes)
     else:  # every hyperparameter is known
         point, converged, disagreement = starts[0], True, 0.0
-    C, N = settings.num_chains, settings.num_draws
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     points = point.expand(C * N, -1)
     unseen = np.flatnonzero(problem.tasks.count.numpy() == 0)
     if len(unseen):
@@ -39,4 +39,4 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
         "converged": np.full((C, N), converged),
         "start_disagreement": np.full((C, N), disagreement),
     }
-    return complete_draws(problem, points.reshape(C, N, -1), sample_stats, generator)
+    return complete_draws(problem, points.reshape(C, N, -1), sample_stats, rng)

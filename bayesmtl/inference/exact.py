@@ -13,6 +13,7 @@ from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
 
+NUM_DRAWS = 500  # by default, per chain
 # Standard deviations of the normal approximation that chains start from a mode. The bulk of the posterior is
 # easily reached from its mode, from far outside it is not.
 _START_SPREAD = 1.0
@@ -32,12 +33,13 @@ def exact(problem: Problem, settings: Settings) -> Draws:
         KeyboardInterrupt: If interrupted while nothing is drawn yet.
         CheckpointError: If the checkpoint is damaged or belongs to another run.
     """
+    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     rng = np.random.default_rng(settings.seed)
     # weights have a stream of their own, so that a resumed run draws the same ones
-    weights_generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    (weights_rng,) = rng.spawn(1)
     if problem.space.size == 0:  # every hyperparameter is known
-        points = torch.zeros(settings.num_chains, settings.num_draws, 0, dtype=torch.float64)
-        return complete_draws(problem, points, {}, weights_generator)
+        points = torch.zeros(settings.num_chains, num_draws, 0, dtype=torch.float64)
+        return complete_draws(problem, points, {}, weights_rng)
     hmc = HMC(
         problem.value,
         problem.value_and_gradient,
@@ -52,8 +54,8 @@ def exact(problem: Problem, settings: Settings) -> Draws:
         state = checkpoint.load()
     if state is None:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        state = hmc.start(*_around_modes(problem, settings.num_chains, rng, generator), generator)
-    total = settings.num_warmup + settings.num_draws
+        state = hmc.start(*_around_modes(problem, settings.num_chains, rng), generator)
+    total = settings.num_warmup + num_draws
     description = f"{settings.num_chains} chains"
     complete = True
     try:
@@ -67,12 +69,12 @@ def exact(problem: Problem, settings: Settings) -> Draws:
         complete = False
     if checkpoint is not None:
         checkpoint.save(state)
-    points, sample_stats = stacked(state, settings.num_draws)
-    return complete_draws(problem, points, sample_stats, weights_generator, complete=complete)
+    points, sample_stats = stacked(state, num_draws)
+    return complete_draws(problem, points, sample_stats, weights_rng, complete=complete)
 
 
 def _around_modes(
-    problem: Problem, num_chains: int, rng: np.random.Generator, generator: torch.Generator
+    problem: Problem, num_chains: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Points where chains start (C, P), taking turns among the modes found, and a root of their metric.
 
@@ -81,9 +83,9 @@ def _around_modes(
     """
     modes = find_modes(problem, problem.space.initial(rng, NUM_STARTS))
     best = highest(modes)
-    root = spread_root(problem, best.point, generator)
+    root = spread_root(problem, best.point, rng)
     scale = root.diagonal().sqrt().to(torch.bfloat16).double()
     root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
     centers = torch.stack([modes[chain % len(modes)].point for chain in range(num_chains)]).round(decimals=3)
-    fresh = torch.randn(centers.shape, generator=generator, dtype=centers.dtype)
+    fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
     return centers + _START_SPREAD * fresh @ root.T, root

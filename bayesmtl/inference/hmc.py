@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -197,10 +198,11 @@ class HMC:
             value, gradient = self._evaluate(state, points)
             return gradient
 
-        point, momentum, gradient, kinetic = self._leapfrog(
-            state, field, state.gradient, state.step.step_size, num_steps
+        momentum = self._fresh_momentum(state)
+        point, last, gradient = _leapfrog(
+            field, state.points, momentum, state.gradient, state.root, state.step.step_size, num_steps
         )
-        accepted, stats = self._accept(state, point, value, kinetic - 0.5 * (momentum**2).sum(1), num_steps)
+        accepted, stats = self._accept(state, point, value, _kinetic(momentum) - _kinetic(last), num_steps)
         state.gradient = torch.where(accepted[:, None], gradient, state.gradient)
         return stats
 
@@ -210,13 +212,14 @@ class HMC:
         step = min(SURROGATE_STEP, state.step.step_size)
         short = SHORT if state.trajectories % SHORT_EVERY == 0 else 1.0
         num_steps = _num_steps(short * state.trajectory * self._jitter(state), step, MAX_STEPS)
-        field = state.surrogate.gradient
-        point, momentum, _, kinetic = self._leapfrog(state, field, field(state.points), step, num_steps)
+        field, points, momentum = state.surrogate.gradient, state.points.numpy(), self._fresh_momentum(state)
+        ended = _leapfrog(field, points, momentum.numpy(), field(points), state.root.numpy(), step, num_steps)
+        point, last = torch.from_numpy(ended[0]), torch.from_numpy(ended[1])
         if state.iteration < self.renewed_at[-1]:
             value, _ = self._evaluate(state, point)
         else:
             value = self.value(point)
-        _, stats = self._accept(state, point, value, kinetic - 0.5 * (momentum**2).sum(1), num_steps)
+        _, stats = self._accept(state, point, value, _kinetic(momentum) - _kinetic(last), num_steps)
         return stats
 
     def _evaluate(self, state: State, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -229,24 +232,8 @@ class HMC:
     def _jitter(self, state: State) -> float:
         return float(torch.rand(1, generator=state.generator, dtype=torch.float64)) + 0.5
 
-    def _leapfrog(
-        self,
-        state: State,
-        field: Callable[[torch.Tensor], torch.Tensor],
-        gradient: torch.Tensor,
-        step: float,
-        num_steps: int,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Where a trajectory ends, its momentum and gradient there, and the kinetic energy it began with."""
-        point = state.points
-        momentum = torch.randn(point.shape, generator=state.generator, dtype=torch.float64)
-        kinetic = 0.5 * (momentum**2).sum(1)
-        for _ in range(num_steps):
-            momentum = momentum + 0.5 * step * (gradient @ state.root)
-            point = point + step * (momentum @ state.root.T)
-            gradient = field(point)
-            momentum = momentum + 0.5 * step * (gradient @ state.root)
-        return point, momentum, gradient, kinetic
+    def _fresh_momentum(self, state: State) -> torch.Tensor:
+        return torch.randn(state.points.shape, generator=state.generator, dtype=torch.float64)
 
     def _accept(
         self,
@@ -299,7 +286,8 @@ class HMC:
     def _learn_surrogate(self, state: State) -> None:
         points, values, gradients, weights = (torch.cat(part) for part in zip(*state.history, strict=True))
         use = values > state.value.median() - _TYPICAL - points.shape[1]
-        surrogate = Surrogate.fit(points[use], gradients[use], weights[use], self.signed)
+        learned_from = (points[use], gradients[use], weights[use], self.signed)
+        surrogate = Surrogate.fit(*(part.numpy() for part in learned_from))
         if surrogate is not None:
             # the first metric comes from exact trajectories, which say how far a step may go
             state.step.step_size = state.step.averaged() if state.surrogate is None else SURROGATE_STEP
@@ -324,6 +312,28 @@ class HMC:
         # sampling noise widens the largest of P sample eigenvalues by about this factor
         widest /= (1 + math.sqrt(P / n)) ** 2
         state.trajectory = TRAJECTORY * math.sqrt(max(widest, 1.0))
+
+
+def _leapfrog(
+    field: Callable[[Any], Any],
+    point: Any,
+    momentum: Any,
+    gradient: Any,
+    root: Any,
+    step: float,
+    num_steps: int,
+) -> tuple[Any, Any, Any]:
+    """Where a trajectory ends, its momentum and gradient there; with tensors or with arrays."""
+    for _ in range(num_steps):
+        momentum = momentum + 0.5 * step * (gradient @ root)
+        point = point + step * (momentum @ root.T)
+        gradient = field(point)
+        momentum = momentum + 0.5 * step * (gradient @ root)
+    return point, momentum, gradient
+
+
+def _kinetic(momentum: torch.Tensor) -> torch.Tensor:
+    return 0.5 * (momentum**2).sum(1)
 
 
 def _num_steps(length: float, step: float, most: int) -> int:

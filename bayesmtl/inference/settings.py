@@ -16,7 +16,7 @@ class Settings:
     Args:
         seed: Source of all randomness of the fit.
         num_chains: Independent chains, run as one batch.
-        num_draws: Kept draws per chain.
+        num_draws: Kept draws per chain; `None` for the engine's own number.
         num_warmup: Iterations of each chain to adapt in.
         progress: Whether to show progress on stderr.
         checkpoint: File to save the run in and to resume it from.
@@ -24,13 +24,15 @@ class Settings:
 
     seed: int
     num_chains: int = 4
-    num_draws: int = 1000
+    num_draws: int | None = None
     num_warmup: int = 200
     progress: bool = True
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("num_chains", 1), ("num_draws", 4), ("num_warmup", 20)):
+            if name == "num_draws" and self.num_draws is None:
+                continue
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
 
 

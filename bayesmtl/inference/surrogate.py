@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 DEGREE = 3
 # Beyond this many coordinates P a fit, of the order of P^4 operations, costs more than the gradients it
@@ -31,6 +31,8 @@ _RIDGE = 1e-8  # relative; keeps features that hardly vary from blowing up
 class Surrogate:
     """A fixed field of forces on R^P.
 
+    In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's.
+
     Args:
         signed: Which coordinates are scales on the signed line, bool (P,).
         curvature: c, shape (P,).
@@ -42,28 +44,26 @@ class Surrogate:
         interactions: b, transposed: of r_e in what multiplies r_d, shape (P, P).
     """
 
-    signed: torch.Tensor
-    curvature: torch.Tensor
-    center: torch.Tensor
-    spread: torch.Tensor
-    low: torch.Tensor
-    high: torch.Tensor
-    coefficients: torch.Tensor
-    interactions: torch.Tensor
+    signed: np.ndarray
+    curvature: np.ndarray
+    center: np.ndarray
+    spread: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    coefficients: np.ndarray
+    interactions: np.ndarray
 
-    def gradient(self, points: torch.Tensor) -> torch.Tensor:
+    def gradient(self, points: np.ndarray) -> np.ndarray:
         """Approximate gradient of the log density at points (C, P)."""
-        slope = torch.where(self.signed, 2 * points, 1.0)
-        r = self._scaled(points)
-        return slope * (_powers(r) @ self.coefficients + r * (r @ self.interactions))
-
-    def _scaled(self, points: torch.Tensor) -> torch.Tensor:
         r = (_saturating(points, self.signed, self.curvature) - self.center) / self.spread
-        return torch.minimum(torch.maximum(r, self.low), self.high)
+        r = np.minimum(np.maximum(r, self.low), self.high)
+        force = _powers(r) @ self.coefficients + r * (r @ self.interactions)
+        gradient: np.ndarray = np.where(self.signed, 2 * points, 1.0) * force
+        return gradient
 
     @classmethod
     def fit(
-        cls, points: torch.Tensor, gradients: torch.Tensor, weights: torch.Tensor, signed: torch.Tensor
+        cls, points: np.ndarray, gradients: np.ndarray, weights: np.ndarray, signed: np.ndarray
     ) -> Surrogate | None:
         """Fit to exact gradients; `None` if there are too few.
 
@@ -79,24 +79,23 @@ class Surrogate:
             return None
         curvature = 3 * (points**2).mean(0)
         saturated = _saturating(points, signed, curvature)
-        center, spread = saturated.mean(0), saturated.std(0).clamp(min=1e-12)
+        center, spread = saturated.mean(0), saturated.std(0, ddof=1).clip(min=1e-12)
         r = (saturated - center) / spread
-        slope = torch.where(signed, 2 * points, 1.0)
+        slope = np.where(signed, 2 * points, 1.0)
         columns = []
         for d in range(P):
-            design = torch.cat([_powers(r), r * r[:, d : d + 1]], dim=1) * slope[:, d : d + 1]
+            design = np.concatenate([_powers(r), r * r[:, d : d + 1]], axis=1) * slope[:, d : d + 1]
             gram = design.T @ (weights[:, None] * design)
-            gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
-            columns.append(torch.linalg.solve(gram, design.T @ (weights * gradients[:, d])))
-        fitted = torch.stack(columns, dim=1)
-        low, high = r.min(0).values, r.max(0).values
-        return cls(signed, curvature, center, spread, low, high, fitted[:-P], fitted[-P:])
+            gram += _RIDGE * gram.diagonal().mean() * np.eye(size)
+            columns.append(np.linalg.solve(gram, design.T @ (weights * gradients[:, d])))
+        fitted = np.stack(columns, axis=1)
+        return cls(signed, curvature, center, spread, r.min(0), r.max(0), fitted[:-P], fitted[-P:])
 
 
-def _powers(r: torch.Tensor) -> torch.Tensor:
-    return torch.cat([torch.ones(len(r), 1, dtype=r.dtype), *(r**k for k in range(1, DEGREE + 1))], dim=1)
+def _powers(r: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.ones((len(r), 1)), *(r**k for k in range(1, DEGREE + 1))], axis=1)
 
 
-def _saturating(points: torch.Tensor, signed: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
+def _saturating(points: np.ndarray, signed: np.ndarray, curvature: np.ndarray) -> np.ndarray:
     square = points**2
-    return torch.where(signed, square / (square + curvature), points)
+    return np.where(signed, square / (square + curvature), points)

@@ -73,7 +73,7 @@ class LinearModel:
         method: str = "auto",
         seed: int,
         num_chains: int = 4,
-        num_draws: int = 1000,
+        num_draws: int | None = None,
         num_warmup: int = 200,
         progress: bool = True,
         checkpoint: str | Path | None = None,
@@ -86,7 +86,8 @@ class LinearModel:
                 "auto"; the fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain.
+            num_draws: Kept draws per chain; by default 500 of "exact" and 250 of "empirical_bayes", whose
+                draws are independent.
             num_warmup: Iterations per chain to adapt in ("exact" only).
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
@@ -180,7 +181,6 @@ class LinearModel:
         check_data(data)
         num_draws = whole_number("num_draws", num_draws, 1)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         standardization = data.standardization()
         problem, _ = self._problem(data, standardization)
         values = problem.space.sample(rng, num_draws)
@@ -194,7 +194,7 @@ class LinearModel:
                 rng.normal(size=tuple(structure.basis_scale.shape))
             )
         empty = TaskStatistics.empty(data.num_tasks, D).compress()
-        drawn = draw_weights(empty, structure, noise, basis, generator)
+        drawn = draw_weights(empty, structure, noise, basis, rng)
 
         def one_chain(tensor: torch.Tensor) -> torch.Tensor:
             return tensor[None]

@@ -111,9 +111,8 @@ def draw_new_tasks(
     if kind == "observation":
         noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
     basis = fit.draws.basis.flatten(0, 1)[chosen]
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     tasks = TaskStatistics.empty(len(names), D).compress()
-    drawn = draw_weights(tasks, structure, noise, basis, generator)
+    drawn = draw_weights(tasks, structure, noise, basis, rng)
     return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()
 
 

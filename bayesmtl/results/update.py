@@ -175,8 +175,7 @@ def _redraw(
     structure = fit.sharing.structure(values, T, D)
     names = (*fit.task_names, *added)
     noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, len(keep))
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    drawn = draw_weights(statistics.compress(), structure, noise, basis, generator)
+    drawn = draw_weights(statistics.compress(), structure, noise, basis, rng)
     old = len(fit.task_names)
     untouched = np.setdiff1d(np.arange(old), touched)
     weights, factors = drawn.weights, drawn.factors

@@ -44,8 +44,8 @@ def test_draws_of_basis_and_weights(structure, rows):
     one = make_structure(*STRUCTURES[structure], batch=1)
     noise = make_noise("task", batch=1)
     many, many_noise = one.repeat(NUM_DRAWS), noise.expand(NUM_DRAWS, -1)
-    generator, tasks = torch.Generator().manual_seed(1), compress(data)
-    drawn = draw_posterior(tasks, many, many_noise, generator)
+    rng, tasks = np.random.default_rng(1), compress(data)
+    drawn = draw_posterior(tasks, many, many_noise, rng)
     basis = drawn.basis
 
     mean, covariance = dense.posterior_of_weights(one, noise, 0, data)
@@ -63,8 +63,8 @@ def test_weights_and_basis_are_drawn_jointly():
     # W = A Z + E: with E = 0 every draw of W is the draw of Z
     data, one = ROWS["plain"], make_structure("ones", "none", "none", batch=1)
     noise, tasks = make_noise("shared", batch=1), compress(data)
-    generator = torch.Generator().manual_seed(2)
-    drawn = draw_posterior(tasks, one, noise, generator)
+    rng = np.random.default_rng(2)
+    drawn = draw_posterior(tasks, one, noise, rng)
     torch.testing.assert_close(drawn.weights, drawn.basis.expand(-1, 4, -1), rtol=0, atol=0)
 
 
@@ -73,8 +73,8 @@ def test_scales_exactly_zero_leave_nothing_private(scale):
     data, one = ROWS["plain"], make_structure("ones", "shared", "none", batch=1)
     one.residual_scale[..., slice(None) if scale == "zero" else slice(1, 2)] = 0.0
     noise, tasks = make_noise("shared", batch=1), compress(data)
-    generator = torch.Generator().manual_seed(3)
-    drawn = draw_posterior(tasks, one, noise, generator)
+    rng = np.random.default_rng(3)
+    drawn = draw_posterior(tasks, one, noise, rng)
     private = drawn.weights - drawn.basis
     assert (private[..., 1] == 0).all()
     assert bool((private == 0).all()) == (scale == "zero")
@@ -84,14 +84,14 @@ def test_a_task_without_rows_follows_the_prior():
     # given Z, its weights are N(A Z, S): mean and covariance from the prior alone
     data, one = ROWS["a task without rows"], make_structure("ones", "shared", "some", batch=1)
     noise, tasks = make_noise("shared", batch=1), compress(data)
-    generator = torch.Generator().manual_seed(4)
-    z = draw_posterior(tasks, one, noise, generator).basis
+    rng = np.random.default_rng(4)
+    z = draw_posterior(tasks, one, noise, rng).basis
     drawn = draw_weights(
         tasks,
         one.repeat(NUM_DRAWS),
         noise.expand(NUM_DRAWS, -1),
         z.expand(NUM_DRAWS, -1, -1).contiguous(),
-        generator,
+        rng,
     )
     assert_draws_follow(drawn.weights[:, 1], z[0, 0], dense.residual_covariance(one, 0, 1, 3))
 
