@@ -248,8 +248,9 @@ def run(options: Options) -> str:
     sizes = ", ".join(map(str, ROWS_PER_TASK))
     lines = [
         f"{num_simulations} simulated data sets per model (`--simulations`), 4 tasks with {sizes} rows, "
-        f"{NUM_CHAINS} independent draws per fit. A pair fails below p = {limit:.1e} (false-alarm probability "
-        f"{FALSE_ALARM:g} in all). Mean ranks are .5 and spreads 1 where posteriors are right; a spread above 1 means intervals that "
+        f"{NUM_CHAINS} independent draws per fit. A pair fails below p = {limit:.1e} (false-alarm "
+        f"probability {FALSE_ALARM:g} in all). Mean ranks are .5 and spreads 1 where posteriors are right; "
+        "a spread above 1 means intervals that "
         "are too narrow.",
         "",
         table(frame),
