@@ -110,6 +110,7 @@ class State:
         stats: Per kept draw: acceptance, energy error, steps, log density, whether on the surrogate.
         iteration: Iterations done.
         trajectories: Trajectories done.
+        further: What an engine built on the chains keeps besides, integers of shape (C, ...).
     """
 
     points: torch.Tensor
@@ -127,6 +128,7 @@ class State:
     stats: list[torch.Tensor] = field(default_factory=list)
     iteration: int = 0
     trajectories: int = 0
+    further: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class HMC:
