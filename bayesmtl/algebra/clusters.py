@@ -41,7 +41,7 @@ class TaskTerms:
     value: torch.Tensor
 
     def about(self, mean: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Q_t and q_t of b = z - mean in units of its prior scale: what `evidence` takes.
+        """Q_t and q_t of b = z - mean in units of its prior scale.
 
         Args:
             mean: mu, shape (B, D).
@@ -85,23 +85,6 @@ def cluster_sums(values: torch.Tensor, membership: torch.Tensor, num_clusters: i
     where = (membership + num_clusters * torch.arange(B)[:, None]).flatten()
     sums = values.new_zeros(B * num_clusters, *values.shape[2:])
     return sums.index_add(0, where, values.flatten(0, 1)).unflatten(0, (B, num_clusters))
-
-
-def evidence(precision: torch.Tensor, linear: torch.Tensor) -> torch.Tensor:
-    """log of E[exp(q'b - b'P b / 2)] over b ~ N(0, I): what the data of a cluster are worth.
-
-    Args:
-        precision: P, shape (..., D, D).
-        linear: q, shape (..., D).
-
-    Returns:
-        Shape (...).
-    """
-    Lambda = precision.clone()
-    Lambda.diagonal(dim1=-2, dim2=-1).add_(1.0)
-    L = torch.linalg.cholesky_ex(Lambda)[0]
-    a = torch.linalg.solve_triangular(L, linear[..., None], upper=False).squeeze(-1)
-    return 0.5 * (a**2).sum(-1) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
 @dataclass(frozen=True, eq=False)

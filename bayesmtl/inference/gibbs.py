@@ -133,11 +133,12 @@ class PartitionSampler:
             weights = Weights(self.sharing, values, membership.shape[1])
             spread = values["cluster_scale"]
             data = self._about_population(terms, values, membership, noise, spread, generator)
-            membership = gibbs_sweep(membership, data, weights, generator)
+            membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
             if membership.shape[1] > 1:
                 data = self._about_population(terms, values, membership, noise, spread, generator)
                 for _ in range(NUM_SPLIT_MERGE):
-                    membership, _ = split_merge(membership, data, weights, generator)
+                    moved, _ = split_merge(membership.numpy(), data, weights, generator)
+                    membership = torch.from_numpy(moved)
         return membership
 
     def _about_population(
@@ -151,7 +152,7 @@ class PartitionSampler:
     ) -> Evidence:
         structure = self.problem.structure(values | {"cluster": membership})
         mean = draw_population(terms, structure, generator)
-        return Evidence(*terms.about(mean, spread))
+        return Evidence.of(*terms.about(mean, spread))
 
 
 def starting_partitions(problem: Problem, num_chains: int, rng: np.random.Generator) -> torch.Tensor:

@@ -1,24 +1,30 @@
 """Moves of a partition of the tasks with weights and cluster means integrated out, all chains as one batch.
 
-Given the hyperparameters and mu, the data of a cluster are worth `evidence(sum Q_t, sum q_t)`, so that moving a task
-costs D x D algebra. Two kinds of moves leave the posterior of the partition unchanged:
+Given the hyperparameters and mu, what the data of a cluster are worth depends on sum Q_t and sum q_t only, so that
+moving a task costs D x D algebra. Two kinds of moves leave the posterior of the partition unchanged:
 
 - Gibbs: every task in turn leaves its cluster and draws one anew (Neal, 2000, algorithm 3);
 - split-merge: two tasks are drawn; if they are together, their cluster is split by letting its other tasks join one
   of the two in turn, each with the probability that the data so far give; if apart, their clusters are merged. The
   proposal is accepted by Metropolis and Hastings (sequential allocation: Dahl, 2005, after Jain and Neal, 2004). The
-  order of the tasks is drawn independently of all else and is the same in the reverse move.
+  order of the tasks is drawn independently of all else, so that it has the same density in the reverse move.
+
+In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's. Q_t and q_t lie in one matrix,
+[[Q_t, q_t], [q_t', 0]], so that sums are single additions; with [[I, 0], [0, huge]] added, its Cholesky factor holds
+the factor L of Lambda = I + sum Q_t and, as its last row, L^-1 sum q_t.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from bayesmtl.algebra.clusters import cluster_sums, evidence
 from bayesmtl.parameters import Values
-from bayesmtl.sharing.partition import PartitionSharing, in_order, num_clusters, slot_weights
+from bayesmtl.sharing.partition import PartitionSharing, in_order
+
+_HUGE = 1e300  # keeps the last pivot positive; nothing else depends on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,32 +32,53 @@ class Evidence:
     """What the data say about the partition, for C chains.
 
     Args:
-        precision: Q_t in units of the cluster means' prior scale, shape (C, T, D, D).
-        linear: q_t about mu in the same units, shape (C, T, D).
+        terms: [[Q_t, q_t], [q_t', 0]] about mu, in units of the cluster means' prior scale, shape
+            (C, T, D + 1, D + 1).
     """
 
-    precision: torch.Tensor
-    linear: torch.Tensor
+    terms: np.ndarray
 
-    def log_density(self, membership: torch.Tensor) -> torch.Tensor:
+    @classmethod
+    def of(cls, precision: torch.Tensor, linear: torch.Tensor) -> Evidence:
+        """From Q_t (C, T, D, D) and q_t (C, T, D)."""
+        C, T, D = linear.shape
+        terms = np.zeros((C, T, D + 1, D + 1))
+        terms[..., :D, :D] = precision.numpy()
+        terms[..., :D, D] = terms[..., D, :D] = linear.numpy()
+        return cls(terms)
+
+    @property
+    def empty(self) -> np.ndarray:
+        """The matrix of a cluster without tasks, (D + 1, D + 1)."""
+        base = np.eye(self.terms.shape[-1])
+        base[-1, -1] = _HUGE
+        return base
+
+    def sums(self, membership: np.ndarray, num_slots: int) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices (C, S, D + 1, D + 1) and sizes (C, S) of all slots for clusters."""
+        member = membership[:, None] == np.arange(num_slots)[:, None]
+        C, T, E, _ = self.terms.shape
+        flat = member.astype(float) @ self.terms.reshape(C, T, E * E)
+        return flat.reshape(C, num_slots, E, E) + self.empty, member.sum(2)
+
+    def log_density(self, membership: np.ndarray) -> np.ndarray:
         """log p(y | partition, mu, hyperparameters) up to a constant, shape (C,)."""
-        P, q, _ = self.sums(membership, int(membership.max()) + 1)
-        return evidence(P, q).sum(1)
+        return np.asarray(worth_of(self.sums(membership, int(membership.max()) + 1)[0]).sum(1))
 
-    def sums(
-        self, membership: torch.Tensor, num_slots: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """P, q and size of every slot, shapes (C, S, D, D), (C, S, D) and (C, S)."""
-        size = cluster_sums(torch.ones_like(membership), membership, num_slots)
-        return (
-            cluster_sums(self.precision, membership, num_slots),
-            cluster_sums(self.linear, membership, num_slots),
-            size,
-        )
+
+def worth_of(matrices: np.ndarray) -> np.ndarray:
+    """log of E[exp(q'b - b'Q b / 2)] over b ~ N(0, I): what the data of clusters are worth.
+
+    Args:
+        matrices: [[I + Q, q], [q', huge]], shape (..., D + 1, D + 1).
+    """
+    L = np.linalg.cholesky(matrices)
+    diagonal = np.diagonal(L, axis1=-2, axis2=-1)[..., :-1]
+    return np.asarray(0.5 * (L[..., -1, :-1] ** 2).sum(-1) - np.log(diagonal).sum(-1))
 
 
 class Weights:
-    """The prior's weights, tabulated for C chains: they are looked up for every task of every sweep.
+    """The prior's log weights, tabulated for C chains: they are looked up for every task of every sweep.
 
     Args:
         prior: The prior of the partition.
@@ -62,18 +89,26 @@ class Weights:
     def __init__(self, prior: PartitionSharing, values: Values, num_tasks: int):
         C = next(iter(values.values())).shape[0]
         counts = torch.arange(num_tasks + 1).expand(C, -1)
-        self.join = prior.log_join(counts.clamp(min=1), values)
-        self.open = prior.log_open(counts, values)
+        self.join = prior.log_join(counts.clamp(min=1), values).numpy()  # entry 0 is never used as it is
+        self.open = prior.log_open(counts, values).numpy()
+        self.grown = np.concatenate([np.zeros((C, 2)), self.join[:, 1:-1].cumsum(1)], axis=1)
+        """log of join(1) .. join(n - 1) at position n."""
+        self.rows = np.arange(C)
 
-    def slots(self, size: torch.Tensor) -> torch.Tensor:
-        """Log weights of all slots for one further task, shape (C, S)."""
-        occupied = (size > 0).sum(1, keepdim=True)
-        return slot_weights(size, self.join.gather(1, size), self.open.gather(1, occupied))
+    def slots(self, size: np.ndarray) -> np.ndarray:
+        """Log weights of all slots for one further task, shape (C, S): the occupied ones and one empty one."""
+        occupied = size > 0
+        weights = np.where(occupied, self.join[self.rows[:, None], size], -np.inf)
+        first_empty = occupied.argmin(1)
+        free = ~occupied[self.rows, first_empty]
+        opening = self.open[self.rows, occupied.sum(1)]
+        weights[self.rows[free], first_empty[free]] = opening[free]
+        return weights
 
 
 def gibbs_sweep(
-    membership: torch.Tensor, data: Evidence, weights: Weights, generator: torch.Generator
-) -> torch.Tensor:
+    membership: np.ndarray, data: Evidence, weights: Weights, generator: torch.Generator
+) -> np.ndarray:
     """Let every task draw its cluster anew given all others, in random order.
 
     Args:
@@ -86,41 +121,38 @@ def gibbs_sweep(
         Clusters numbered in the order of their first task, shape (C, T).
     """
     C, T = membership.shape
-    membership = in_order(membership)
-    rows = torch.arange(C)
+    membership = canonical(membership)
+    rows, empty = np.arange(C), data.empty
     S = int(membership.max()) + 2
-    P, q, size = data.sums(membership, S)
-    worth = evidence(P, q)
-    for t in torch.randperm(T, generator=generator).tolist():
-        if int((size > 0).sum(1).max()) == S:  # keep a slot free
+    sums, size = data.sums(membership, S)
+    worth = worth_of(sums)
+    order = torch.randperm(T, generator=generator).numpy()
+    uniform = torch.rand((T, C, 1), generator=generator, dtype=torch.float64).numpy()
+    for t in order:
+        if (size > 0).sum(1).max() == S:  # keep a slot free
             S += 1
-            P, q, size = (torch.cat([x, torch.zeros_like(x[:, :1])], dim=1) for x in (P, q, size))
-            worth = torch.cat([worth, torch.zeros_like(worth[:, :1])], dim=1)
-        own = membership[:, t]
-        Q_t, q_t = data.precision[:, t], data.linear[:, t]
+            sums = np.concatenate([sums, np.broadcast_to(empty, (C, 1, *empty.shape))], axis=1)
+            size, worth = (np.concatenate([x, np.zeros_like(x[:, :1])], axis=1) for x in (size, worth))
+        own, term = membership[:, t], data.terms[:, t]
         size[rows, own] -= 1
-        left = size[rows, own] > 0  # rounding must not leave anything in an empty slot
-        P[rows, own] = (P[rows, own] - Q_t) * left[:, None, None]
-        q[rows, own] = (q[rows, own] - q_t) * left[:, None]
-        tried = evidence(
-            torch.cat([P + Q_t[:, None], P[rows, own][:, None]], dim=1),
-            torch.cat([q + q_t[:, None], q[rows, own][:, None]], dim=1),
-        )
-        worth[rows, own] = tried[:, S] * left
-        uniform = torch.rand((C, S), generator=generator, dtype=torch.float64)
-        score = weights.slots(size) + tried[:, :S] - worth - (-uniform.log()).log()
-        chosen = score.argmax(1)
-        P[rows, chosen] += Q_t
-        q[rows, chosen] += q_t
+        # rounding must not leave anything in an empty slot
+        left = np.where((size[rows, own] > 0)[:, None, None], sums[rows, own] - term, empty)
+        sums[rows, own] = left
+        tried = worth_of(np.concatenate([sums + term[:, None], left[:, None]], axis=1))
+        worth[rows, own] = tried[:, S]
+        score = weights.slots(size) + tried[:, :S] - worth
+        share = np.exp(score - score.max(1, keepdims=True)).cumsum(1)
+        chosen = (share > uniform[t] * share[:, -1:]).argmax(1)
+        sums[rows, chosen] += term
         size[rows, chosen] += 1
         worth[rows, chosen] = tried[rows, chosen]
         membership[:, t] = chosen
-    return in_order(membership)
+    return canonical(membership)
 
 
 def split_merge(
-    membership: torch.Tensor, data: Evidence, weights: Weights, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+    membership: np.ndarray, data: Evidence, weights: Weights, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Propose to split or to merge clusters, once in every chain.
 
     Args:
@@ -133,43 +165,42 @@ def split_merge(
         Clusters numbered in the order of their first task, shape (C, T), and which chains accepted, bool (C,).
     """
     C, T = membership.shape
-    rows = torch.arange(C)
-    order = torch.rand((C, T), generator=generator).argsort(1)
-    first, second = order[:, 0], order[:, 1]
-    own = membership.gather(1, order)
+    rows = np.arange(C)
+    order = torch.rand((C, T), generator=generator).argsort(1).numpy()
+    uniform = torch.rand((T, C), generator=generator, dtype=torch.float64).numpy()
+    own = np.take_along_axis(membership, order, 1)
     together = own[:, 0] == own[:, 1]
     concerned = (own == own[:, :1]) | (own == own[:, 1:2])
     # the two come first, then the other tasks concerned in random order, then those not concerned
-    order = order.gather(1, (~concerned).to(torch.uint8).argsort(dim=1, stable=True))
+    order = np.take_along_axis(order, np.argsort(~concerned, axis=1, kind="stable"), 1)
     number = concerned.sum(1)
-    side_now = (membership.gather(1, order) != membership[rows, first][:, None]).long()
-    side, log_split, worth, size = _allocate(order, number, side_now, together, data, weights, generator)
-    joint = _merged(order, number, data)
-    occupied = num_clusters(membership) - (~together).long()
-    gain = _prior_of_split(occupied, size, weights) + worth.sum(1) - joint
+    current = np.take_along_axis(membership, order, 1)
+    first = current[:, :1]
+    side, log_split, worth, size = _allocate(order, number, current != first, together, data, weights, uniform)
+    pooled = (np.arange(T) < number[:, None])[:, :, None, None] * data.terms[rows[:, None], order]
+    occupied = membership_count(membership) - ~together  # with the two as one
+    grown = weights.grown[rows[:, None], size].sum(1) - weights.grown[rows, size.sum(1)]
+    gain = weights.open[rows, occupied] + grown + worth.sum(1) - worth_of(pooled.sum(1) + data.empty)
     # a merge is the reverse of the split that leads to the present clusters
-    log_ratio = torch.where(together, gain - log_split, log_split - gain)
-    uniform = torch.rand(C, generator=generator, dtype=torch.float64)
-    accepted = uniform.log() < log_ratio
-    fresh = int(membership.max()) + 1
-    to_split = torch.where(side == 1, fresh, membership[rows, first][:, None])
-    to_merge = membership[rows, first][:, None].expand(C, T)
-    proposed = torch.where(together[:, None], to_split, to_merge)
-    current = membership.gather(1, order)
-    changes = accepted[:, None] & (torch.arange(T) < number[:, None])
-    moved = torch.where(changes, proposed, current)
-    return in_order(torch.empty_like(membership).scatter_(1, order, moved)), accepted
+    log_ratio = np.where(together, gain - log_split, log_split - gain)
+    accepted = np.log(uniform[0]) < log_ratio
+    split = np.where(side == 1, membership.max() + 1, first)
+    proposed = np.where(together[:, None], split, first)
+    moved = np.where(accepted[:, None] & (np.arange(T) < number[:, None]), proposed, current)
+    result = np.empty_like(membership)
+    np.put_along_axis(result, order, moved, 1)
+    return canonical(result), accepted
 
 
 def _allocate(
-    order: torch.Tensor,
-    number: torch.Tensor,
-    side_now: torch.Tensor,
-    draws: torch.Tensor,
+    order: np.ndarray,
+    number: np.ndarray,
+    side_now: np.ndarray,
+    draws: np.ndarray,
     data: Evidence,
     weights: Weights,
-    generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    uniform: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Let tasks join one of two clusters in turn, the first two tasks of `order` being apart.
 
     Args:
@@ -179,56 +210,39 @@ def _allocate(
         draws: Which chains draw their sides, bool (C,).
         data: What the data say.
         weights: What the prior says.
-        generator: Source of randomness.
+        uniform: Uniform random numbers, shape (T, C), of which those from position 2 on are used.
 
     Returns:
-        Side of each task in `order` (C, T), log probability of the sides (C,), evidence (C, 2) and sizes (C, 2).
+        Side of each task in `order` (C, T), log probability of the sides (C,), worth (C, 2) and sizes (C, 2).
     """
     C, T = order.shape
-    rows = torch.arange(C)
-    starts = order[:, :2]
-    P = data.precision[rows[:, None], starts].clone()
-    q = data.linear[rows[:, None], starts].clone()
-    worth = evidence(P, q)
-    size = torch.ones(C, 2, dtype=torch.long)
-    side = torch.zeros(C, T, dtype=torch.long)
+    rows = np.arange(C)
+    sums = data.terms[rows[:, None], order[:, :2]] + data.empty
+    worth, size = worth_of(sums), np.ones((C, 2), dtype=int)
+    side = np.zeros((C, T), dtype=int)
     side[:, 1] = 1
-    log_split = torch.zeros(C, dtype=torch.float64)
+    log_split = np.zeros(C)
     for position in range(2, int(number.max())):
-        t = order[:, position]
         active = position < number
-        Q_t, q_t = data.precision[rows, t], data.linear[rows, t]
-        tried = evidence(P + Q_t[:, None], q + q_t[:, None])
-        log_weight = (weights.join.gather(1, size) + tried - worth).log_softmax(1)
-        uniform = torch.rand(C, generator=generator, dtype=torch.float64)
-        drawn = (uniform.log() < log_weight[:, 1]).long()
-        chosen = torch.where(draws, drawn, side_now[:, position])
+        term = data.terms[rows, order[:, position]] * active[:, None, None]
+        tried = worth_of(sums + term[:, None])
+        log_weight = weights.join[rows[:, None], size] + tried - worth
+        log_weight -= np.logaddexp(log_weight[:, :1], log_weight[:, 1:])
+        drawn = np.log(uniform[position]) < log_weight[:, 1]
+        chosen = np.where(draws, drawn, side_now[:, position]).astype(int)
         log_split += active * log_weight[rows, chosen]
         side[:, position] = chosen
-        P[rows, chosen] += active[:, None, None] * Q_t
-        q[rows, chosen] += active[:, None] * q_t
-        worth[rows, chosen] = torch.where(active, tried[rows, chosen], worth[rows, chosen])
+        sums[rows, chosen] += term
+        worth[rows, chosen] = tried[rows, chosen]
         size[rows, chosen] += active
     return side, log_split, worth, size
 
 
-def _merged(order: torch.Tensor, number: torch.Tensor, data: Evidence) -> torch.Tensor:
-    """Evidence of all tasks concerned as one cluster, shape (C,)."""
-    C, T = order.shape
-    concerned = torch.zeros(C, T, dtype=torch.float64)
-    concerned.scatter_(1, order, (torch.arange(T) < number[:, None]).double())
-    P = torch.einsum("ct,ctde->cde", concerned, data.precision)
-    q = torch.einsum("ct,ctd->cd", concerned, data.linear)
-    return evidence(P, q)
+def canonical(membership: np.ndarray) -> np.ndarray:
+    """The same partitions (C, T) with clusters numbered in the order of their first task."""
+    return np.asarray(in_order(torch.from_numpy(membership)).numpy())
 
 
-def _prior_of_split(occupied: torch.Tensor, size: torch.Tensor, weights: Weights) -> torch.Tensor:
-    """Log prior probability of two clusters of sizes (C, 2) over that of one cluster in their place, shape (C,).
-
-    `occupied` counts the clusters with the two as one, shape (C,).
-    """
-    join = weights.join.clone()
-    join[:, 0] = 0.0
-    grown = join.cumsum(1)  # grown[n - 1] is the log of join(1) .. join(n - 1)
-    split = grown.gather(1, size - 1).sum(1) - grown.gather(1, size.sum(1, keepdim=True) - 1)[:, 0]
-    return weights.open.gather(1, occupied[:, None])[:, 0] + split
+def membership_count(membership: np.ndarray) -> np.ndarray:
+    """Number of clusters of canonical partitions (C, T), shape (C,)."""
+    return np.asarray(membership.max(1) + 1)

@@ -53,7 +53,7 @@ class PitmanYor(PartitionSharing):
 
     def log_join(self, size: torch.Tensor, values: Values) -> torch.Tensor:
         """log(n - discount)."""
-        return (size - float(self.discount)).log()
+        return (size.double() - float(self.discount)).log()
 
     def log_open(self, num_clusters: torch.Tensor, values: Values) -> torch.Tensor:
         """log(concentration + discount k)."""
