@@ -11,7 +11,7 @@ from bayesmtl.data import TaskData
 from bayesmtl.likelihoods import Gaussian
 from bayesmtl.models import LinearModel
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, Normal
-from bayesmtl.results import Fit, Prediction, TaskSimilarity, load
+from bayesmtl.results import Fit, Partition, Prediction, TaskSimilarity, load
 from bayesmtl.sharing import (
     Clusters,
     DirichletProcess,
@@ -37,6 +37,7 @@ __all__ = [
     "LinearModel",
     "LowRank",
     "Normal",
+    "Partition",
     "PitmanYor",
     "Pooled",
     "Prediction",

@@ -151,6 +151,29 @@ class PartitionSharing(Sharing):
             columns.append(chosen[:, None])
         return torch.cat(columns, dim=1)
 
+    def extend_with_means(
+        self, values: Values, basis: torch.Tensor, num_new: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw the clusters of further tasks, and the means of those that they open.
+
+        Args:
+            values: Hyperparameter values with `cluster`, each of shape (B, ...).
+            basis: Z, mu and the departures of the cluster means, shape (B, R, D).
+            num_new: Number of further tasks.
+            rng: Source of randomness.
+
+        Returns:
+            Clusters of the further tasks (B, num_new), and Z with rows for the new clusters.
+        """
+        membership = values["cluster"].long()
+        extended = self.extend(membership, values, num_new, rng)
+        B, R, D = basis.shape
+        num_rows = max(R, 2 + int(extended.max()))
+        fresh = torch.from_numpy(rng.normal(size=(B, num_rows, D))) * values["cluster_scale"][:, None]
+        used = 1 + num_clusters(membership)[:, None] > torch.arange(num_rows)
+        kept = torch.nn.functional.pad(basis, (0, 0, 0, num_rows - R))
+        return extended[:, membership.shape[1] :], torch.where(used[..., None], kept, fresh)
+
     def sample_partition(self, values: Values, num_tasks: int, rng: np.random.Generator) -> torch.Tensor:
         """Draw partitions from the prior: clusters in the order of their first task, shape (B, T)."""
         B = next(iter(values.values())).shape[0]
