@@ -18,6 +18,8 @@ from bayesmtl.sharing.partition import PartitionSharing, in_order
 
 NUM_DRAWS = 500  # by default, per chain
 NUM_SPLIT_MERGE = 3  # proposals in every sweep
+# Length of a trajectory: shorter than by itself, since every iteration moves the partition as well.
+TRAJECTORY = 1.2
 _MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
 _CHUNK = 2_000_000  # numbers of workspace handled at once when weights are drawn
 
@@ -88,6 +90,7 @@ class PartitionSampler:
             lambda points: self.given.value_and_gradient(points),
             num_warmup=num_warmup,
             signed=signed,
+            trajectory=TRAJECTORY,
         )
         # a surrogate learns one density, and this one changes with the partition
         self.hmc.may_use_surrogate = False

@@ -120,11 +120,13 @@ class PartitionSharing(Sharing):
             values: Hyperparameter values, each of shape (B, ...).
             rng: Source of randomness.
         """
-        weights = slot_weights(
-            size, self.log_join(size.clamp(min=1), values), self.log_open((size > 0).sum(1, keepdim=True), values)
-        )
         gumbel = -np.log(-np.log(rng.random(tuple(size.shape))))
-        return (weights + torch.from_numpy(gumbel)).argmax(1)
+        return (self.log_slots(size, values) + torch.from_numpy(gumbel)).argmax(1)
+
+    def log_slots(self, size: torch.Tensor, values: Values) -> torch.Tensor:
+        """Log weights of the clusters and of the first empty slot for one further task, shape (B, S)."""
+        joining = self.log_join(size.clamp(min=1), values)
+        return slot_weights(size, joining, self.log_open((size > 0).sum(1, keepdim=True), values))
 
     def extend(
         self, membership: torch.Tensor, values: Values, num_new: int, rng: np.random.Generator
