@@ -87,13 +87,18 @@ class PartitionSampler:
         signed = problem.space.signed()
         self.hmc = HMC(
             lambda points: self.given.value(points),
-            lambda points: self.given.value_and_gradient(points),
+            self._value_and_gradient,
             num_warmup=num_warmup,
             signed=signed,
             trajectory=TRAJECTORY,
         )
         # a surrogate learns one density, and this one changes with the partition
         self.hmc.may_use_surrogate = False
+
+    def _value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if points.shape[1] == 0:
+            return self.given.value(points), points
+        return self.given.value_and_gradient(points)
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """The state before the first iteration, with chains at different partitions."""
@@ -109,7 +114,7 @@ class PartitionSampler:
         """One iteration of all chains, in place."""
         membership = self.move_partition(state.points, state.further["membership"], state.generator)
         self.given = self.problem.given(membership)
-        state.value, state.gradient = self.given.value_and_gradient(state.points)
+        state.value, state.gradient = self._value_and_gradient(state.points)
         if state.points.shape[1]:
             self.hmc.advance(state)
         else:  # every hyperparameter is known
