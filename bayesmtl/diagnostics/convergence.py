@@ -116,7 +116,7 @@ def mixing_table(posterior: xr.Dataset) -> pd.DataFrame:
 
 
 def _rank_rhat(columns: np.ndarray) -> np.ndarray:
-    """Rank-normalised R-hat of (C, N, quantities); plain where a quantity has two values, whose spread is no more."""
+    """Rank-normalised R-hat of (C, N, quantities); plain where a quantity has two values."""
     rhat = split_rhat(columns)
     low, high = columns.min(axis=(0, 1)), columns.max(axis=(0, 1))
     graded = ((columns != low) & (columns != high)).any(axis=(0, 1))

@@ -21,7 +21,6 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
 """Every engine by the name that `fit(method=...)` takes."""
 
 
-
 def supports(engine: str, sharing: Sharing) -> bool:
     """Whether an engine can sample this sharing prior: partitions need Gibbs moves, and only they do."""
     return sharing.has_partition == (engine == "gibbs")
@@ -50,7 +49,7 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
                 "method",
                 expected=" or ".join(map(repr, ("auto", *usable))) + f" for {type(sharing).__name__}",
                 found=repr(method),
-                remedy=f"{type(sharing).__name__} has {kind}; \"auto\" chooses an engine that fits.",
+                remedy=f'{type(sharing).__name__} has {kind}; "auto" chooses an engine that fits.',
             )
         return method, "asked for"
     if method != "auto":
@@ -61,7 +60,10 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
             remedy='Use "auto" to let the data decide.',
         )
     if sharing.has_partition:
-        return "gibbs", "the partition of the tasks is unknown: Gibbs and split-merge moves with weights integrated out"
+        return (
+            "gibbs",
+            "the partition of the tasks is unknown: Gibbs and split-merge moves with weights integrated out",
+        )
     size = sum(group.rows.numel() for group in problem.tasks.groups)
     if size > _LARGE:
         reason = f"{problem.tasks.num_tasks} tasks make every density evaluation slow"

@@ -27,14 +27,14 @@ _CHUNK = 2_000_000  # numbers of workspace handled at once when weights are draw
 def gibbs(problem: Problem, settings: Settings) -> Draws:
     """Sample partitions of the tasks, hyperparameters and weights of a Gaussian model.
 
-    Every iteration draws mu exactly, lets every task draw its cluster anew with weights and cluster means integrated
-    out, proposes to split and to merge clusters, and moves the hyperparameters, concentration included, by one
-    Hamiltonian trajectory on their density given the partition with mu integrated out too. Z and W are then drawn
-    exactly for every kept draw. Chains start from different partitions: all tasks together, all apart, and k-means
-    of the tasks' own estimates.
+    Every iteration draws mu exactly, lets every task draw its cluster anew with weights and cluster means
+    integrated out, proposes to split and to merge clusters, and moves the hyperparameters, concentration
+    included, by one Hamiltonian trajectory on their density given the partition with mu integrated out too. Z
+    and W are then drawn exactly for every kept draw. Chains start from different partitions: all tasks
+    together, all apart, and k-means of the tasks' own estimates.
 
-    An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete; with a checkpoint, the same
-    call goes on later.
+    An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete; with a checkpoint,
+    the same call goes on later.
 
     Raises:
         KeyboardInterrupt: If interrupted while nothing is drawn yet.
@@ -164,7 +164,7 @@ class PartitionSampler:
 
 
 def starting_partitions(problem: Problem, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
-    """Partitions for the chains to start from, shape (C, T): together, apart, and k-means with 2, 4 .. clusters."""
+    """Where chains start, shape (C, T): together, apart, and k-means with 2, 4 .. clusters."""
     T = problem.tasks.num_tasks
     estimates = own_estimates(problem)
     most = getattr(problem.sharing, "num_clusters", T)
@@ -194,7 +194,7 @@ def own_estimates(problem: Problem) -> np.ndarray:
 
 
 def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """Cluster of every point (T, D), from k-means++ and ten rounds of Lloyd's algorithm; some may stay empty."""
+    """Cluster of every point (T, D): k-means++, then ten rounds of Lloyd's algorithm."""
     if num_clusters >= len(points):
         return np.arange(len(points))
     centers = points[rng.integers(len(points))][None]
@@ -206,7 +206,7 @@ def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> 
         nearest = ((points[:, None] - centers) ** 2).sum(-1).argmin(1)
         for k in np.unique(nearest):
             centers[k] = points[nearest == k].mean(0)
-    return nearest
+    return np.asarray(nearest)
 
 
 def _complete(

@@ -1,17 +1,18 @@
 """Moves of a partition of the tasks with weights and cluster means integrated out, all chains as one batch.
 
-Given the hyperparameters and mu, what the data of a cluster are worth depends on sum Q_t and sum q_t only, so that
-moving a task costs D x D algebra. Two kinds of moves leave the posterior of the partition unchanged:
+Given the hyperparameters and mu, what the data of a cluster are worth depends on sum Q_t and sum q_t only, so
+that moving a task costs D x D algebra. Two kinds of moves leave the posterior of the partition unchanged:
 
 - Gibbs: every task in turn leaves its cluster and draws one anew (Neal, 2000, algorithm 3);
-- split-merge: two tasks are drawn; if they are together, their cluster is split by letting its other tasks join one
-  of the two in turn, each with the probability that the data so far give; if apart, their clusters are merged. The
-  proposal is accepted by Metropolis and Hastings (sequential allocation: Dahl, 2005, after Jain and Neal, 2004). The
-  order of the tasks is drawn independently of all else, so that it has the same density in the reverse move.
+- split-merge: two tasks are drawn; if they are together, their cluster is split by letting its other tasks
+  join one of the two in turn, each with the probability that the data so far give; if apart, their clusters
+  are merged. The proposal is accepted by Metropolis and Hastings (sequential allocation: Dahl, 2005, after
+  Jain and Neal, 2004). The order of the tasks is drawn independently of all else, so that it has the same
+  density in the reverse move.
 
-In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's. Q_t and q_t lie in one matrix,
-[[Q_t, q_t], [q_t', 0]], so that sums are single additions; with [[I, 0], [0, huge]] added, its Cholesky factor holds
-the factor L of Lambda = I + sum Q_t and, as its last row, L^-1 sum q_t.
+In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's. Q_t and q_t lie in one
+matrix, [[Q_t, q_t], [q_t', 0]], so that sums are single additions; with [[I, 0], [0, huge]] added, its
+Cholesky factor holds the factor L of Lambda = I + sum Q_t and, as its last row, L^-1 sum q_t.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Weights:
         self.rows = np.arange(C)
 
     def slots(self, size: np.ndarray) -> np.ndarray:
-        """Log weights of all slots for one further task, shape (C, S): the occupied ones and one empty one."""
+        """Log weights of the occupied slots and of one empty one for a further task, shape (C, S)."""
         occupied = size > 0
         weights = np.where(occupied, self.join[self.rows[:, None], size], -np.inf)
         first_empty = occupied.argmin(1)
@@ -162,7 +163,8 @@ def split_merge(
         generator: Source of randomness.
 
     Returns:
-        Clusters numbered in the order of their first task, shape (C, T), and which chains accepted, bool (C,).
+        Clusters numbered in the order of their first task, shape (C, T), and which chains accepted, bool
+        (C,).
     """
     C, T = membership.shape
     rows = np.arange(C)
@@ -176,7 +178,9 @@ def split_merge(
     number = concerned.sum(1)
     current = np.take_along_axis(membership, order, 1)
     first = current[:, :1]
-    side, log_split, worth, size = _allocate(order, number, current != first, together, data, weights, uniform)
+    side, log_split, worth, size = _allocate(
+        order, number, current != first, together, data, weights, uniform
+    )
     pooled = (np.arange(T) < number[:, None])[:, :, None, None] * data.terms[rows[:, None], order]
     occupied = membership_count(membership) - ~together  # with the two as one
     grown = weights.grown[rows[:, None], size].sum(1) - weights.grown[rows, size.sum(1)]

@@ -28,8 +28,8 @@ class Problem:
         tasks: Compressed data of T tasks.
         task_names: Names of the tasks, for messages and known noise.
         target_scale: What one standardised unit is in the target's units, shape (T,).
-        membership: Clusters of the tasks, one partition for each point that is evaluated, shape (B, T); needed where
-            the sharing prior has partitions, whose density is given one.
+        membership: Clusters of the tasks, one partition for each point that is evaluated, shape (B, T);
+            needed where the sharing prior has partitions, whose density is given one.
     """
 
     sharing: Sharing

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 import xarray as xr
 
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights

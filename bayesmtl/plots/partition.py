@@ -21,10 +21,10 @@ _WITH_NUMBERS = 12  # up to so many tasks the numbers fit into the cells
 def partition(task_partition: Partition, ax: Axes | None = None) -> Axes:
     """Draw the probability that two tasks are together, for all pairs, with the point partition outlined.
 
-    Tasks of a cluster of the point partition lie side by side, large clusters first, and within a cluster in the order
-    of a hierarchical clustering. The darker a cell, the surer the two tasks are together; a dark cell outside the
-    frames, or a pale one inside, is where the point partition hides doubt. Up to 12 tasks the probabilities are written
-    into the cells.
+    Tasks of a cluster of the point partition lie side by side, large clusters first, and within a cluster in
+    the order of a hierarchical clustering. The darker a cell, the surer the two tasks are together; a dark
+    cell outside the frames, or a pale one inside, is where the point partition hides doubt. Up to 12 tasks
+    the probabilities are written into the cells.
 
     Args:
         task_partition: From `fit.partition()`.
@@ -42,10 +42,10 @@ def partition(task_partition: Partition, ax: Axes | None = None) -> Axes:
         >>> matplotlib.use("Agg")
         >>> import xarray as xr
         >>> from bayesmtl.results import Partition
-        >>> draws = xr.DataArray([[0, 1, 0], [0, 1, 0], [0, 1, 2]], {"task": ["a", "b", "c"]}, ("draw", "task"))
-        >>> axes = partition(Partition(draws))
+        >>> values, names = [[0, 1, 0], [0, 1, 0], [0, 1, 2]], {"task": ["a", "b", "c"]}
+        >>> axes = partition(Partition(xr.DataArray(values, names, ("draw", "task"))))
         >>> [label.get_text() for label in axes.get_xticklabels()]
-        ['a', 'c', 'b']
+        ['c', 'a', 'b']
     """
     for needed in ("co_clustering", "point", "num_clusters"):
         if not hasattr(task_partition, needed):
@@ -83,7 +83,8 @@ def partition(task_partition: Partition, ax: Axes | None = None) -> Axes:
     likely = task_partition.num_clusters
     shown = ", ".join(f"{k} ({p:.2f})" for k, p in likely.sort_values(ascending=False).head(3).items())
     ax.set_title(
-        f"Which tasks belong together: {point.max()} clusters outlined\nnumber of clusters (probability): {shown}",
+        f"Which tasks belong together: {point.max()} clusters outlined\n"
+        f"number of clusters (probability): {shown}",
         loc="left",
         fontsize=9 if T <= _WITH_NUMBERS else 11,
     )

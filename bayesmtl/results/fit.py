@@ -106,12 +106,10 @@ class Fit:
         judged = self.posterior
         if self.sharing.has_partition:
             judged = judged.assign(self._pairs_in_doubt())
-        return check_draws(
-            judged, self.draws.sample_stats, method=self.method, complete=self.draws.complete
-        )
+        return check_draws(judged, self.draws.sample_stats, method=self.method, complete=self.draws.complete)
 
     def _pairs_in_doubt(self) -> dict[str, xr.DataArray]:
-        """Whether two tasks are together, of pairs that are so in some draws only; the log density. No labels."""
+        """Whether two tasks are together, for pairs in doubt, and the log density: no labels."""
         membership = self.draws.hyperparameters["cluster"].numpy()
         first, second = np.triu_indices(membership.shape[2], k=1)
         every = max(1, len(first) // _MOST_PAIRS)
@@ -147,7 +145,9 @@ class Fit:
         membership = self.draws.hyperparameters["cluster"].flatten(0, 1)[self.chosen_draws(num_draws)].numpy()
         coords = {"draw": np.arange(len(membership)), "task": np.array(self.task_names, dtype=str)}
         attrs = {"task_column": self.schema.task_column}
-        return Partition(xr.DataArray(membership, coords=coords, dims=("draw", "task"), name="cluster", attrs=attrs))
+        return Partition(
+            xr.DataArray(membership, coords=coords, dims=("draw", "task"), name="cluster", attrs=attrs)
+        )
 
     def summary(self, mass: float = 0.9) -> pd.DataFrame:
         """Population and hyperparameters: mean, sd and central interval, one row each, user's units.

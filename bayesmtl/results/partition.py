@@ -21,8 +21,8 @@ _MOST_CUTS = 50  # cuts tried of each dendrogram
 def variation_of_information(partition: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Variation of information between a partition and others, in bits: 0 for the same, at most log2 T.
 
-    The mean over tasks of log2 |C_t| |D_t| / |C_t and D_t|^2, where C_t and D_t are the clusters that task t has in the
-    two partitions (Meila, 2007).
+    The mean over tasks of log2 |C_t| |D_t| / |C_t and D_t|^2, where C_t and D_t are the clusters that task t
+    has in the two partitions (Meila, 2007).
 
     Args:
         partition: Clusters of T tasks, shape (T,).
@@ -56,9 +56,9 @@ class CredibleBall:
     Args:
         mass: That probability.
         radius: Variation of information from the point to the edge, in bits.
-        partitions: One row per task; columns "point", and of the sampled partitions inside the ball "nearest" (the
-            nearest that differs from the point; the point itself if none does), "furthest", "coarsest" (of those with
-            fewest clusters the furthest) and "finest".
+        partitions: One row per task; columns "point", and of the sampled partitions inside the ball "nearest"
+            (the nearest that differs from the point; the point itself if none does), "furthest", "coarsest"
+            (of those with fewest clusters the furthest) and "finest".
         distances: Their distance from the point, in bits.
     """
 
@@ -69,9 +69,8 @@ class CredibleBall:
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {column.nunique()}" for name, column in self.partitions.items())
-        return (
-            f"CredibleBall of {100 * self.mass:g} %: radius {self.radius:.2f} bits; number of clusters: {numbers}"
-        )
+        size = f"{100 * self.mass:g} %: radius {self.radius:.2f} bits"
+        return f"CredibleBall of {size}; number of clusters: {numbers}"
 
     def _repr_html_(self) -> str:
         return f"<p>{escape(repr(self))}</p>{self.partitions.to_html()}"
@@ -82,8 +81,8 @@ class Partition:
     """The posterior of the partition of the tasks; from `fit.partition()`.
 
     Args:
-        draws: Each task's cluster in every draw, dimensions (draw, task). The numbers have a meaning within their draw
-            only.
+        draws: Each task's cluster in every draw, dimensions (draw, task). The numbers have a meaning within
+            their draw only.
     """
 
     draws: xr.DataArray
@@ -113,10 +112,10 @@ class Partition:
 
     @cached_property
     def point(self) -> pd.Series:
-        """The partition with the least expected variation of information: cluster of each task, 1 the largest.
+        """The partition of least expected variation of information: cluster of each task, 1 the largest.
 
-        The least over up to 200 sampled partitions and over the cuts of the dendrograms that average and complete
-        linkage make of the co-clustering probabilities (Wade and Ghahramani, 2018).
+        The least over up to 200 sampled partitions and over the cuts of the dendrograms that average and
+        complete linkage make of the co-clustering probabilities (Wade and Ghahramani, 2018).
         """
         candidates = self._candidates()
         expected = [variation_of_information(candidate, self._values).mean() for candidate in candidates]
@@ -140,7 +139,9 @@ class Partition:
 
     def _labelled(self, partition: np.ndarray) -> pd.Series:
         """A partition with clusters 1, 2 .. from large to small, the first task deciding between equals."""
-        _, first, own, sizes = np.unique(partition, return_index=True, return_inverse=True, return_counts=True)
+        _, first, own, sizes = np.unique(
+            partition, return_index=True, return_inverse=True, return_counts=True
+        )
         rank = np.empty(len(sizes), dtype=int)
         rank[np.lexsort((first, -sizes))] = np.arange(1, len(sizes) + 1)
         index = pd.Index(self.task_names, name=str(self.draws.attrs.get("task_column", "task")))
@@ -149,14 +150,15 @@ class Partition:
     @property
     def members(self) -> dict[int, tuple[str, ...]]:
         """Names of the tasks of every cluster of the point partition."""
-        return {int(k): tuple(map(str, tasks)) for k, tasks in self.point.groupby(self.point).groups.items()}
+        point = self.point
+        return {int(k): tuple(map(str, point.index[point == k])) for k in range(1, int(point.max()) + 1)}
 
     @cached_property
     def certainty(self) -> pd.Series:
         """How sure the companions of each task are: expected overlap of its cluster with that of the point.
 
-        The overlap is the number of tasks in both clusters over that in either (Jaccard): 1 where every draw gives the
-        task exactly the companions of the point partition.
+        The overlap is the number of tasks in both clusters over that in either (Jaccard): 1 where every draw
+        gives the task exactly the companions of the point partition.
         """
         point = self.point.to_numpy()
         in_point = point[:, None] == point
@@ -167,7 +169,7 @@ class Partition:
         return pd.Series(total / len(values), index=self.point.index, name="certainty")
 
     def credible_ball(self, mass: float = 0.95) -> CredibleBall:
-        """The ball of partitions around the point that holds `mass` of the posterior, and what lies at its ends.
+        """The ball of partitions around the point that holds `mass` of the posterior, and its ends.
 
         Raises:
             SpecificationError: If `mass` is not between 0 and 1.
@@ -193,12 +195,12 @@ class Partition:
         return CredibleBall(mass, radius, frame, pd.Series(distances, name="bits"))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per task: its cluster in the point partition, how many tasks that has, and how sure it is."""
+        """One row per task: its cluster in the point partition, that one's size, and how sure it is."""
         sizes = self.point.groupby(self.point).transform("size")
         return pd.DataFrame({"cluster": self.point, "size": sizes, "certainty": self.certainty})
 
     def summary(self) -> pd.DataFrame:
-        """One row per cluster of the point partition: size, share of the tasks, mean certainty, members by name."""
+        """One row per cluster of the point partition: size, share, mean certainty, members by name."""
         frame = self.to_frame()
         rows = {
             cluster: {
@@ -215,8 +217,8 @@ class Partition:
         number = self.num_clusters
         likely = ", ".join(f"{k}: {p:.2f}" for k, p in number.sort_values(ascending=False).head(3).items())
         return (
-            f"Partition of {len(self.task_names)} tasks: {self.point.nunique()} clusters in the point partition; "
-            f"probability of the number of clusters {likely}"
+            f"Partition of {len(self.task_names)} tasks: {self.point.nunique()} clusters in the point "
+            f"partition; probability of the number of clusters {likely}"
         )
 
     def _repr_html_(self) -> str:

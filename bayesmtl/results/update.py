@@ -55,7 +55,9 @@ def condition(fit: Fit, new: Any) -> Fit:
     rng = fit.generator(3 + len(fit.added_tasks))
     basis = fit.draws.basis.flatten(0, 1)
     if isinstance(fit.sharing, PartitionSharing):
-        values, basis, log_weight = weigh_clusters(fit, before, before + fresh, touched, added, standardization, rng)
+        values, basis, log_weight = weigh_clusters(
+            fit, before, before + fresh, touched, added, standardization, rng
+        )
     else:
         values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
     keep = _resample(log_weight, rng, touched, schema.task_names)

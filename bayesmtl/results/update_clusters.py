@@ -1,9 +1,10 @@
-"""Updating a posterior over partitions by further rows: which cluster a new task joins, or whether it is one itself.
+"""Updating a posterior over partitions by further rows: which cluster a new task joins, if any.
 
-Given Z and the hyperparameters of a draw, the rows of a new task have an exact density under every cluster that it can
-join, and under a cluster of its own with the mean integrated out. Times the prior's weights these are the
-probabilities of its clusters, and their sum is the task's share of the draw's importance weight. New tasks come one
-after the other, so that two of them can open a cluster together. Clusters of known tasks stay those of the draw.
+Given Z and the hyperparameters of a draw, the rows of a new task have an exact density under every cluster
+that it can join, and under a cluster of its own with the mean integrated out. Times the prior's weights these
+are the probabilities of its clusters, and their sum is the task's share of the draw's importance weight. New
+tasks come one after the other, so that two of them can open a cluster together. Clusters of known tasks stay
+those of the draw.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def weigh_clusters(
         rng: Source of randomness.
 
     Returns:
-        Hyperparameter values with the clusters of all tasks, Z with rows for new clusters, log weights (draws,).
+        Hyperparameter values with the clusters of all tasks, Z with rows for new clusters, log weights
+        (draws,).
     """
     sharing = fit.sharing
     assert isinstance(sharing, PartitionSharing)
@@ -147,7 +149,7 @@ def _densities(
     occupied: torch.Tensor,
     num_slots: int,
 ) -> torch.Tensor:
-    """log p(rows of a task | Z) in every cluster there is, and behind these in one of its own, (draws, slots)."""
+    """log p(rows of a task | Z) in every cluster there is and in one of its own, (draws, slots)."""
     S = len(basis)
     columns = []
     for slot in range(num_slots):
@@ -159,7 +161,9 @@ def _densities(
     density = torch.stack(columns, dim=1)
     alone = log_likelihood_given_basis(task, _alone(structure), noise, basis[:, :1])
     slots = torch.arange(num_slots)
-    return torch.where(slots == occupied[:, None], alone, density.masked_fill(slots > occupied[:, None], -torch.inf))
+    return torch.where(
+        slots == occupied[:, None], alone, density.masked_fill(slots > occupied[:, None], -torch.inf)
+    )
 
 
 def _mean_of_new_cluster(
@@ -169,7 +173,7 @@ def _mean_of_new_cluster(
     basis: torch.Tensor,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    """Draw b given that the task is alone: first b + e given the rows, then b given b + e; shape (draws, D)."""
+    """Draw b of a task that is alone: b + e given the rows, then b given b + e; shape (draws, D)."""
     assert structure.basis_scale is not None
     total = draw_weights(task, _alone(structure), noise, basis[:, :1], rng).weights[:, 0] - basis[:, 0]
     spread = structure.basis_scale[:, 1]
@@ -185,4 +189,5 @@ def _mean_of_new_cluster(
     e = (root @ torch.from_numpy(rng.standard_normal((*spread.shape, 1)))).squeeze(-1)
     whole = residual + torch.diag_embed(spread**2)
     gain = torch.linalg.lstsq(whole, (total - b - e)[..., None]).solution.squeeze(-1)
-    return b + spread**2 * gain
+    drawn: torch.Tensor = b + spread**2 * gain
+    return drawn

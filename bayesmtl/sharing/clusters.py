@@ -17,19 +17,20 @@ class Clusters(PartitionSharing):
     """Tasks in at most `num_clusters` clusters: w_t = mu + b_{c_t} + e_t, c_t ~ weights ~ Dirichlet.
 
     The weights integrate out: a task joins a cluster of n others with probability proportional to
-    n + concentration. Two tasks are together with probability (concentration + 1) / (K concentration + 1). Clusters
-    may stay empty, so K is the most there can be.
+    n + concentration. Two tasks are together with probability (concentration + 1) / (K concentration + 1).
+    Clusters may stay empty, so K is the most there can be.
 
     Args:
         num_clusters: K, at most the number of tasks.
-        concentration: Of each cluster's weight, Dirichlet(concentration, .., concentration), known or with a prior;
-            the default, 1, makes all weights equally likely. With 1 / K about as few clusters are used as a
-            Dirichlet process of concentration 1 does.
-        within, scale, correlation, spread, mean_scale: As in `PartitionSharing`; 90 % of the mass of the spread of
-            the cluster means lies below 1.64 standardised units, of the scale within a cluster below 0.82.
+        concentration: Of each cluster's weight, Dirichlet(concentration, .., concentration), known or with a
+            prior; the default, 1, makes all weights equally likely. With 1 / K about as few clusters are used
+            as a Dirichlet process of concentration 1 does.
+        within, scale, correlation, spread, mean_scale: As in `PartitionSharing`; 90 % of the mass of the
+            spread of the cluster means lies below 1.64 standardised units, of the scale within a cluster
+            below 0.82.
 
-    Source: task clustering (Bakker and Heskes, 2003) with one-hot loadings and the cluster weights integrated out;
-    clustered multi-task learning (Jacob, Bach and Vert, 2008) is its relaxation to a point.
+    Source: task clustering (Bakker and Heskes, 2003) with one-hot loadings and the cluster weights integrated
+    out; clustered multi-task learning (Jacob, Bach and Vert, 2008) is its relaxation to a point.
 
     Example:
         >>> [p.name for p in Clusters(3, within="none").parameters(num_tasks=5, num_features=2)]
@@ -41,7 +42,11 @@ class Clusters(PartitionSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.num_clusters, int) or isinstance(self.num_clusters, bool) or self.num_clusters < 1:
+        if (
+            not isinstance(self.num_clusters, int)
+            or isinstance(self.num_clusters, bool)
+            or self.num_clusters < 1
+        ):
             raise SpecificationError(
                 "num_clusters",
                 expected="a whole number of at least 1",

@@ -15,18 +15,19 @@ from bayesmtl.sharing.partition import PartitionSharing, check_concentration
 class DirichletProcess(PartitionSharing):
     """Tasks in clusters, as many as the data ask for: a Chinese restaurant process over tasks, not truncated.
 
-    w_t = mu + b_{c_t} + e_t; a task joins a cluster of n others with probability proportional to n and opens one of
-    its own with one proportional to alpha. Two tasks are together with probability 1 / (1 + alpha); alpha to 0 is
-    `Hierarchical`, alpha to infinity puts every task apart.
+    w_t = mu + b_{c_t} + e_t; a task joins a cluster of n others with probability proportional to n and opens
+    one of its own with one proportional to alpha. Two tasks are together with probability 1 / (1 + alpha);
+    alpha to 0 is `Hierarchical`, alpha to infinity puts every task apart.
 
     Args:
-        concentration: Prior of alpha. The default Gamma(1, 1) puts 90 % of its mass within 0.05 and 3.0: of 30 tasks
-            between 1 and about 10 clusters.
-        within, scale, correlation, spread, mean_scale: As in `PartitionSharing`; 90 % of the mass of the spread of
-            the cluster means lies below 1.64 standardised units, of the scale within a cluster below 0.82.
+        concentration: Prior of alpha. The default Gamma(1, 1) puts 90 % of its mass within 0.05 and 3.0: of
+            30 tasks between 1 and 9 clusters.
+        within, scale, correlation, spread, mean_scale: As in `PartitionSharing`; 90 % of the mass of the
+            spread of the cluster means lies below 1.64 standardised units, of the scale within a cluster
+            below 0.82.
 
-    Source: Xue, Liao, Carin and Krishnapuram (2007), who take `within="none"` and variational inference; Escobar and
-    West (1995) for the concentration.
+    Source: Xue, Liao, Carin and Krishnapuram (2007), who take `within="none"` and variational inference;
+    Escobar and West (1995) for the prior of the concentration.
 
     Example:
         >>> [p.name for p in DirichletProcess().parameters(num_tasks=5, num_features=2)]

@@ -1,8 +1,8 @@
-"""What priors over partitions of the tasks have in common: A one-hot, Z cluster means around a population, E within.
+"""What priors over partitions have in common: A one-hot, Z cluster means around a population, E within.
 
 All are of Gibbs type: a partition into k clusters of sizes n_1 .. n_k has a probability proportional to
-prod_{i < k} open(i) prod_j join(1) .. join(n_j - 1), so that two functions say everything: the weight with which a
-further task joins a cluster of a given size, and that with which it opens one of its own.
+prod_{i < k} open(i) prod_j join(1) .. join(n_j - 1), so that two functions say everything: the weight with
+which a further task joins a cluster of a given size, and that with which it opens one of its own.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Within = Literal["none", "diagonal", "full"]
 class PartitionSharing(Sharing):
     """W = 1 mu' + A B + E: tasks in clusters, w_t = mu + b_{c_t} + e_t, with a prior on the partition.
 
-    Cluster means lie around a population mean mu ~ N(0, mean_scale^2 I), b_k ~ N(0, diag(spread^2)); tasks lie
-    around the mean of their cluster, e_t ~ N(0, Sigma), or share it exactly.
+    Cluster means lie around a population mean mu ~ N(0, mean_scale^2 I), b_k ~ N(0, diag(spread^2)); tasks
+    lie around the mean of their cluster, e_t ~ N(0, Sigma), or share it exactly.
 
     Args:
-        within: "none": tasks of a cluster have the same weights. "diagonal": Sigma = diag(scale^2), learned by
-            feature. "full": diag(scale) Omega diag(scale), Omega ~ LKJ.
-        scale: Prior of the scales within clusters; HalfNormal(0.5) puts 90 % of its mass below 0.82 standardised
-            units.
+        within: "none": tasks of a cluster have the same weights. "diagonal": Sigma = diag(scale^2), learned
+            by feature. "full": diag(scale) Omega diag(scale), Omega ~ LKJ.
+        scale: Prior of the scales within clusters; HalfNormal(0.5) puts 90 % of its mass below 0.82
+            standardised units.
         correlation: Prior of Omega, as in `Hierarchical`.
-        spread: Prior of the scales of the cluster means around mu, one per feature; HalfNormal(1) puts 90 % of
-            its mass below 1.64 units.
+        spread: Prior of the scales of the cluster means around mu, one per feature; HalfNormal(1) puts 90 %
+            of its mass below 1.64 units.
         mean_scale: As in `Hierarchical`.
     """
 
@@ -80,7 +80,7 @@ class PartitionSharing(Sharing):
 
     @abstractmethod
     def log_total(self, num_tasks: int, values: Values) -> torch.Tensor:
-        """Log of the product of all weights that 0, 1 .. num_tasks - 1 tasks offer to the next one, shape (B,)."""
+        """Log of the product of the total weights offered to each task in turn, shape (B,)."""
 
     def check_tasks(self, num_tasks: int) -> None:
         """Refuse a number of tasks that makes no sense for this prior.
@@ -109,14 +109,12 @@ class PartitionSharing(Sharing):
         weights = self.log_join(steps[:, 1:], values)
         return opened + (joined * weights).sum(1) - self.log_total(T, values)
 
-    def draw_next(
-        self, size: torch.Tensor, values: Values, rng: np.random.Generator
-    ) -> torch.Tensor:
+    def draw_next(self, size: torch.Tensor, values: Values, rng: np.random.Generator) -> torch.Tensor:
         """Draw the cluster of one further task, shape (B,).
 
         Args:
-            size: Sizes of clusters, the occupied ones before the empty ones, shape (B, S); an empty one must be
-                left where another can be opened.
+            size: Sizes of clusters, the occupied ones before the empty ones, shape (B, S); an empty one must
+                be left where another can be opened.
             values: Hyperparameter values, each of shape (B, ...).
             rng: Source of randomness.
         """
@@ -182,7 +180,7 @@ class PartitionSharing(Sharing):
         return self.extend(torch.zeros(B, 0, dtype=torch.long), values, num_tasks, rng)
 
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
-        """Those of the partition, the scales of the population and of cluster means, and of what is within."""
+        """Of the partition, then the scales of the population, of cluster means and within clusters."""
         D = num_features
         shared = (
             *self.partition_parameters(),
@@ -199,7 +197,7 @@ class PartitionSharing(Sharing):
         return (*shared, scale, correlation)
 
     def structure(self, values: Values, num_tasks: int, num_features: int) -> Structure:
-        """A = ones and the clusters of `values["cluster"]`, Z = mu and the departures of the cluster means, E."""
+        """A = ones and the clusters of `values["cluster"]`, Z = mu and departures of cluster means, E."""
         mean = values["mean_scale"].reshape(-1, 1, 1).expand(-1, 1, num_features)
         basis_scale = torch.cat([mean, values["cluster_scale"][:, None]], dim=1)
         membership = values["cluster"].long()

@@ -16,15 +16,17 @@ from bayesmtl.sharing.partition import PartitionSharing, check_concentration
 class PitmanYor(PartitionSharing):
     """A `DirichletProcess` with a discount: a few large clusters and many small ones.
 
-    A task joins a cluster of n others with probability proportional to n - discount and opens one of its own with
-    one proportional to concentration + discount k, where there are k. Two tasks are together with probability
-    (1 - discount) / (1 + concentration).
+    A task joins a cluster of n others with probability proportional to n - discount and opens one of its own
+    with one proportional to concentration + discount k, where there are k. Two tasks are together with
+    probability (1 - discount) / (1 + concentration).
 
     Args:
         discount: In [0, 1), known; 0 is `DirichletProcess`.
-        concentration: Prior of the concentration; the default Gamma(1, 1) puts 90 % of its mass within 0.05 and 3.0.
-        within, scale, correlation, spread, mean_scale: As in `PartitionSharing`; 90 % of the mass of the spread of
-            the cluster means lies below 1.64 standardised units, of the scale within a cluster below 0.82.
+        concentration: Prior of the concentration; the default Gamma(1, 1) puts 90 % of its mass within 0.05
+            and 3.0.
+        within, scale, correlation, spread, mean_scale: As in `PartitionSharing`; 90 % of the mass of the
+            spread of the cluster means lies below 1.64 standardised units, of the scale within a cluster
+            below 0.82.
 
     Source: Pitman and Yor (1997).
 

@@ -212,5 +212,7 @@ def test_no_engine_escapes():
 def test_the_catalogue_covers_every_pair():
     """Every registered class meets every engine that supports it."""
     pairs = {(type(model.sharing).__name__, engine) for model, engine in ENTRIES.values()}
-    supported = {(name, e) for name, variants in SHARINGS.items() for e in ENGINES if supports(e, variants[0])}
+    supported = {
+        (name, e) for name, variants in SHARINGS.items() for e in ENGINES if supports(e, variants[0])
+    }
     assert pairs == supported and {name for name, _ in pairs} == set(sharing.REGISTRY)

@@ -71,7 +71,9 @@ def test_gradient_equals_the_general_one(partition):
 
 def test_a_batch_of_partitions_is_each_by_itself():
     tasks, sd = compress(ROWS["mixed sizes"]), make_noise("task", batch=1)
-    structures = [clustered(partition, "shared", "none", seed=i) for i, partition in enumerate(PARTITIONS.values())]
+    structures = [
+        clustered(partition, "shared", "none", seed=i) for i, partition in enumerate(PARTITIONS.values())
+    ]
     single = torch.cat([log_marginal_clusters(tasks, structure, sd) for structure in structures])
     batch = Structure(
         structures[0].loadings,
@@ -85,7 +87,7 @@ def test_a_batch_of_partitions_is_each_by_itself():
 @pytest.mark.parametrize("residual", ["none", "shared"])
 @pytest.mark.parametrize("partition", PARTITIONS)
 def test_draws_have_the_moments_of_the_general_ones(partition, residual):
-    """20,000 draws each; means within 5 standard errors (12 of them: false alarm 1e-5), spreads within 5 %."""
+    """20,000 draws; means within 5 standard errors (12 of them: false alarm 1e-5), spreads within 5 %."""
     tasks, sd, S = compress(ROWS["mixed sizes"]), make_noise("task", batch=1), 20_000
     structure = clustered(PARTITIONS[partition], residual, "none")
     expected = draw_posterior(tasks, general(structure), sd, np.random.default_rng(0), num_draws=S)
@@ -109,7 +111,7 @@ PRIORS = {
 @pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("concentration", [0.1, 1.0, 10.0, 100.0])
 def test_partitions_have_probabilities(name, concentration):
-    """They sum to 1, give the co-clustering probability of the books, and do not depend on the order of tasks."""
+    """They sum to 1, give the books' co-clustering probability, and ignore the order of tasks."""
     prior, together = PRIORS[name]
     partitions = all_partitions(5)
     values = {"concentration": torch.full((len(partitions),), concentration, dtype=torch.float64)}
@@ -154,7 +156,7 @@ def test_one_cluster_is_hierarchical():
 
 
 def test_all_apart_is_hierarchical_too():
-    """Every task its own cluster: its mean and its residual are one, of variance cluster_scale^2 + scale^2."""
+    """A task's own mean and its residual are one, of variance cluster_scale^2 + scale^2."""
     tasks, sd = compress(ROWS["plain"]), make_noise("shared", batch=1)
     structure = clustered(PARTITIONS["apart"], "shared", "none")
     assert structure.basis_scale is not None and structure.residual_scale is not None
@@ -174,5 +176,6 @@ def test_clusters_that_do_not_differ_are_pooled():
     same = structure.basis_scale * torch.tensor([1.0, 0.0])[:, None]
     pooled = replace(structure, basis_scale=same[:, :1], membership=None)
     torch.testing.assert_close(
-        log_marginal_clusters(tasks, replace(structure, basis_scale=same), sd), log_marginal(tasks, pooled, sd)
+        log_marginal_clusters(tasks, replace(structure, basis_scale=same), sd),
+        log_marginal(tasks, pooled, sd),
     )

@@ -31,7 +31,7 @@ def partition_of(draws, names=None) -> bm.Partition:
 
 @pytest.fixture
 def doubtful() -> bm.Partition:
-    """Labs 0 and 1 always together, 3 and 4 mostly, 2 now here, now there; labels differ from draw to draw."""
+    """Labs 0 and 1 always together, 3 and 4 mostly, 2 now here, now there; labels mean nothing."""
     return partition_of([[0, 0, 0, 1, 1], [5, 5, 5, 2, 2], [1, 1, 0, 0, 0], [0, 0, 0, 1, 2]])
 
 
@@ -117,7 +117,9 @@ def test_frames_and_reprs(doubtful):
     assert list(frame.columns) == ["cluster", "size", "certainty"] and frame.loc["lab_3", "size"] == 2
     summary = doubtful.summary()
     assert summary.loc[1, "members"] == "lab_0, lab_1, lab_2" and summary["share"].sum() == pytest.approx(1)
-    assert "2 clusters" in repr(doubtful) and "5 tasks" in repr(doubtful) and "<table" in doubtful._repr_html_()
+    assert (
+        "2 clusters" in repr(doubtful) and "5 tasks" in repr(doubtful) and "<table" in doubtful._repr_html_()
+    )
     escaped = partition_of([[0, 1]] * 2, ["<b>", "a"])._repr_html_()
     assert "&lt;b&gt;" in escaped and "<b>" not in escaped
 
@@ -187,29 +189,39 @@ def test_the_verdict_is_on_what_labels_cannot_change(fit):
 
 
 def test_chains_that_never_meet_are_told(fit):
-    """Two tasks together in all draws of one chain and in none of the other: R-hat is infinite, not absent."""
+    """Two tasks together in all draws of one chain and in none of the other: R-hat is infinite."""
     stuck = fit.draws.hyperparameters["cluster"].clone()
     stuck[0], stuck[1] = 0, 0
     stuck[1, :, 5] = 1
-    draws = type(fit.draws)(**{**vars(fit.draws), "hyperparameters": fit.draws.hyperparameters | {"cluster": stuck}})
+    draws = type(fit.draws)(
+        **{**vars(fit.draws), "hyperparameters": fit.draws.hyperparameters | {"cluster": stuck}}
+    )
     check = type(fit)(**{**{f: getattr(fit, f) for f in fit.__dataclass_fields__}, "draws": draws}).check()
     pair = f"together[{fit.task_names[0]} and {fit.task_names[5]}]"
     assert not check.ok and check.table.loc[pair, "r_hat"] == np.inf
 
 
 def test_a_fit_without_partition_refuses(lab_fit):
-    with pytest.raises(SpecificationError, match=r"partitions of the tasks, found Hierarchical.*DirichletProcess"):
+    with pytest.raises(
+        SpecificationError, match=r"partitions of the tasks, found Hierarchical.*DirichletProcess"
+    ):
         lab_fit.partition()
 
 
 @pytest.mark.parametrize(
     "sharing, method",
-    list(itertools.product([bm.Clusters(2), bm.DirichletProcess(), bm.PitmanYor()], ["exact", "empirical_bayes"])),
+    list(
+        itertools.product(
+            [bm.Clusters(2), bm.DirichletProcess(), bm.PitmanYor()], ["exact", "empirical_bayes"]
+        )
+    ),
     ids=str,
 )
 def test_other_engines_refuse_partitions(lab_data, sharing, method):
     name = type(sharing).__name__
-    with pytest.raises(SpecificationError, match=rf"`method`: expected 'auto' or 'gibbs' for {name}, found '{method}'"):
+    with pytest.raises(
+        SpecificationError, match=rf"`method`: expected 'auto' or 'gibbs' for {name}, found '{method}'"
+    ):
         bm.LinearModel(sharing).fit(lab_data, method=method, seed=0)
 
 
@@ -222,13 +234,28 @@ BAD = {
     "no clusters": (lambda: bm.Clusters(0), "`num_clusters`: expected a whole number of at least 1"),
     "half a cluster": (lambda: bm.Clusters(2.5), "`num_clusters`: expected a whole number"),
     "true": (lambda: bm.Clusters(True), "`num_clusters`: expected a whole number"),
-    "concentration 0": (lambda: bm.DirichletProcess(bm.Fixed(0.0)), "`concentration`: expected a number above 0"),
-    "concentration 0 of K": (lambda: bm.Clusters(2, bm.Fixed(0)), "`concentration`: expected a number above 0"),
-    "concentration below 0": (lambda: bm.DirichletProcess(bm.Fixed(-1.0)), "`value`: expected a finite number"),
+    "concentration 0": (
+        lambda: bm.DirichletProcess(bm.Fixed(0.0)),
+        "`concentration`: expected a number above 0",
+    ),
+    "concentration 0 of K": (
+        lambda: bm.Clusters(2, bm.Fixed(0)),
+        "`concentration`: expected a number above 0",
+    ),
+    "concentration below 0": (
+        lambda: bm.DirichletProcess(bm.Fixed(-1.0)),
+        "`value`: expected a finite number",
+    ),
     "a plain number": (lambda: bm.DirichletProcess(2.0), "`concentration`: expected a prior"),
     "gamma": (lambda: bm.Gamma(shape=-1.0), "`shape`: expected a finite number above 0"),
-    "discount": (lambda: bm.PitmanYor(discount=1.0), "`discount`: expected a number of at least 0 and below 1"),
-    "within": (lambda: bm.DirichletProcess(within="some"), "`within`: expected one of 'none', 'diagonal', 'full'"),
+    "discount": (
+        lambda: bm.PitmanYor(discount=1.0),
+        "`discount`: expected a number of at least 0 and below 1",
+    ),
+    "within": (
+        lambda: bm.DirichletProcess(within="some"),
+        "`within`: expected one of 'none', 'diagonal', 'full'",
+    ),
     "mean scale": (lambda: bm.DirichletProcess(mean_scale=bm.Fixed(0.0)), "`mean_scale`"),
 }
 
@@ -241,7 +268,9 @@ def test_bad_options(name):
 
 
 def test_more_clusters_than_tasks(lab_data):
-    with pytest.raises(SpecificationError, match=r"`num_clusters`: expected at most the number of tasks \(6\), found 7"):
+    with pytest.raises(
+        SpecificationError, match=r"`num_clusters`: expected at most the number of tasks \(6\), found 7"
+    ):
         bm.LinearModel(bm.Clusters(7)).fit(lab_data, seed=0, progress=False)
 
 
@@ -251,7 +280,9 @@ def test_a_task_without_rows_follows_the_prior(lab_frame):
     data = bm.TaskData.from_frame(frame, task="lab", target="yield", features=["dose", "age"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fit = bm.LinearModel(bm.DirichletProcess(bm.Fixed(1.0))).fit(data, seed=0, **(TINY | {"num_draws": 200}))
+        fit = bm.LinearModel(bm.DirichletProcess(bm.Fixed(1.0))).fit(
+            data, seed=0, **(TINY | {"num_draws": 200})
+        )
     labels = fit.partition().draws
     own = labels.sel(task="lab_3")
     alone = (labels == own).sum("task") == 1
@@ -275,4 +306,6 @@ def test_everything_known(lab_data):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fit = bm.LinearModel(sharing, bm.Gaussian(noise=0.7)).fit(lab_data, seed=0, **TINY)
-    assert fit.draws.hyperparameters["cluster"].shape == (2, 40, 6) and fit.posterior["num_clusters"].std() > 0
+    assert (
+        fit.draws.hyperparameters["cluster"].shape == (2, 40, 6) and fit.posterior["num_clusters"].std() > 0
+    )
