@@ -137,7 +137,7 @@ def log_marginal_clusters(tasks: CompressedTasks, structure: Structure, noise: t
         >>> tasks = TaskStatistics.from_rows(np.ones((3, 1)), y, np.array([0, 0, 1]), 2).compress()
         >>> one = torch.ones(1, 1, dtype=torch.float64)
         >>> apart = Structure(one.expand(2, 1), one.expand(1, 2, 1), membership=torch.tensor([[0, 1]]))
-        >>> round(log_marginal_clusters(tasks, apart, one).item(), 4)  # N(y | 0, I + 1 1' + 1 1' inside a task)
+        >>> round(log_marginal_clusters(tasks, apart, one).item(), 4)
         -6.9624
     """
     terms = task_terms(tasks, structure, noise)

@@ -17,9 +17,9 @@ from bayesmtl.inference.settings import Settings
 from bayesmtl.sharing.partition import PartitionSharing, in_order
 
 NUM_DRAWS = 500  # by default, per chain
-NUM_SPLIT_MERGE = 3  # proposals in every sweep
-# Length of a trajectory: shorter than by itself, since every iteration moves the partition as well.
-TRAJECTORY = 1.2
+NUM_SPLIT_MERGE = 3  # proposals after every sweep
+# Length of a trajectory: a little shorter than where nothing else moves.
+TRAJECTORY = 2.0
 _MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
 _CHUNK = 2_000_000  # numbers of workspace handled at once when weights are drawn
 
