@@ -14,6 +14,7 @@ A_k = L_k^-1 tau P_k, a_k = L_k^-1 tau q_k           mu sees sum_k P_k - A_k'A_k
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +34,13 @@ class TaskTerms:
     Args:
         precision: Q_t, shape (B, T, D, D).
         linear: q_t, shape (B, T, D).
+        square: h_t'h_t, shape (B, T).
         value: log p(y | Z = 0), all tasks together, shape (B,).
     """
 
     precision: torch.Tensor
     linear: torch.Tensor
+    square: torch.Tensor
     value: torch.Tensor
 
     def about(self, mean: torch.Tensor, spread: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,7 +72,8 @@ def task_terms(tasks: CompressedTasks, structure: Structure, noise: torch.Tensor
     )
     back = torch.argsort(torch.cat([group.index for group in tasks.groups]))
     value = log_likelihood_of(tasks, structure.private, noise, white)
-    return TaskTerms(precision[:, back], linear[:, back], value)
+    square = torch.cat([(part**2).sum(-1) for part in h], dim=1)
+    return TaskTerms(precision[:, back], linear[:, back], square[:, back], value)
 
 
 def cluster_sums(values: torch.Tensor, membership: torch.Tensor, num_clusters: int) -> torch.Tensor:
@@ -118,6 +122,88 @@ def _blocks(terms: TaskTerms, structure: Structure) -> _Blocks:
     return _Blocks(L, A, a, L_mean, torch.linalg.solve_triangular(L_mean, linear, upper=False))
 
 
+class _LogMarginalClusters(torch.autograd.Function):
+    """The collapsed density with its analytic gradient, by Fisher's identity as in `collapsed`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tasks: CompressedTasks,
+        membership: torch.Tensor,
+        basis_scale: torch.Tensor,
+        residual_scale: torch.Tensor | None,
+        residual_factor: torch.Tensor | None,
+        noise: torch.Tensor,
+    ) -> torch.Tensor:
+        structure = Structure(None, basis_scale, residual_scale, residual_factor, membership)
+        terms = task_terms(tasks, structure, noise)
+        blocks = _blocks(terms, structure)
+        if any(ctx.needs_input_grad):
+            ctx.gradients = _gradients(tasks, structure, noise, terms, blocks)
+        log_det = blocks.L.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+        log_det = log_det + blocks.L_mean.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        quadratic = (blocks.a**2).sum((-1, -2, -3)) + (blocks.a_mean**2).sum((-1, -2))
+        return terms.value + 0.5 * quadratic - log_det
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (upstream,) = grad_outputs
+        chained = [
+            None if g is None else g * upstream.reshape(-1, *([1] * (g.dim() - 1))) for g in ctx.gradients
+        ]
+        return (None, None, *chained)
+
+
+def _gradients(
+    tasks: CompressedTasks, structure: Structure, noise: torch.Tensor, terms: TaskTerms, blocks: _Blocks
+) -> tuple[torch.Tensor | None, ...]:
+    """Gradients with respect to basis_scale, residual_scale, residual_factor and noise.
+
+    With z ~ N(m, V) the posterior of a task's mu + b and u = q_t - Q_t m, d log p / d S_t = N_t / 2 for
+    N_t = u u' + Q_t V Q_t - Q_t.
+    """
+    scales, membership = structure.basis_scale, structure.membership
+    assert scales is not None and membership is not None
+    scale, spread = scales[:, 0, :, None], scales[:, 1][:, None, :, None]
+    identity = torch.eye(scales.shape[-1], dtype=noise.dtype)
+    mean = scale * _solve_upper(blocks.L_mean, blocks.a_mean)
+    root = scale * _solve_upper(blocks.L_mean, identity.expand_as(blocks.L_mean))
+    # b_k = shift - slope mu + own noise with root `inner`
+    shift = spread * _solve_upper(blocks.L, blocks.a)
+    slope = spread * _solve_upper(blocks.L, blocks.A)
+    inner = spread * _solve_upper(blocks.L, identity.expand_as(blocks.L))
+    b_mean = shift - slope @ mean[:, None]
+    b_roots = torch.cat([slope @ root[:, None], inner], dim=-1)
+    b_square = (b_mean.squeeze(-1) ** 2 + (b_roots**2).sum(-1)).mean(1)
+    mean_square = mean.squeeze(-1) ** 2 + (root**2).sum(-1)
+    K = blocks.L.shape[1]
+    basis = torch.stack([mean_square, b_square], dim=1) / scales**3 - 1 / scales
+    basis = basis * torch.tensor([1.0, float(K)], dtype=noise.dtype)[:, None]
+
+    z_root = torch.cat([(identity - slope) @ root[:, None], inner], dim=-1)
+    own = membership[..., None, None]
+    m = torch.take_along_dim(mean[:, None] + b_mean, own, dim=1).squeeze(-1)
+    V = torch.take_along_dim(z_root @ z_root.transpose(-1, -2), own, dim=1)
+    Q, q = terms.precision, terms.linear
+    Qm = (Q @ m[..., None]).squeeze(-1)
+    u, QV = q - Qm, Q @ V
+    N = u[..., None] * u[..., None, :] + QV @ Q - Q
+    # |h - H m|^2 + tr(H V H') - tr(S N)
+    share = terms.square + (m * (Qm - 2 * q)).sum(-1) + QV.diagonal(dim1=-2, dim2=-1).sum(-1)
+    residual = factor = None
+    if structure.residual_scale is not None:
+        assert structure.residual_scale.shape[1] == 1  # shared by all tasks
+        diagonal = N.diagonal(dim1=-2, dim2=-1)
+        share = share - (structure.residual_scale**2 * diagonal).sum(-1)
+        residual = structure.residual_scale * diagonal.sum(1, keepdim=True)
+    if structure.residual_factor is not None:
+        along = N @ structure.residual_factor[:, None]
+        share = share - (along * structure.residual_factor[:, None]).sum((-1, -2))
+        factor = along.sum(1)
+    per_task = (tasks.residual / noise**2 - tasks.count + share) / noise
+    return basis, residual, factor, per_task.sum(-1, keepdim=True) if noise.shape[1] == 1 else per_task
+
+
 def log_marginal_clusters(tasks: CompressedTasks, structure: Structure, noise: torch.Tensor) -> torch.Tensor:
     """log p(y | partition, hyperparameters) with all of W and Z integrated out, differentiable.
 
@@ -140,12 +226,14 @@ def log_marginal_clusters(tasks: CompressedTasks, structure: Structure, noise: t
         >>> round(log_marginal_clusters(tasks, apart, one).item(), 4)
         -6.9624
     """
-    terms = task_terms(tasks, structure, noise)
-    blocks = _blocks(terms, structure)
-    log_det = blocks.L.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
-    log_det = log_det + blocks.L_mean.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    quadratic = (blocks.a**2).sum((-1, -2, -3)) + (blocks.a_mean**2).sum((-1, -2))
-    return terms.value + 0.5 * quadratic - log_det
+    return _LogMarginalClusters.apply(  # type: ignore[no-untyped-call, no-any-return]
+        tasks,
+        structure.membership,
+        structure.basis_scale,
+        structure.residual_scale,
+        structure.residual_factor,
+        noise,
+    )
 
 
 def draw_population(terms: TaskTerms, structure: Structure, generator: torch.Generator) -> torch.Tensor:

@@ -12,7 +12,7 @@ from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.conditional import draw_posterior
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.sharing.partition import in_order, num_clusters
-from tests.equivalence.inputs import NUM_FEATURES, ROWS, compress, make_noise, make_structure
+from tests.equivalence.inputs import NOISES, NUM_FEATURES, ROWS, compress, make_noise, make_structure
 from tests.equivalence.partitions import all_partitions, growth_strings, one_hot_loadings
 
 PARTITIONS = {"together": [0, 0, 0, 0], "pairs": [0, 1, 0, 1], "three": [0, 1, 1, 2], "apart": [0, 1, 2, 3]}
@@ -52,11 +52,12 @@ def test_density_equals_the_general_one(rows, partition, residual, factor, noise
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-6)
 
 
+@pytest.mark.parametrize("noise", NOISES)
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_gradient_equals_the_general_one(partition):
-    """Automatic differentiation through the blocks against the analytic gradient of the general density."""
-    tasks = compress(ROWS["plain"])
-    structure, sd = clustered(PARTITIONS[partition], "shared", "some"), make_noise("shared", batch=1)
+def test_gradient_equals_the_general_one(partition, noise):
+    """Both are analytic, from different formulas."""
+    tasks = compress(ROWS["mixed sizes"])
+    structure, sd = clustered(PARTITIONS[partition], "shared", "some"), make_noise(noise, batch=1)
     gradients = []
     for build, density in ((lambda s: s, log_marginal_clusters), (general, log_marginal)):
         leaves = [structure.basis_scale, structure.residual_scale, structure.residual_factor, sd]
