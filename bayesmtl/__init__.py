@@ -10,14 +10,25 @@ from bayesmtl._version import __version__
 from bayesmtl.data import TaskData
 from bayesmtl.likelihoods import Gaussian
 from bayesmtl.models import LinearModel
-from bayesmtl.priors import LKJ, Fixed, HalfNormal, HalfStudentT, Normal
-from bayesmtl.results import Fit, Prediction, TaskSimilarity, load
-from bayesmtl.sharing import Hierarchical, Independent, LowRank, Pooled
+from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, Normal
+from bayesmtl.results import Fit, Partition, Prediction, TaskSimilarity, load
+from bayesmtl.sharing import (
+    Clusters,
+    DirichletProcess,
+    Hierarchical,
+    Independent,
+    LowRank,
+    PitmanYor,
+    Pooled,
+)
 
 __all__ = [
     "LKJ",
+    "Clusters",
+    "DirichletProcess",
     "Fit",
     "Fixed",
+    "Gamma",
     "Gaussian",
     "HalfNormal",
     "HalfStudentT",
@@ -26,6 +37,8 @@ __all__ = [
     "LinearModel",
     "LowRank",
     "Normal",
+    "Partition",
+    "PitmanYor",
     "Pooled",
     "Prediction",
     "TaskData",

@@ -137,10 +137,10 @@ def whiten(tasks: CompressedTasks, structure: Structure, noise: torch.Tensor) ->
     return Whitened(groups, L_basis, torch.cholesky_solve(linear, L_basis))
 
 
-def _value(
+def log_likelihood_of(
     tasks: CompressedTasks, structure: Structure, noise: torch.Tensor, white: Whitened
 ) -> torch.Tensor:
-    """log p(y | hyperparameters), shape (B,)."""
+    """log p(y | hyperparameters) of whitened tasks, shape (B,)."""
     log_noise = noise.log().expand(-1, tasks.num_tasks)
     log_det = 2 * (tasks.count * log_noise).sum(-1)
     quadratic = (tasks.residual / noise**2).sum(-1)
@@ -237,7 +237,7 @@ class _LogMarginal(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             gradients = _Gradients(tasks, structure, noise, white)
             ctx.gradients = (gradients.basis, gradients.scale, gradients.factor, gradients.noise)
-        return _value(tasks, structure, noise, white)
+        return log_likelihood_of(tasks, structure, noise, white)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -55,6 +55,19 @@ def draw_posterior(
     return _draw_weights(tasks, structure, noise, basis, rng, white)
 
 
+def draw_prior_basis(
+    structure: Structure, num_draws: int, num_features: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """Draw Z from its prior, once for each of B hyperparameter values: shape (B, R, D)."""
+    scale = structure.basis_scale
+    if scale is None:
+        return torch.zeros(num_draws, 0, num_features, dtype=torch.float64)
+    if structure.membership is not None:  # mu, and one row for every cluster
+        num_clusters = int(structure.membership.max()) + 1
+        scale = torch.cat([scale[:, :1], scale[:, 1:].expand(-1, num_clusters, -1)], dim=1)
+    return scale * torch.from_numpy(rng.normal(size=tuple(scale.shape)))
+
+
 def draw_weights(
     tasks: CompressedTasks,
     structure: Structure,
@@ -71,7 +84,7 @@ def draw_weights(
         basis: Z, shape (B S, R, D); S draws of W are made for each hyperparameter value.
         rng: Source of randomness.
     """
-    return _draw_weights(tasks, structure, noise, basis, rng, whiten(tasks, structure, noise))
+    return _draw_weights(tasks, structure, noise, basis, rng, whiten(tasks, structure.private, noise))
 
 
 def _draw_basis(
@@ -116,7 +129,10 @@ def shared_part(structure: Structure, basis: torch.Tensor, num_tasks: int) -> to
     """A Z, shape (B, T, D); zero where nothing is shared."""
     if structure.loadings is None:
         return torch.zeros(basis.shape[0], num_tasks, basis.shape[-1], dtype=basis.dtype)
-    return structure.loadings @ basis
+    if structure.membership is None:
+        return structure.loadings @ basis
+    own = structure.membership[..., None].expand(-1, -1, basis.shape[-1])
+    return basis[:, :1] + torch.take_along_dim(basis[:, 1:], own, dim=1)
 
 
 def _draw_residual(

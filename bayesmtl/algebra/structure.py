@@ -20,12 +20,17 @@ class Structure:
         residual_scale: Diagonal part of S_t, shape (B, 1, D), or (B, T, D) where it differs by task. Its sign
             is irrelevant: scales live on the signed line.
         residual_factor: Further part of S, shared by all tasks, shape (B, D, K).
+        membership: Where tasks are partitioned, each task's cluster, integers of shape (B, T): one-hot
+            columns of A behind a first column of ones (`loadings`), Z = [mu, departures of the cluster means
+            from mu]. Then `basis_scale` has two rows, mu's and that of all departures, shape (B, 2, D), and
+            the algebra is that of `bayesmtl.algebra.clusters`.
     """
 
     loadings: torch.Tensor | None = None
     basis_scale: torch.Tensor | None = None
     residual_scale: torch.Tensor | None = None
     residual_factor: torch.Tensor | None = None
+    membership: torch.Tensor | None = None
 
     def repeat(self, times: int) -> Structure:
         """Each hyperparameter value `times` in a row, for several draws under the same value."""
@@ -38,4 +43,10 @@ class Structure:
             repeated(self.basis_scale),
             repeated(self.residual_scale),
             repeated(self.residual_factor),
+            repeated(self.membership),
         )
+
+    @property
+    def private(self) -> Structure:
+        """E alone: the structure given Z."""
+        return Structure(residual_scale=self.residual_scale, residual_factor=self.residual_factor)

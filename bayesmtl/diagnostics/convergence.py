@@ -44,14 +44,17 @@ class Check:
 
 
 def split_rhat(values: np.ndarray) -> np.ndarray:
-    """Plain split R-hat of many quantities at once, to screen them: (C, N, ...) -> (...)."""
+    """Plain split R-hat of many quantities at once: (C, N, ...) -> (...).
+
+    Infinite where no chain moves and chains differ.
+    """
     half = values.shape[1] // 2
     parts = np.concatenate([values[:, :half], values[:, -half:]])
     within = parts.var(axis=1, ddof=1).mean(axis=0)
     between = parts.mean(axis=1).var(axis=0, ddof=1)
-    ratio = np.ones_like(within)
+    ratio = np.where(between > 0, np.inf, 0.0)
     np.divide(between, within, out=ratio, where=within > 0)
-    return np.asarray(np.sqrt((half - 1) / half + np.where(within > 0, ratio, 0.0)))
+    return np.asarray(np.sqrt((half - 1) / half + ratio))
 
 
 def lag_correlation(values: np.ndarray) -> np.ndarray:
@@ -103,13 +106,23 @@ def mixing_table(posterior: xr.Dataset) -> pd.DataFrame:
         columns = values.reshape(*values.shape[:2], -1)[:, :, places]
         axes = {"chain_axis": 0, "draw_axis": 1}
         # one chain is split in two, which R-hat needs
-        rhat = array_stats.rhat(columns if len(columns) > 1 else _halves(columns), **axes)
+        rhat = _rank_rhat(columns if len(columns) > 1 else _halves(columns))
         bulk = array_stats.ess(columns, **axes)
         tail = array_stats.ess(columns, method="tail", prob=(0.05, 0.95), **axes)
         for i, position in enumerate(positions):
             rows[_name(array, position)] = [float(rhat[i]), float(bulk[i]), float(tail[i])]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["r_hat", "ess_bulk", "ess_tail"])
     return table.sort_values("r_hat", ascending=False)
+
+
+def _rank_rhat(columns: np.ndarray) -> np.ndarray:
+    """Rank-normalised R-hat of (C, N, quantities); plain where a quantity has two values."""
+    rhat = split_rhat(columns)
+    low, high = columns.min(axis=(0, 1)), columns.max(axis=(0, 1))
+    graded = ((columns != low) & (columns != high)).any(axis=(0, 1))
+    if graded.any():
+        rhat[graded] = array_stats.rhat(columns[:, :, graded], chain_axis=0, draw_axis=1)
+    return rhat
 
 
 def _halves(columns: np.ndarray) -> np.ndarray:

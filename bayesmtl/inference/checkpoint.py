@@ -17,6 +17,7 @@ from bayesmtl.inference.surrogate import Surrogate
 
 _SECONDS_BETWEEN = 10.0
 _STEP_FIELDS = ("target", "step_size", "shrinkage_point", "gap", "log_average", "count")
+_FURTHER = "further_"
 _SURROGATE_FIELDS = tuple(field.name for field in fields(Surrogate))
 
 
@@ -59,6 +60,7 @@ class Checkpoint:
             "stats": _stack(state.stats, (C, 5)),
             "iteration": np.array(state.iteration),
             "trajectories": np.array(state.trajectories),
+            **{_FURTHER + name: value.numpy() for name, value in state.further.items()},
         }
         if state.surrogate is not None:
             for name in _SURROGATE_FIELDS:
@@ -136,4 +138,9 @@ def _restore(arrays: dict[str, np.ndarray]) -> State:
         stats=list(torch.from_numpy(arrays["stats"])),
         iteration=int(arrays["iteration"]),
         trajectories=int(arrays["trajectories"]),
+        further={
+            name.removeprefix(_FURTHER): torch.from_numpy(value)
+            for name, value in arrays.items()
+            if name.startswith(_FURTHER)
+        },
     )

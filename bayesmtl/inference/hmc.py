@@ -110,6 +110,7 @@ class State:
         stats: Per kept draw: acceptance, energy error, steps, log density, whether on the surrogate.
         iteration: Iterations done.
         trajectories: Trajectories done.
+        further: What an engine built on the chains keeps besides, integers of shape (C, ...).
     """
 
     points: torch.Tensor
@@ -127,6 +128,7 @@ class State:
     stats: list[torch.Tensor] = field(default_factory=list)
     iteration: int = 0
     trajectories: int = 0
+    further: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class HMC:
@@ -139,6 +141,7 @@ class HMC:
         signed: Coordinates in which x and -x mean the same, bool (P,); the metric measures their spread on
             one side.
         target_acceptance: Mean acceptance rate to adapt the step size to.
+        trajectory: Length of trajectories in units of the widest direction's standard deviation.
     """
 
     def __init__(
@@ -149,10 +152,11 @@ class HMC:
         num_warmup: int,
         signed: torch.Tensor,
         target_acceptance: float = 0.8,
+        trajectory: float = TRAJECTORY,
     ):
         self.value, self.value_and_gradient = value, value_and_gradient
         self.num_warmup, self.signed = num_warmup, signed
-        self.target_acceptance = target_acceptance
+        self.target_acceptance, self.trajectory = target_acceptance, trajectory
         self.may_use_surrogate = len(signed) <= MOST_COORDINATES
         self.renewed_at = [round(num_warmup * share) for share in RENEWED_AT]
 
@@ -187,7 +191,8 @@ class HMC:
 
     def _on_exact(self, state: State) -> torch.Tensor:
         """Follow exact gradients; returns statistics, shape (C, 5)."""
-        length = 8 * state.step.step_size if state.trajectory is None else state.trajectory
+        early = 8 * (self.trajectory / TRAJECTORY)  # steps, before lengths have a scale
+        length = early * state.step.step_size if state.trajectory is None else state.trajectory
         # an early metric is poor, and long ways through it are wasted
         most = MAX_STEPS if state.iteration >= self.renewed_at[1] else MAX_EARLY_STEPS
         num_steps = _num_steps(length * self._jitter(state), state.step.step_size, most)
@@ -311,7 +316,7 @@ class HMC:
         widest = float(torch.linalg.eigvalsh(left)[-1])
         # sampling noise widens the largest of P sample eigenvalues by about this factor
         widest /= (1 + math.sqrt(P / n)) ** 2
-        state.trajectory = TRAJECTORY * math.sqrt(max(widest, 1.0))
+        state.trajectory = self.trajectory * math.sqrt(max(widest, 1.0))
 
 
 def _leapfrog(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
-from bayesmtl.sharing import Sharing
+from bayesmtl.sharing import PartitionSharing, Sharing
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,8 @@ class Problem:
         tasks: Compressed data of T tasks.
         task_names: Names of the tasks, for messages and known noise.
         target_scale: What one standardised unit is in the target's units, shape (T,).
+        membership: Clusters of the tasks, one partition for each point that is evaluated, shape (B, T);
+            needed where the sharing prior has partitions, whose density is given one.
     """
 
     sharing: Sharing
@@ -34,6 +37,11 @@ class Problem:
     tasks: CompressedTasks
     task_names: tuple[str, ...]
     target_scale: np.ndarray
+    membership: torch.Tensor | None = None
+
+    def given(self, membership: torch.Tensor) -> Problem:
+        """The posterior of the hyperparameters given partitions of the tasks, shape (B, T)."""
+        return replace(self, membership=membership)
 
     @property
     def space(self) -> ParameterSpace:
@@ -53,6 +61,11 @@ class Problem:
         """log p(y, hyperparameters) at points (B, P) with all weights integrated out, shape (B,)."""
         log_prior, values = self.space.log_prior(points)
         noise = self.noise(values, points.shape[0])
+        if isinstance(self.sharing, PartitionSharing):
+            assert self.membership is not None
+            values["cluster"] = self.membership
+            log_prior = log_prior + self.sharing.log_partition(self.membership, values)
+            return log_prior + log_marginal_clusters(self.tasks, self.structure(values), noise)
         return log_prior + log_marginal(self.tasks, self.structure(values), noise)
 
     def value(self, points: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from bayesmtl.algebra.conditional import draw_weights
+from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
@@ -18,7 +18,7 @@ from bayesmtl.inference import ENGINES, Draws, Problem, Settings, choose, whole_
 from bayesmtl.likelihoods import Gaussian, Likelihood
 from bayesmtl.results import Fit
 from bayesmtl.results.posterior import posterior_dataset
-from bayesmtl.sharing import Hierarchical, Sharing
+from bayesmtl.sharing import Hierarchical, PartitionSharing, Sharing
 
 
 def check_data(data: object) -> None:
@@ -184,15 +184,12 @@ class LinearModel:
         standardization = data.standardization()
         problem, _ = self._problem(data, standardization)
         values = problem.space.sample(rng, num_draws)
+        if isinstance(self.sharing, PartitionSharing):
+            values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
         structure = problem.structure(values)
         noise = problem.noise(values, num_draws)
         D = data.num_features
-        if structure.basis_scale is None:
-            basis = torch.zeros(num_draws, 0, D, dtype=torch.float64)
-        else:
-            basis = structure.basis_scale * torch.from_numpy(
-                rng.normal(size=tuple(structure.basis_scale.shape))
-            )
+        basis = draw_prior_basis(structure, num_draws, D, rng)
         empty = TaskStatistics.empty(data.num_tasks, D).compress()
         drawn = draw_weights(empty, structure, noise, basis, rng)
 

@@ -2,7 +2,8 @@
 
 from bayesmtl.results.files import load
 from bayesmtl.results.fit import Fit
+from bayesmtl.results.partition import CredibleBall, Partition
 from bayesmtl.results.prediction import Prediction
 from bayesmtl.results.similarity import TaskSimilarity
 
-__all__ = ["Fit", "Prediction", "TaskSimilarity", "load"]
+__all__ = ["CredibleBall", "Fit", "Partition", "Prediction", "TaskSimilarity", "load"]

@@ -16,6 +16,7 @@ from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows
 from bayesmtl.errors import SpecificationError
+from bayesmtl.sharing import PartitionSharing
 
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
@@ -106,11 +107,13 @@ def draw_new_tasks(
     values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
     values = fit.problem.space.fresh_tasks(values, len(names), rng)
     scale = fit.standardization.with_tasks(len(names)).target_scale[-len(names) :]
+    basis = fit.draws.basis.flatten(0, 1)[chosen]
+    if isinstance(fit.sharing, PartitionSharing):
+        values["cluster"], basis = fit.sharing.extend_with_means(values, basis, len(names), rng)
     structure = fit.sharing.structure(values, len(names), D)
     noise = torch.ones(len(chosen), 1, dtype=torch.float64)
     if kind == "observation":
         noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
-    basis = fit.draws.basis.flatten(0, 1)[chosen]
     tasks = TaskStatistics.empty(len(names), D).compress()
     drawn = draw_weights(tasks, structure, noise, basis, rng)
     return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()

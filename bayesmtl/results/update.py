@@ -17,6 +17,8 @@ from bayesmtl.data import Standardization
 from bayesmtl.errors import ConvergenceWarning, DataError, listing
 from bayesmtl.inference import Draws
 from bayesmtl.parameters import Values
+from bayesmtl.results.update_clusters import weigh_clusters
+from bayesmtl.sharing import PartitionSharing
 
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
@@ -51,9 +53,15 @@ def condition(fit: Fit, new: Any) -> Fit:
     before = fit.statistics.with_empty(len(added))
     touched = np.unique(codes)
     rng = fit.generator(3 + len(fit.added_tasks))
-    values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
+    basis = fit.draws.basis.flatten(0, 1)
+    if isinstance(fit.sharing, PartitionSharing):
+        values, basis, log_weight = weigh_clusters(
+            fit, before, before + fresh, touched, added, standardization, rng
+        )
+    else:
+        values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
     keep = _resample(log_weight, rng, touched, schema.task_names)
-    draws = _redraw(fit, values, keep, before + fresh, touched, standardization, rng, added)
+    draws = _redraw(fit, values, basis, keep, before + fresh, touched, standardization, rng, added)
     return replace(
         fit,
         schema=schema,
@@ -158,6 +166,7 @@ def _smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
 def _redraw(
     fit: Fit,
     values: dict[str, torch.Tensor],
+    basis: torch.Tensor,
     keep: np.ndarray,
     statistics: TaskStatistics,
     touched: np.ndarray,
@@ -171,7 +180,7 @@ def _redraw(
     # chains lose their meaning under resampling: spread the survivors over them
     keep = rng.permutation(keep)
     values = {name: value[keep] for name, value in values.items()}
-    basis = fit.draws.basis.flatten(0, 1)[keep]
+    basis = basis[keep]
     structure = fit.sharing.structure(values, T, D)
     names = (*fit.task_names, *added)
     noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, len(keep))

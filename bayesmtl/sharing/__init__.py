@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.clusters import Clusters
+from bayesmtl.sharing.dirichlet_process import DirichletProcess
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
+from bayesmtl.sharing.partition import PartitionSharing
+from bayesmtl.sharing.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
 
 REGISTRY: dict[str, type[Sharing]] = {
@@ -13,7 +17,21 @@ REGISTRY: dict[str, type[Sharing]] = {
     "Pooled": Pooled,
     "Hierarchical": Hierarchical,
     "LowRank": LowRank,
+    "Clusters": Clusters,
+    "DirichletProcess": DirichletProcess,
+    "PitmanYor": PitmanYor,
 }
 """Every sharing prior by name. A new prior is added here and nowhere else."""
 
-__all__ = ["REGISTRY", "Hierarchical", "Independent", "LowRank", "Pooled", "Sharing"]
+__all__ = [
+    "REGISTRY",
+    "Clusters",
+    "DirichletProcess",
+    "Hierarchical",
+    "Independent",
+    "LowRank",
+    "PartitionSharing",
+    "PitmanYor",
+    "Pooled",
+    "Sharing",
+]

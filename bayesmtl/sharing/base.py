@@ -29,6 +29,9 @@ class Sharing(ABC):
     has_loadings: ClassVar[bool] = False
     """Whether the coordinates along `residual_factor` are loadings on shared directions."""
 
+    has_partition: ClassVar[bool] = False
+    """Whether tasks are partitioned: see `bayesmtl.sharing.partition.PartitionSharing`."""
+
     def __post_init__(self) -> None:
         check_priors(self)
 

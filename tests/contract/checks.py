@@ -253,6 +253,9 @@ def check_density_relabelling(subject: Subject) -> None:
     old = [mapping[name] for name in subject.data.task_names]
     order = [old.index(name) for name in renamed.data.task_names]
     points = problems[0].space.initial(np.random.default_rng(0), 5)
+    if subject.model.sharing.has_partition:  # the density is given a partition, which is relabelled as well
+        membership = torch.tensor([[0, 1, 0, 0, 1, 0]]).expand(5, -1)
+        problems = [problems[0].given(membership), problems[1].given(membership[:, order])]
     moved, start = points.clone(), 0
     for parameter in problems[0].space.parameters:
         where = slice(start, start + parameter.size)

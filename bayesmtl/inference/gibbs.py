@@ -1,0 +1,246 @@
+"""The Gibbs engine: partitions of the tasks, and hyperparameters given the partition."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.clusters import TaskTerms, draw_clustered, draw_population, task_terms
+from bayesmtl.algebra.conditional import WeightDraws
+from bayesmtl.inference.checkpoint import Checkpoint
+from bayesmtl.inference.draws import Draws
+from bayesmtl.inference.hmc import HMC, State, stacked
+from bayesmtl.inference.partition_moves import Evidence, Weights, gibbs_sweep, split_merge
+from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.progress import iterations
+from bayesmtl.inference.settings import Settings
+from bayesmtl.sharing.partition import PartitionSharing, in_order
+
+NUM_DRAWS = 500  # by default, per chain
+NUM_SPLIT_MERGE = 3  # proposals after every sweep
+# Length of a trajectory: a little shorter than where nothing else moves.
+TRAJECTORY = 2.0
+_MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
+_CHUNK = 2_000_000  # numbers of workspace handled at once when weights are drawn
+
+
+def gibbs(problem: Problem, settings: Settings) -> Draws:
+    """Sample partitions of the tasks, hyperparameters and weights of a Gaussian model.
+
+    Every iteration draws mu exactly, lets every task draw its cluster anew with weights and cluster means
+    integrated out, proposes to split and to merge clusters, and moves the hyperparameters, concentration
+    included, by one Hamiltonian trajectory on their density given the partition with mu integrated out too. Z
+    and W are then drawn exactly for every kept draw. Chains start from different partitions: all tasks
+    together, all apart, and k-means of the tasks' own estimates.
+
+    An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete; with a checkpoint,
+    the same call goes on later.
+
+    Raises:
+        KeyboardInterrupt: If interrupted while nothing is drawn yet.
+        CheckpointError: If the checkpoint is damaged or belongs to another run.
+        SpecificationError: If there are fewer tasks than clusters are asked for.
+    """
+    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
+    rng = np.random.default_rng(settings.seed)
+    (weights_rng,) = rng.spawn(1)
+    sampler = PartitionSampler(problem, settings.num_warmup)
+    checkpoint = None
+    state = None
+    if settings.checkpoint is not None:
+        run = (settings.seed, settings.num_chains, settings.num_warmup)
+        checkpoint = Checkpoint(settings.checkpoint, f"{problem.fingerprint()} gibbs {run}")
+        state = checkpoint.load()
+    if state is None:
+        state = sampler.start(settings.num_chains, rng)
+    complete = True
+    total, description = settings.num_warmup + num_draws, f"{settings.num_chains} chains"
+    try:
+        for _ in iterations(state.iteration, total, description, show=settings.progress):
+            sampler.advance(state)
+            if checkpoint is not None:
+                checkpoint.save_if_due(state)
+    except KeyboardInterrupt:
+        if len(state.draws) < 4:
+            raise
+        complete = False
+    if checkpoint is not None:
+        checkpoint.save(state)
+    points, sample_stats = stacked(state, num_draws)
+    membership = state.further["kept"][:, : points.shape[1]]
+    return _complete(problem, points, membership, sample_stats, weights_rng, complete=complete)
+
+
+class PartitionSampler:
+    """A batch of chains over partitions and hyperparameters.
+
+    Args:
+        problem: The posterior.
+        num_warmup: Iterations to adapt in, not kept.
+    """
+
+    def __init__(self, problem: Problem, num_warmup: int):
+        assert isinstance(problem.sharing, PartitionSharing)
+        problem.sharing.check_tasks(problem.tasks.num_tasks)
+        self.problem, self.sharing, self.num_warmup = problem, problem.sharing, num_warmup
+        self.given = problem
+        signed = problem.space.signed()
+        self.hmc = HMC(
+            lambda points: self.given.value(points),
+            self._value_and_gradient,
+            num_warmup=num_warmup,
+            signed=signed,
+            trajectory=TRAJECTORY,
+        )
+        # a surrogate learns one density, and this one changes with the partition
+        self.hmc.may_use_surrogate = False
+
+    def _value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if points.shape[1] == 0:
+            return self.given.value(points), points
+        return self.given.value_and_gradient(points)
+
+    def start(self, num_chains: int, rng: np.random.Generator) -> State:
+        """The state before the first iteration, with chains at different partitions."""
+        membership = starting_partitions(self.problem, num_chains, rng)
+        points = self.problem.space.initial(rng, num_chains)
+        self.given = self.problem.given(membership)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        state = self.hmc.start(points, torch.eye(points.shape[1], dtype=points.dtype), generator)
+        state.further = {"membership": membership, "kept": membership[:, None][:, :0]}
+        return state
+
+    def advance(self, state: State) -> None:
+        """One iteration of all chains, in place."""
+        membership = self.move_partition(state.points, state.further["membership"], state.generator)
+        self.given = self.problem.given(membership)
+        state.value, state.gradient = self._value_and_gradient(state.points)
+        if state.points.shape[1]:
+            self.hmc.advance(state)
+        else:  # every hyperparameter is known
+            state.iteration += 1
+            if state.iteration > self.num_warmup:
+                state.draws.append(state.points)
+                ones = torch.ones_like(state.value)
+                state.stats.append(torch.stack([ones, 0 * ones, 0 * ones, state.value, 0 * ones], dim=1))
+        # in one step, so that an interrupt leaves no half of it
+        kept = state.further["kept"]
+        if len(state.draws) > kept.shape[1]:
+            kept = torch.cat([kept, membership[:, None]], dim=1)
+        state.further = {"membership": membership, "kept": kept}
+
+    def move_partition(
+        self, points: torch.Tensor, membership: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Partitions (C, T) moved given the hyperparameters at points (C, P)."""
+        with torch.no_grad():
+            values = self.problem.space.constrain(points)
+            noise = self.problem.noise(values, len(points))
+            structure = self.problem.structure(values | {"cluster": membership})
+            terms = task_terms(self.problem.tasks, structure, noise)
+            weights = Weights(self.sharing, values, membership.shape[1])
+            spread = values["cluster_scale"]
+            data = self._about_population(terms, values, membership, noise, spread, generator)
+            membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
+            if membership.shape[1] > 1:
+                data = self._about_population(terms, values, membership, noise, spread, generator)
+                for _ in range(NUM_SPLIT_MERGE):
+                    moved, _ = split_merge(membership.numpy(), data, weights, generator)
+                    membership = torch.from_numpy(moved)
+        return membership
+
+    def _about_population(
+        self,
+        terms: TaskTerms,
+        values: dict[str, torch.Tensor],
+        membership: torch.Tensor,
+        noise: torch.Tensor,
+        spread: torch.Tensor,
+        generator: torch.Generator,
+    ) -> Evidence:
+        structure = self.problem.structure(values | {"cluster": membership})
+        mean = draw_population(terms, structure, generator)
+        return Evidence.of(*terms.about(mean, spread))
+
+
+def starting_partitions(problem: Problem, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
+    """Where chains start, shape (C, T): together, apart, and k-means with 2, 4 .. clusters."""
+    T = problem.tasks.num_tasks
+    estimates = own_estimates(problem)
+    most = getattr(problem.sharing, "num_clusters", T)
+    partitions = []
+    for chain in range(num_chains):
+        kind, again = chain % 4, chain // 4
+        if kind == 0:
+            num_clusters = 1
+        elif kind == 1:
+            num_clusters = min(T, most, _MOST_APART)
+        else:
+            num_clusters = min(2 ** (kind - 1 + again), most, T)
+        partitions.append(k_means(estimates, num_clusters, rng))
+    return in_order(torch.from_numpy(np.stack(partitions)))
+
+
+def own_estimates(problem: Problem) -> np.ndarray:
+    """Ridge estimates of every task by itself with unit prior and noise scales, shape (T, D)."""
+    T, D = problem.tasks.num_tasks, problem.tasks.num_features
+    estimates = torch.zeros(T, D, dtype=torch.float64)
+    identity = torch.eye(D, dtype=torch.float64)
+    for group in problem.tasks.groups:
+        transposed = group.F.transpose(-1, -2)
+        right = transposed @ group.c[..., None]
+        estimates[group.index] = torch.linalg.solve(transposed @ group.F + identity, right).squeeze(-1)
+    return estimates.numpy()
+
+
+def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Cluster of every point (T, D): k-means++, then ten rounds of Lloyd's algorithm."""
+    if num_clusters >= len(points):
+        return np.arange(len(points))
+    centers = points[rng.integers(len(points))][None]
+    for _ in range(num_clusters - 1):
+        distance = ((points[:, None] - centers) ** 2).sum(-1).min(1)
+        share = distance / distance.sum() if distance.sum() > 0 else np.full(len(points), 1 / len(points))
+        centers = np.concatenate([centers, points[rng.choice(len(points), p=share)][None]])
+    for _ in range(10):
+        nearest = ((points[:, None] - centers) ** 2).sum(-1).argmin(1)
+        for k in np.unique(nearest):
+            centers[k] = points[nearest == k].mean(0)
+    return np.asarray(nearest)
+
+
+def _complete(
+    problem: Problem,
+    points: torch.Tensor,
+    membership: torch.Tensor,
+    sample_stats: dict[str, np.ndarray],
+    rng: np.random.Generator,
+    *,
+    complete: bool,
+) -> Draws:
+    """Draw Z and W exactly for every kept point (C, N, P) and partition (C, N, T)."""
+    C, N, P = points.shape
+    T, D = problem.tasks.num_tasks, problem.tasks.num_features
+    values = problem.space.constrain(points.reshape(C * N, P))
+    values["cluster"] = membership.reshape(C * N, T)
+    num_rows = 2 + int(membership.max())
+    size = max(1, _CHUNK // (T * D * D))
+    parts = []
+    for start in range(0, C * N, size):
+        chunk = {name: value[start : start + size] for name, value in values.items()}
+        noise = problem.noise(chunk, len(chunk["cluster"]))
+        parts.append(draw_clustered(problem.tasks, problem.structure(chunk), noise, rng))
+    basis = [torch.nn.functional.pad(p.basis, (0, 0, 0, num_rows - p.basis.shape[1])) for p in parts]
+    drawn = WeightDraws(
+        torch.cat([part.weights for part in parts]),
+        torch.cat(basis),
+        torch.cat([part.factors for part in parts]),
+    )
+    return Draws(
+        {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()},
+        drawn.basis.reshape(C, N, *drawn.basis.shape[1:]),
+        drawn.weights.reshape(C, N, T, D),
+        drawn.factors.reshape(C, N, *drawn.factors.shape[1:]),
+        sample_stats,
+        complete,
+    )

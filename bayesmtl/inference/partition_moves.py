@@ -1,0 +1,252 @@
+"""Moves of a partition of the tasks with weights and cluster means integrated out, all chains as one batch.
+
+Given the hyperparameters and mu, what the data of a cluster are worth depends on sum Q_t and sum q_t only, so
+that moving a task costs D x D algebra. Two kinds of moves leave the posterior of the partition unchanged:
+
+- Gibbs: every task in turn leaves its cluster and draws one anew (Neal, 2000, algorithm 3);
+- split-merge: two tasks are drawn; if they are together, their cluster is split by letting its other tasks
+  join one of the two in turn, each with the probability that the data so far give; if apart, their clusters
+  are merged. The proposal is accepted by Metropolis and Hastings (sequential allocation: Dahl, 2005, after
+  Jain and Neal, 2004). The order of the tasks is drawn independently of all else, so that it has the same
+  density in the reverse move.
+
+In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's. Q_t and q_t lie in one
+matrix, [[Q_t, q_t], [q_t', 0]], so that sums are single additions; with [[I, 0], [0, huge]] added, its
+Cholesky factor holds the factor L of Lambda = I + sum Q_t and, as its last row, L^-1 sum q_t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bayesmtl.parameters import Values
+from bayesmtl.sharing.partition import PartitionSharing, in_order
+
+_HUGE = 1e300  # keeps the last pivot positive; nothing else depends on it
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the data say about the partition, for C chains.
+
+    Args:
+        terms: [[Q_t, q_t], [q_t', 0]] about mu, in units of the cluster means' prior scale, shape
+            (C, T, D + 1, D + 1).
+    """
+
+    terms: np.ndarray
+
+    @classmethod
+    def of(cls, precision: torch.Tensor, linear: torch.Tensor) -> Evidence:
+        """From Q_t (C, T, D, D) and q_t (C, T, D)."""
+        C, T, D = linear.shape
+        terms = np.zeros((C, T, D + 1, D + 1))
+        terms[..., :D, :D] = precision.numpy()
+        terms[..., :D, D] = terms[..., D, :D] = linear.numpy()
+        return cls(terms)
+
+    @property
+    def empty(self) -> np.ndarray:
+        """The matrix of a cluster without tasks, (D + 1, D + 1)."""
+        base = np.eye(self.terms.shape[-1])
+        base[-1, -1] = _HUGE
+        return base
+
+    def sums(self, membership: np.ndarray, num_slots: int) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices (C, S, D + 1, D + 1) and sizes (C, S) of all slots for clusters."""
+        member = membership[:, None] == np.arange(num_slots)[:, None]
+        C, T, E, _ = self.terms.shape
+        flat = member.astype(float) @ self.terms.reshape(C, T, E * E)
+        return flat.reshape(C, num_slots, E, E) + self.empty, member.sum(2)
+
+    def log_density(self, membership: np.ndarray) -> np.ndarray:
+        """log p(y | partition, mu, hyperparameters) up to a constant, shape (C,)."""
+        return np.asarray(worth_of(self.sums(membership, int(membership.max()) + 1)[0]).sum(1))
+
+
+def worth_of(matrices: np.ndarray) -> np.ndarray:
+    """log of E[exp(q'b - b'Q b / 2)] over b ~ N(0, I): what the data of clusters are worth.
+
+    Args:
+        matrices: [[I + Q, q], [q', huge]], shape (..., D + 1, D + 1).
+    """
+    L = np.linalg.cholesky(matrices)
+    diagonal = np.diagonal(L, axis1=-2, axis2=-1)[..., :-1]
+    return np.asarray(0.5 * (L[..., -1, :-1] ** 2).sum(-1) - np.log(diagonal).sum(-1))
+
+
+class Weights:
+    """The prior's log weights, tabulated for C chains: they are looked up for every task of every sweep.
+
+    Args:
+        prior: The prior of the partition.
+        values: Hyperparameter values, each of shape (C, ...).
+        num_tasks: T.
+    """
+
+    def __init__(self, prior: PartitionSharing, values: Values, num_tasks: int):
+        C = next(iter(values.values())).shape[0]
+        counts = torch.arange(num_tasks + 1).expand(C, -1)
+        self.join = prior.log_join(counts.clamp(min=1), values).numpy()  # entry 0 is never used as it is
+        self.open = prior.log_open(counts, values).numpy()
+        self.grown = np.concatenate([np.zeros((C, 2)), self.join[:, 1:-1].cumsum(1)], axis=1)
+        """log of join(1) .. join(n - 1) at position n."""
+        self.rows = np.arange(C)
+
+    def slots(self, size: np.ndarray) -> np.ndarray:
+        """Log weights of the occupied slots and of one empty one for a further task, shape (C, S)."""
+        occupied = size > 0
+        weights = np.where(occupied, self.join[self.rows[:, None], size], -np.inf)
+        first_empty = occupied.argmin(1)
+        free = ~occupied[self.rows, first_empty]
+        opening = self.open[self.rows, occupied.sum(1)]
+        weights[self.rows[free], first_empty[free]] = opening[free]
+        return weights
+
+
+def gibbs_sweep(
+    membership: np.ndarray, data: Evidence, weights: Weights, generator: torch.Generator
+) -> np.ndarray:
+    """Let every task draw its cluster anew given all others, in random order.
+
+    Args:
+        membership: Clusters, shape (C, T).
+        data: What the data say.
+        weights: What the prior says.
+        generator: Source of randomness.
+
+    Returns:
+        Clusters numbered in the order of their first task, shape (C, T).
+    """
+    C, T = membership.shape
+    membership = canonical(membership)
+    rows, empty = np.arange(C), data.empty
+    S = int(membership.max()) + 2
+    sums, size = data.sums(membership, S)
+    worth = worth_of(sums)
+    order = torch.randperm(T, generator=generator).numpy()
+    uniform = torch.rand((T, C, 1), generator=generator, dtype=torch.float64).numpy()
+    for t in order:
+        if (size > 0).sum(1).max() == S:  # keep a slot free
+            S += 1
+            sums = np.concatenate([sums, np.broadcast_to(empty, (C, 1, *empty.shape))], axis=1)
+            size, worth = (np.concatenate([x, np.zeros_like(x[:, :1])], axis=1) for x in (size, worth))
+        own, term = membership[:, t], data.terms[:, t]
+        size[rows, own] -= 1
+        # rounding must not leave anything in an empty slot
+        left = np.where((size[rows, own] > 0)[:, None, None], sums[rows, own] - term, empty)
+        sums[rows, own] = left
+        tried = worth_of(np.concatenate([sums + term[:, None], left[:, None]], axis=1))
+        worth[rows, own] = tried[:, S]
+        score = weights.slots(size) + tried[:, :S] - worth
+        share = np.exp(score - score.max(1, keepdims=True)).cumsum(1)
+        chosen = (share > uniform[t] * share[:, -1:]).argmax(1)
+        sums[rows, chosen] += term
+        size[rows, chosen] += 1
+        worth[rows, chosen] = tried[rows, chosen]
+        membership[:, t] = chosen
+    return canonical(membership)
+
+
+def split_merge(
+    membership: np.ndarray, data: Evidence, weights: Weights, generator: torch.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Propose to split or to merge clusters, once in every chain.
+
+    Args:
+        membership: Clusters, shape (C, T) with T of at least 2.
+        data: What the data say.
+        weights: What the prior says.
+        generator: Source of randomness.
+
+    Returns:
+        Clusters numbered in the order of their first task, shape (C, T), and which chains accepted, bool
+        (C,).
+    """
+    C, T = membership.shape
+    rows = np.arange(C)
+    order = torch.rand((C, T), generator=generator).argsort(1).numpy()
+    uniform = torch.rand((T, C), generator=generator, dtype=torch.float64).numpy()
+    own = np.take_along_axis(membership, order, 1)
+    together = own[:, 0] == own[:, 1]
+    concerned = (own == own[:, :1]) | (own == own[:, 1:2])
+    # the two come first, then the other tasks concerned in random order, then those not concerned
+    order = np.take_along_axis(order, np.argsort(~concerned, axis=1, kind="stable"), 1)
+    number = concerned.sum(1)
+    current = np.take_along_axis(membership, order, 1)
+    first = current[:, :1]
+    side, log_split, worth, size = _allocate(
+        order, number, current != first, together, data, weights, uniform
+    )
+    pooled = (np.arange(T) < number[:, None])[:, :, None, None] * data.terms[rows[:, None], order]
+    occupied = membership_count(membership) - ~together  # with the two as one
+    grown = weights.grown[rows[:, None], size].sum(1) - weights.grown[rows, size.sum(1)]
+    gain = weights.open[rows, occupied] + grown + worth.sum(1) - worth_of(pooled.sum(1) + data.empty)
+    # a merge is the reverse of the split that leads to the present clusters
+    log_ratio = np.where(together, gain - log_split, log_split - gain)
+    accepted = np.log(uniform[0]) < log_ratio
+    split = np.where(side == 1, membership.max() + 1, first)
+    proposed = np.where(together[:, None], split, first)
+    moved = np.where(accepted[:, None] & (np.arange(T) < number[:, None]), proposed, current)
+    result = np.empty_like(membership)
+    np.put_along_axis(result, order, moved, 1)
+    return canonical(result), accepted
+
+
+def _allocate(
+    order: np.ndarray,
+    number: np.ndarray,
+    side_now: np.ndarray,
+    draws: np.ndarray,
+    data: Evidence,
+    weights: Weights,
+    uniform: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Let tasks join one of two clusters in turn, the first two tasks of `order` being apart.
+
+    Args:
+        order: Tasks, those concerned first, shape (C, T).
+        number: How many are concerned, shape (C,).
+        side_now: Sides to follow where `draws` is false, shape (C, T).
+        draws: Which chains draw their sides, bool (C,).
+        data: What the data say.
+        weights: What the prior says.
+        uniform: Uniform random numbers, shape (T, C), of which those from position 2 on are used.
+
+    Returns:
+        Side of each task in `order` (C, T), log probability of the sides (C,), worth (C, 2) and sizes (C, 2).
+    """
+    C, T = order.shape
+    rows = np.arange(C)
+    sums = data.terms[rows[:, None], order[:, :2]] + data.empty
+    worth, size = worth_of(sums), np.ones((C, 2), dtype=int)
+    side = np.zeros((C, T), dtype=int)
+    side[:, 1] = 1
+    log_split = np.zeros(C)
+    for position in range(2, int(number.max())):
+        active = position < number
+        term = data.terms[rows, order[:, position]] * active[:, None, None]
+        tried = worth_of(sums + term[:, None])
+        log_weight = weights.join[rows[:, None], size] + tried - worth
+        log_weight -= np.logaddexp(log_weight[:, :1], log_weight[:, 1:])
+        drawn = np.log(uniform[position]) < log_weight[:, 1]
+        chosen = np.where(draws, drawn, side_now[:, position]).astype(int)
+        log_split += active * log_weight[rows, chosen]
+        side[:, position] = chosen
+        sums[rows, chosen] += term
+        worth[rows, chosen] = tried[rows, chosen]
+        size[rows, chosen] += active
+    return side, log_split, worth, size
+
+
+def canonical(membership: np.ndarray) -> np.ndarray:
+    """The same partitions (C, T) with clusters numbered in the order of their first task."""
+    return np.asarray(in_order(torch.from_numpy(membership)).numpy())
+
+
+def membership_count(membership: np.ndarray) -> np.ndarray:
+    """Number of clusters of canonical partitions (C, T), shape (C,)."""
+    return np.asarray(membership.max(1) + 1)

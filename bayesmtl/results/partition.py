@@ -1,0 +1,225 @@
+"""Which tasks belong together, and how surely: a posterior over partitions, summarised without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from bayesmtl.results.prediction import check_mass
+
+_MOST_CANDIDATES = 200  # sampled partitions tried as the point
+_MOST_CUTS = 50  # cuts tried of each dendrogram
+
+
+def variation_of_information(partition: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Variation of information between a partition and others, in bits: 0 for the same, at most log2 T.
+
+    The mean over tasks of log2 |C_t| |D_t| / |C_t and D_t|^2, where C_t and D_t are the clusters that task t
+    has in the two partitions (Meila, 2007).
+
+    Args:
+        partition: Clusters of T tasks, shape (T,).
+        others: Clusters in S partitions, shape (S, T).
+
+    Returns:
+        Shape (S,).
+
+    Example:
+        >>> float(variation_of_information(np.array([0, 0, 1, 1]), np.array([[0, 0, 0, 0]]))[0])
+        1.0
+    """
+    own = np.unique(partition, return_inverse=True)[1]
+    both = own * (others.max() + 1) + others
+    one = np.broadcast_to(own, others.shape)
+    bits = np.log2(_sizes(one)) + np.log2(_sizes(others)) - 2 * np.log2(_sizes(both))
+    return np.asarray(bits.mean(1))
+
+
+def _sizes(partitions: np.ndarray) -> np.ndarray:
+    """Size of the cluster of every task in every partition (S, T)."""
+    S, width = len(partitions), int(partitions.max()) + 1
+    flat = partitions + width * np.arange(S)[:, None]
+    return np.asarray(np.bincount(flat.ravel(), minlength=S * width)[flat])
+
+
+@dataclass(frozen=True, eq=False)
+class CredibleBall:
+    """The partitions around the point that together hold a given posterior probability.
+
+    Args:
+        mass: That probability.
+        radius: Variation of information from the point to the edge, in bits.
+        partitions: One row per task; columns "point", and of the sampled partitions inside the ball "nearest"
+            (the nearest that differs from the point; the point itself if none does), "furthest", "coarsest"
+            (of those with fewest clusters the furthest) and "finest".
+        distances: Their distance from the point, in bits.
+    """
+
+    mass: float
+    radius: float
+    partitions: pd.DataFrame
+    distances: pd.Series
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {column.nunique()}" for name, column in self.partitions.items())
+        size = f"{100 * self.mass:g} %: radius {self.radius:.2f} bits"
+        return f"CredibleBall of {size}; number of clusters: {numbers}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.partitions.to_html()}"
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """The posterior of the partition of the tasks; from `fit.partition()`.
+
+    Args:
+        draws: Each task's cluster in every draw, dimensions (draw, task). The numbers have a meaning within
+            their draw only.
+    """
+
+    draws: xr.DataArray
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of every result."""
+        return tuple(str(name) for name in self.draws["task"].to_numpy())
+
+    @cached_property
+    def co_clustering(self) -> xr.DataArray:
+        """Posterior probability that two tasks are together, dimensions (task, task_other)."""
+        values = self.draws.to_numpy()
+        counts = np.zeros((values.shape[1],) * 2)
+        for draw in values:
+            counts += draw[:, None] == draw
+        names = np.array(self.task_names, dtype=str)
+        coords = {"task": names, "task_other": names}
+        return xr.DataArray(counts / len(values), coords=coords, dims=("task", "task_other"), name="together")
+
+    @property
+    def num_clusters(self) -> pd.Series:
+        """Posterior probability of each number of occupied clusters."""
+        number = np.array([len(np.unique(draw)) for draw in self.draws.to_numpy()])
+        share = pd.Series(number).value_counts(normalize=True).sort_index()
+        return share.rename("probability").rename_axis("num_clusters")
+
+    @cached_property
+    def point(self) -> pd.Series:
+        """The partition of least expected variation of information: cluster of each task, 1 the largest.
+
+        The least over up to 200 sampled partitions and over the cuts of the dendrograms that average and
+        complete linkage make of the co-clustering probabilities (Wade and Ghahramani, 2018).
+        """
+        candidates = self._candidates()
+        expected = [variation_of_information(candidate, self._values).mean() for candidate in candidates]
+        return self._labelled(candidates[int(np.argmin(expected))])
+
+    @property
+    def _values(self) -> np.ndarray:
+        return np.asarray(self.draws.to_numpy())
+
+    def _candidates(self) -> list[np.ndarray]:
+        unique, counts = np.unique(self._values, axis=0, return_counts=True)
+        candidates = list(unique[np.argsort(-counts, kind="stable")[:_MOST_CANDIDATES]])
+        T = len(self.task_names)
+        if T > 2:
+            distance = 1 - self.co_clustering.to_numpy()
+            for method in ("average", "complete"):
+                tree = linkage(squareform(distance, checks=False), method=method)
+                cuts = [fcluster(tree, k, criterion="maxclust") - 1 for k in range(1, min(T, _MOST_CUTS) + 1)]
+                candidates += [np.asarray(cut, dtype=int) for cut in cuts]
+        return candidates
+
+    def _labelled(self, partition: np.ndarray) -> pd.Series:
+        """A partition with clusters 1, 2 .. from large to small, the first task deciding between equals."""
+        _, first, own, sizes = np.unique(
+            partition, return_index=True, return_inverse=True, return_counts=True
+        )
+        rank = np.empty(len(sizes), dtype=int)
+        rank[np.lexsort((first, -sizes))] = np.arange(1, len(sizes) + 1)
+        index = pd.Index(self.task_names, name=str(self.draws.attrs.get("task_column", "task")))
+        return pd.Series(rank[own], index=index, name="cluster")
+
+    @property
+    def members(self) -> dict[int, tuple[str, ...]]:
+        """Names of the tasks of every cluster of the point partition."""
+        point = self.point
+        return {int(k): tuple(map(str, point.index[point == k])) for k in range(1, int(point.max()) + 1)}
+
+    @cached_property
+    def certainty(self) -> pd.Series:
+        """How sure the companions of each task are: expected overlap of its cluster with that of the point.
+
+        The overlap is the number of tasks in both clusters over that in either (Jaccard): 1 where every draw
+        gives the task exactly the companions of the point partition.
+        """
+        point = self.point.to_numpy()
+        in_point = point[:, None] == point
+        values, total = self._values, np.zeros(len(point))
+        for draw in values:
+            in_draw = draw[:, None] == draw
+            total += (in_point & in_draw).sum(1) / (in_point | in_draw).sum(1)
+        return pd.Series(total / len(values), index=self.point.index, name="certainty")
+
+    def credible_ball(self, mass: float = 0.95) -> CredibleBall:
+        """The ball of partitions around the point that holds `mass` of the posterior, and its ends.
+
+        Raises:
+            SpecificationError: If `mass` is not between 0 and 1.
+
+        Source: Wade and Ghahramani (2018).
+        """
+        check_mass(mass)
+        distance = variation_of_information(self.point.to_numpy(), self._values)
+        radius = float(np.quantile(distance, mass, method="inverted_cdf"))
+        inside = np.flatnonzero(distance <= radius + 1e-12)
+        number = np.array([len(np.unique(self._values[draw])) for draw in inside])
+        away = distance[inside]
+        differs = np.where(away > 1e-12, away, np.inf)
+        chosen = {
+            "nearest": int(np.argmin(differs)),
+            "furthest": int(np.argmax(away)),
+            "coarsest": int(np.lexsort((-away, number))[0]),
+            "finest": int(np.lexsort((-away, -number))[0]),
+        }
+        columns = {name: self._labelled(self._values[inside[at]]) for name, at in chosen.items()}
+        distances = {"point": 0.0} | {name: float(away[at]) for name, at in chosen.items()}
+        frame = pd.DataFrame({"point": self.point, **columns})
+        return CredibleBall(mass, radius, frame, pd.Series(distances, name="bits"))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per task: its cluster in the point partition, that one's size, and how sure it is."""
+        sizes = self.point.groupby(self.point).transform("size")
+        return pd.DataFrame({"cluster": self.point, "size": sizes, "certainty": self.certainty})
+
+    def summary(self) -> pd.DataFrame:
+        """One row per cluster of the point partition: size, share, mean certainty, members by name."""
+        frame = self.to_frame()
+        rows = {
+            cluster: {
+                "size": len(tasks),
+                "share": len(tasks) / len(frame),
+                "certainty": frame.loc[list(tasks), "certainty"].mean(),
+                "members": ", ".join(tasks),
+            }
+            for cluster, tasks in self.members.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("cluster")
+
+    def __repr__(self) -> str:
+        number = self.num_clusters
+        likely = ", ".join(f"{k}: {p:.2f}" for k, p in number.sort_values(ascending=False).head(3).items())
+        return (
+            f"Partition of {len(self.task_names)} tasks: {self.point.nunique()} clusters in the point "
+            f"partition; probability of the number of clusters {likely}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.summary().round(3).to_html()}"

@@ -1,0 +1,193 @@
+"""Updating a posterior over partitions by further rows: which cluster a new task joins, if any.
+
+Given Z and the hyperparameters of a draw, the rows of a new task have an exact density under every cluster
+that it can join, and under a cluster of its own with the mean integrated out. Times the prior's weights these
+are the probabilities of its clusters, and their sum is the task's share of the draw's importance weight. New
+tasks come one after the other, so that two of them can open a cluster together. Clusters of known tasks stay
+those of the draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
+from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
+from bayesmtl.algebra.structure import Structure
+from bayesmtl.data import Standardization
+from bayesmtl.sharing import PartitionSharing
+from bayesmtl.sharing.partition import num_clusters
+
+if TYPE_CHECKING:
+    from bayesmtl.results.fit import Fit
+
+_NOISE_CANDIDATES = 32  # tries for a noise level of a new task's own
+
+
+def weigh_clusters(
+    fit: Fit,
+    before: TaskStatistics,
+    after: TaskStatistics,
+    touched: np.ndarray,
+    added: list[str],
+    standardization: Standardization,
+    rng: np.random.Generator,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:
+    """Draws extended to the new tasks, and the log weight of every draw.
+
+    Args:
+        fit: The fit.
+        before: Statistics of its rows, with the new tasks empty.
+        after: The same with the new rows.
+        touched: Positions of the tasks that have new rows.
+        added: Names of the new tasks.
+        standardization: Of all tasks.
+        rng: Source of randomness.
+
+    Returns:
+        Hyperparameter values with the clusters of all tasks, Z with rows for new clusters, log weights
+        (draws,).
+    """
+    sharing = fit.sharing
+    assert isinstance(sharing, PartitionSharing)
+    values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
+    basis = fit.draws.basis.flatten(0, 1)
+    known = len(fit.task_names)
+    log_weight = np.zeros(len(basis))
+    for t in touched[touched < known]:
+        for sign, statistics in ((-1, before), (1, after)):
+            log_weight += sign * _known_task(fit, statistics, int(t), values, basis).numpy()
+    for position, name in enumerate(added):
+        task = _one(after, known + position)
+        scale = standardization.target_scale[known + position : known + position + 1]
+        values, basis, gain = _new_task(fit, sharing, task, name, scale, values, basis, rng)
+        log_weight += gain
+    return values, basis, log_weight
+
+
+def _one(statistics: TaskStatistics, t: int) -> CompressedTasks:
+    """The data of one task."""
+    at = slice(t, t + 1)
+    return TaskStatistics(
+        statistics.gram[at], statistics.cross[at], statistics.square[at], statistics.count[at]
+    ).compress()
+
+
+def _known_task(
+    fit: Fit, statistics: TaskStatistics, t: int, values: dict[str, torch.Tensor], basis: torch.Tensor
+) -> torch.Tensor:
+    """log p(rows of a known task | Z, its cluster, hyperparameters), shape (draws,)."""
+    structure = fit.sharing.structure(values, 1, basis.shape[-1])
+    assert structure.membership is not None
+    own = replace(structure, membership=structure.membership[:, t : t + 1])
+    noise = fit.problem.noise(values, len(basis)).expand(-1, len(fit.task_names))[:, t : t + 1]
+    return log_likelihood_given_basis(_one(statistics, t), own, noise, basis)[:, 0]
+
+
+def _new_task(
+    fit: Fit,
+    sharing: PartitionSharing,
+    task: CompressedTasks,
+    name: str,
+    target_scale: np.ndarray,
+    values: dict[str, torch.Tensor],
+    basis: torch.Tensor,
+    rng: np.random.Generator,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:
+    """Let one new task draw its cluster, and its own noise level where tasks have one."""
+    S, _, D = basis.shape
+    membership = values["cluster"].long()
+    occupied = num_clusters(membership)
+    size = torch.nn.functional.one_hot(membership, int(occupied.max()) + 1).sum(1)
+    weights = sharing.log_slots(size, values).log_softmax(1)
+    own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
+    structure = sharing.structure(values, 1, D)
+    scores, tries = [], []
+    for _ in range(_NOISE_CANDIDATES if own else 1):
+        fresh = fit.problem.space.fresh_tasks(values, 1, rng)
+        noise = fit.likelihood.noise_sd(fresh, (name,), target_scale, S)
+        tries.append((fresh, noise))
+        scores.append(weights + _densities(task, structure, noise, basis, occupied, size.shape[1]))
+    score = torch.stack(scores, dim=1)  # (draws, tries, slots)
+    gain = torch.logsumexp(score.flatten(1), dim=1) - np.log(len(tries))
+    gumbel = torch.from_numpy(-np.log(-np.log(rng.random((S, score[0].numel())))))
+    pick = (score.flatten(1) + gumbel).argmax(1)
+    attempt, cluster = pick // size.shape[1], pick % size.shape[1]
+    rows = torch.arange(S)
+    noise = torch.stack([sd.expand(S, 1) for _, sd in tries])[attempt, rows]
+    extended = values | {"cluster": torch.cat([membership, cluster[:, None]], dim=1)}
+    for parameter in own:
+        candidates = torch.stack([fresh[parameter] for fresh, _ in tries])
+        extended[parameter] = torch.cat([values[parameter], candidates[attempt, rows]], dim=1)
+    opened = _mean_of_new_cluster(task, structure, noise, basis, rng)
+    num_rows = max(basis.shape[1], 2 + int(cluster.max()))
+    basis = torch.nn.functional.pad(basis, (0, 0, 0, num_rows - basis.shape[1])).clone()
+    new = cluster == occupied
+    basis[rows[new], 1 + cluster[new]] = opened[new]
+    return extended, basis, gain.numpy()
+
+
+def _alone(structure: Structure) -> Structure:
+    """The prior of a task in a cluster of its own: its mean's departure and its residual are one."""
+    assert structure.basis_scale is not None
+    square = structure.basis_scale[:, 1:] ** 2
+    if structure.residual_scale is not None:
+        square = square + structure.residual_scale**2
+    ones = torch.ones(1, 1, dtype=torch.float64)
+    return Structure(ones, structure.basis_scale[:, :1], square.sqrt(), structure.residual_factor)
+
+
+def _densities(
+    task: CompressedTasks,
+    structure: Structure,
+    noise: torch.Tensor,
+    basis: torch.Tensor,
+    occupied: torch.Tensor,
+    num_slots: int,
+) -> torch.Tensor:
+    """log p(rows of a task | Z) in every cluster there is and in one of its own, (draws, slots)."""
+    S = len(basis)
+    columns = []
+    for slot in range(num_slots):
+        if 1 + slot < basis.shape[1]:
+            there = replace(structure, membership=torch.full((S, 1), slot))
+            columns.append(log_likelihood_given_basis(task, there, noise, basis)[:, 0])
+        else:
+            columns.append(torch.full((S,), -torch.inf, dtype=torch.float64))
+    density = torch.stack(columns, dim=1)
+    alone = log_likelihood_given_basis(task, _alone(structure), noise, basis[:, :1])
+    slots = torch.arange(num_slots)
+    return torch.where(
+        slots == occupied[:, None], alone, density.masked_fill(slots > occupied[:, None], -torch.inf)
+    )
+
+
+def _mean_of_new_cluster(
+    task: CompressedTasks,
+    structure: Structure,
+    noise: torch.Tensor,
+    basis: torch.Tensor,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Draw b of a task that is alone: b + e given the rows, then b given b + e; shape (draws, D)."""
+    assert structure.basis_scale is not None
+    total = draw_weights(task, _alone(structure), noise, basis[:, :1], rng).weights[:, 0] - basis[:, 0]
+    spread = structure.basis_scale[:, 1]
+    residual = torch.zeros(*spread.shape, spread.shape[1], dtype=torch.float64)
+    if structure.residual_scale is not None:
+        residual = residual + torch.diag_embed(structure.residual_scale[:, 0] ** 2)
+    if structure.residual_factor is not None:
+        residual = residual + structure.residual_factor @ structure.residual_factor.transpose(-1, -2)
+    # Matheron: a prior draw of b, corrected by the gap between the sum it makes and the sum that is known
+    b = spread * torch.from_numpy(rng.standard_normal(tuple(spread.shape)))
+    values, vectors = torch.linalg.eigh(residual)
+    root = vectors * values.clamp(min=0.0).sqrt()[:, None]
+    e = (root @ torch.from_numpy(rng.standard_normal((*spread.shape, 1)))).squeeze(-1)
+    whole = residual + torch.diag_embed(spread**2)
+    gain = torch.linalg.lstsq(whole, (total - b - e)[..., None]).solution.squeeze(-1)
+    drawn: torch.Tensor = b + spread**2 * gain
+    return drawn

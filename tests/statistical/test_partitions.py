@@ -1,0 +1,374 @@
+"""Samplers of partitions: against enumeration, against the prior, and on simulated clusters.
+
+False-alarm budget: 1e-4 for this file, which has about 20 comparisons of probabilities at 5 standard errors
+(6e-7 each, for up to 52 partitions: 3e-5) and about 20 tests of uniformity at 1e-6; seeds are fixed. What the
+tests detect is shown by samplers that are broken on purpose.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.metrics import adjusted_rand_score
+
+import bayesmtl as bm
+from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
+from bayesmtl.algebra.statistics import TaskStatistics
+from bayesmtl.inference import Problem, partition_moves
+from bayesmtl.inference.gibbs import PartitionSampler
+from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep, split_merge
+from bayesmtl.sharing.partition import num_clusters
+from tests.equivalence.partitions import all_partitions
+
+pytestmark = [pytest.mark.statistical]
+
+PRIORS = {
+    "Dirichlet process": bm.DirichletProcess(),
+    "Pitman-Yor": bm.PitmanYor(discount=0.4),
+    "two clusters": bm.Clusters(2),
+}
+
+
+@pytest.mark.parametrize("concentration", [0.1, 1.0, 10.0, 100.0])
+def test_prior_of_the_dirichlet_process(concentration):
+    """P(two together) = 1 / (1 + alpha), and the books' mean and variance of the number of clusters."""
+    S, T = 20_000, 12
+    values = {"concentration": torch.full((S,), concentration, dtype=torch.float64)}
+    drawn = bm.DirichletProcess().sample_partition(values, T, np.random.default_rng(0))
+    open_ = concentration / (concentration + np.arange(T))
+    number = num_clusters(drawn).double()
+    variance = float((open_ * (1 - open_)).sum())
+    assert abs(number.mean() - open_.sum()) < 5 * np.sqrt(variance / S)
+    assert abs(number.var() / variance - 1) < 0.1
+    expected = 1 / (1 + concentration)
+    for first, second in ((0, 1), (3, 11)):
+        together = (drawn[:, first] == drawn[:, second]).double().mean()
+        assert abs(together - expected) < 5 * np.sqrt(expected * (1 - expected) / S)
+
+
+def moves(kind: str):
+    """A transition that leaves the posterior of the partition unchanged, if it is right."""
+
+    def gibbs(membership, data, weights, generator):
+        return gibbs_sweep(membership, data, weights, generator)
+
+    def jumps(membership, data, weights, generator):
+        for _ in range(3):
+            membership, _ = split_merge(membership, data, weights, generator)
+        return membership
+
+    return {"Gibbs": gibbs, "split-merge": jumps}[kind]
+
+
+def toy_evidence(num_tasks: int, num_chains: int, seed: int) -> Evidence:
+    """Data about b_t with which several partitions are plausible; the same in every chain."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(num_tasks, 2, 3))
+    linear = np.repeat(1.5 * rng.normal(size=(2, 2)), [2, num_tasks - 2], axis=0) + rng.normal(
+        size=(num_tasks, 2)
+    )
+    precision = torch.from_numpy(root @ np.swapaxes(root, 1, 2))
+    chains = (num_chains, *([-1] * 3))
+    return Evidence.of(precision.expand(*chains), torch.from_numpy(linear).expand(*chains[:-1]))
+
+
+def disagreement(kind: str, prior: str, *, num_chains: int = 2000, num_tasks: int = 4) -> float:
+    """Largest standardised difference between frequencies and exact probabilities, over partitions.
+
+    All chains start with all tasks together; the last state of each is used, so that draws are independent.
+    """
+    data = toy_evidence(num_tasks, num_chains, seed=1)
+    partitions = all_partitions(num_tasks)
+    values = {"concentration": torch.ones(len(partitions), dtype=torch.float64)}
+    exact = PRIORS[prior].log_partition(partitions, values)
+    one = Evidence(np.repeat(data.terms[:1], len(partitions), axis=0))
+    exact = torch.softmax(exact + torch.from_numpy(one.log_density(partitions.numpy())), 0).numpy()
+    weights = Weights(
+        PRIORS[prior], {"concentration": torch.ones(num_chains, dtype=torch.float64)}, num_tasks
+    )
+    generator, membership = torch.Generator().manual_seed(3), np.zeros((num_chains, num_tasks), dtype=int)
+    for _ in range(12):
+        membership = moves(kind)(membership, data, weights, generator)
+    found = (membership[:, None] == partitions.numpy()).all(2).mean(0)
+    usable = exact > 5 / num_chains
+    assert usable.sum() >= 5 and found[exact == 0].sum() == 0
+    error = np.sqrt(exact * (1 - exact) / num_chains)
+    return float(np.max(np.abs(found - exact)[usable] / error[usable]))
+
+
+@pytest.mark.parametrize("kind", ["Gibbs", "split-merge"])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_moves_agree_with_enumeration(prior, kind):
+    assert disagreement(kind, prior, num_tasks=5 if prior == "Dirichlet process" else 4) < 5
+
+
+def test_enumeration_notices_a_wrong_acceptance(monkeypatch):
+    """Split-merge that forgets the probability of its proposal."""
+    allocate = partition_moves._allocate
+
+    def forgetful(*arguments):
+        side, log_split, worth, size = allocate(*arguments)
+        return side, 0 * log_split, worth, size
+
+    monkeypatch.setattr(partition_moves, "_allocate", forgetful)
+    assert disagreement("split-merge", "Dirichlet process") > 5
+
+
+def test_enumeration_notices_a_wrong_prior(monkeypatch):
+    """A Gibbs move that counts the task itself among the others."""
+    slots = Weights.slots
+    monkeypatch.setattr(Weights, "slots", lambda self, size: slots(self, size + (size > 0)))
+    assert disagreement("Gibbs", "Dirichlet process") > 5
+
+
+def test_evidence_is_the_collapsed_density():
+    """Differences over partitions of what the moves use are those of a dense Gaussian density."""
+    data, partitions = toy_evidence(4, 15, seed=2), all_partitions(4)
+    Q, q = data.terms[0, :, :-1, :-1], data.terms[0, :, :-1, -1]
+    for membership, found in zip(partitions.numpy(), data.log_density(partitions.numpy()), strict=True):
+        A = np.eye(4)[membership][:, : membership.max() + 1]
+        b = (A.T @ q).ravel()
+        P = sum(np.kron(np.outer(row, row), Q_t) for row, Q_t in zip(A, Q, strict=True))
+        Lambda = np.eye(len(b)) + P
+        expected = 0.5 * b @ np.linalg.solve(Lambda, b) - 0.5 * np.linalg.slogdet(Lambda)[1]
+        assert found == pytest.approx(expected, abs=1e-9)
+
+
+# --- the whole sampler, hyperparameters included: it must leave the joint distribution unchanged ---
+
+GEWEKE = {
+    "Dirichlet process, diagonal": bm.LinearModel(bm.DirichletProcess(bm.Gamma(2.0, 2.0))),
+    "Pitman-Yor, none": bm.LinearModel(bm.PitmanYor(concentration=bm.Gamma(2.0, 2.0), within="none")),
+    "three clusters, full": bm.LinearModel(bm.Clusters(3, bm.Gamma(2.0, 2.0), within="full")),
+    "Dirichlet process, noise task": bm.LinearModel(bm.DirichletProcess(within="none"), bm.Gaussian("task")),
+}
+
+
+def design(num_tasks: int = 5, rows: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(num_tasks), rows)
+    return np.stack([np.ones(len(task)), rng.normal(size=len(task))], axis=1), task
+
+
+def joint_draw(model: bm.LinearModel, rng: np.random.Generator, X: np.ndarray, task: np.ndarray):
+    """A problem whose data come from the prior, with the hyperparameters and the partition they came from."""
+    T = int(task.max()) + 1
+    names = tuple(f"task_{t}" for t in range(T))
+
+    def problem_of(y: np.ndarray) -> Problem:
+        statistics = TaskStatistics.from_rows(X, y, task, T)
+        return Problem(model.sharing, model.likelihood, statistics.compress(), names, np.ones(T))
+
+    problem = problem_of(np.zeros(len(X)))
+    values = problem.space.sample(rng, 1)
+    values["cluster"] = model.sharing.sample_partition(values, T, rng)
+    structure, noise = problem.structure(values), problem.noise(values, 1)
+    basis = draw_prior_basis(structure, 1, X.shape[1], rng)
+    W = (
+        draw_weights(TaskStatistics.empty(T, X.shape[1]).compress(), structure, noise, basis, rng)
+        .weights[0]
+        .numpy()
+    )
+    y = (X * W[task]).sum(1) + noise.expand(1, T)[0].numpy()[task] * rng.normal(size=len(X))
+    return problem_of(y), values
+
+
+def coordinates(problem: Problem, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The unconstrained point of values; signs of scales are drawn nowhere, so they are positive."""
+    parts = []
+    for parameter in problem.space.parameters:
+        value = values[parameter.name]
+        if parameter.size == 0:
+            continue
+        if parameter.space == "correlation":
+            parts.append(torch.atanh(value[:, 1, :1]))  # D = 2: one partial correlation
+        else:
+            parts.append((value.log() if parameter.space == "log" else value).reshape(1, -1))
+    return torch.cat(parts, dim=1)
+
+
+def summaries(
+    problem: Problem, values: dict[str, torch.Tensor], rng: np.random.Generator
+) -> dict[str, float]:
+    """Label-free functions of the state, those that are whole numbers made continuous by noise."""
+    cluster = values["cluster"][0]
+    shown = {
+        "number of clusters": float(num_clusters(cluster[None])[0]) + rng.uniform(),
+        "first two together": float(cluster[0] == cluster[1]) + rng.uniform(),
+        "concentration": float(values["concentration"][0]),
+        "cluster scale": float(values["cluster_scale"][0, 0].abs()),
+        "noise": float(values["noise"][0]),
+    }
+    if "residual_scale" in values:
+        shown["scale"] = float(values["residual_scale"][0, 1].abs())
+    if "residual_correlation" in values:
+        shown["correlation"] = float(
+            values["residual_correlation"][0, 1, 0] * values["residual_scale"].prod(1).sign()
+        )
+    return shown
+
+
+def geweke(model: bm.LinearModel, num_pairs: int, seed: int, *, steps: int = 3) -> dict[str, float]:
+    """p-values of equality of the prior and of the same after transitions given data simulated from it.
+
+    The state that simulated the data is a draw from their posterior, and has to stay one. Every pair is
+    independent of the others, so the tests are exact (Geweke, 2004; in this form Gandy and Scott, 2020).
+    """
+    rng = np.random.default_rng(seed)
+    X, task = design()
+    before: list[dict[str, float]] = []
+    after: list[dict[str, float]] = []
+    for pair in range(num_pairs):
+        problem, values = joint_draw(model, rng, X, task)
+        before.append(summaries(problem, values, rng))
+        problem, values = joint_draw(model, rng, X, task)  # another one: the two samples are independent
+        sampler = PartitionSampler(problem, num_warmup=0)
+        points = coordinates(problem, values)
+        sampler.given = problem.given(values["cluster"])
+        root = 0.5 * torch.eye(points.shape[1], dtype=torch.float64)
+        state = sampler.hmc.start(points, root, torch.Generator().manual_seed(seed + 7 * pair))
+        state.further = {"membership": values["cluster"], "kept": values["cluster"][:, None][:, :0]}
+        for _ in range(steps):
+            sampler.advance(state)
+        moved = problem.space.constrain(state.points) | {"cluster": state.further["membership"]}
+        after.append(summaries(problem, moved, rng))
+    return {
+        name: float(stats.ks_2samp([b[name] for b in before], [a[name] for a in after]).pvalue)
+        for name in before[0]
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GEWEKE)
+def test_the_sampler_leaves_the_joint_distribution_unchanged(name):
+    p_values = geweke(GEWEKE[name], num_pairs=120, seed=11)
+    assert min(p_values.values()) > 1e-6, p_values
+
+
+def test_canonical_numbers():
+    assert canonical(np.array([[5, 2, 5, 0]])).tolist() == [[0, 1, 0, 2]]
+
+
+# --- fits ---
+
+
+def toy_rows(seed: int = 4) -> bm.TaskData:
+    """Five tasks of three rows, two pairs alike; not standardised, so that known scales mean the same."""
+    rng = np.random.default_rng(seed)
+    task = np.repeat(list("abcde"), 3)
+    level = np.repeat([0.6, 0.72, -0.48, -0.6, 0.12], 3)
+    data = bm.TaskData.from_arrays(np.ones((15, 1)), level + 0.8 * rng.normal(size=15), task, intercept=False)
+    return data.with_target_standardization("none")
+
+
+def known(within: str) -> bm.LinearModel:
+    sharing = bm.DirichletProcess(
+        bm.Fixed(1.0), within=within, scale=bm.Fixed(0.3), spread=bm.Fixed(1.0), correlation=bm.LKJ(2.0)
+    )
+    return bm.LinearModel(sharing, bm.Gaussian(noise=0.8))
+
+
+def enumerated(model: bm.LinearModel, data: bm.TaskData) -> np.ndarray:
+    """P(two tasks together) from all 52 partitions."""
+    partitions = all_partitions(data.num_tasks)
+    problem, _ = model._problem(data, data.standardization())
+    points = torch.zeros(len(partitions), 0, dtype=torch.float64)
+    probability = torch.softmax(problem.given(partitions).log_density(points), 0).numpy()
+    together = (partitions[:, :, None] == partitions[:, None]).numpy()
+    return np.einsum("p,ptu->tu", probability, together)
+
+
+def fitted(model: bm.LinearModel, data: bm.TaskData, num_draws: int = 500) -> bm.Fit:
+    return model.fit(data, seed=0, num_chains=2, num_draws=num_draws, num_warmup=20, progress=False)
+
+
+@pytest.mark.parametrize("within", ["none", "diagonal", "full"])
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_the_engine_and_conditioning_agree_with_enumeration(within):
+    """Co-clustering of a fit to five tasks, and of a fit to three conditioned on the two others.
+
+    1000 draws, taken for 400 independent ones (after conditioning more depend on each other): at 4.5 standard
+    errors the 20 comparisons have a false-alarm probability of 1e-4 if there are no more; these chains mix
+    better.
+    """
+    model, data = known(within), toy_rows()
+    exact = enumerated(model, data)
+    assert exact.min() < 0.35 and exact[np.triu_indices(5, 1)].max() > 0.55  # there is something to find
+    whole = fitted(model, data).partition().co_clustering.to_numpy()
+    error = 0.003 + 4.5 * np.sqrt(exact * (1 - exact) / 400)
+    assert np.all(np.abs(whole - exact) < error)
+    first = fitted(model, data.select_tasks(list("abc"))).condition(data.select_tasks(list("de")))
+    assert first.task_names == tuple("abcde")
+    conditioned = first.partition().co_clustering.to_numpy()
+    assert np.all(np.abs(conditioned - exact) < error), np.abs(conditioned - exact).max()
+
+
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_conditioning_moves_the_weights_as_refitting_does():
+    """Means of all weights after conditioning on a known and two new tasks, against those of the refit."""
+    model, data = known("diagonal"), toy_rows()
+    frame = data.to_frame()
+    early = frame[(frame[data.task_column] < "d") & (frame.groupby(data.task_column).cumcount() < 2)]
+    late = frame.drop(early.index)
+
+    def data_of(rows):
+        made = bm.TaskData.from_frame(
+            rows, task=data.task_column, target=data.target_name, features=["x0"], intercept=False
+        )
+        return made.with_target_standardization("none")
+
+    refit = fitted(model, data_of(frame)).posterior["weights"].stack(s=("chain", "draw"))
+    updated = fitted(model, data_of(early)).condition(late).posterior["weights"].stack(s=("chain", "draw"))
+    error = np.hypot(refit.std("s"), updated.std("s")) / np.sqrt(300)
+    assert np.all(np.abs(refit.mean("s") - updated.mean("s")) < 5 * error)
+    assert np.all(np.abs(refit.std("s") / updated.std("s") - 1) < 0.2)
+
+
+def clustered_data(num_clusters: int, within: float, seed: int, *, num_tasks: int = 30, rows: int = 15):
+    """Tasks with three weights each, in clusters of equal size.
+
+    Returns the data, the clusters, and those that maximum likelihood finds for one who knows the cluster
+    means.
+    """
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.arange(num_tasks) % num_clusters)
+    means = rng.normal(size=(num_clusters, 3))
+    W = means[truth] + within * rng.normal(size=(num_tasks, 3))
+    task = np.repeat(np.arange(num_tasks), rows)
+    x = rng.normal(size=(len(task), 2))
+    y = W[task, 0] + (x * W[task, 1:]).sum(1) + 0.5 * rng.normal(size=len(task))
+    known = (
+        ((y[:, None] - x @ means[:, 1:].T - means[:, 0]) ** 2).reshape(num_tasks, rows, -1).sum(1).argmin(1)
+    )
+    return bm.TaskData.from_arrays(x, y, [f"task_{t:02d}" for t in task]), truth, known
+
+
+SHORT = {"num_chains": 3, "num_warmup": 60, "num_draws": 60, "progress": False}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_clusters_are_recovered(seed):
+    """Adjusted Rand index of at least .95, or as good as one who knows the cluster means.
+
+    Two means of seed 1 are but 0.63 apart (a task's weights have standard errors of 0.13), and even that one
+    errs.
+    """
+    data, truth, known_means = clustered_data(4, 0.0, seed)
+    fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=0, **SHORT)
+    point = fit.partition().point.reindex([f"task_{t:02d}" for t in range(30)])
+    assert adjusted_rand_score(truth, point) >= min(0.95, adjusted_rand_score(truth, known_means))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_exchangeable_tasks_are_not_split():
+    """Tasks around one population, as Hierarchical has them: one cluster in the point, most likely in all."""
+    data, _, _ = clustered_data(1, 0.5, seed=2)
+    fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=0, **SHORT)
+    found = fit.partition()
+    assert found.point.nunique() == 1
+    assert found.num_clusters.idxmax() == 1
