@@ -8,7 +8,7 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
-from bayesmtl.inference.gibbs import gibbs
+from bayesmtl.inference.partition_gibbs import partition_gibbs
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings, whole_number
 from bayesmtl.sharing import Sharing
@@ -16,7 +16,7 @@ from bayesmtl.sharing import Sharing
 ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "exact": exact,
     "empirical_bayes": empirical_bayes,
-    "gibbs": gibbs,
+    "gibbs": partition_gibbs,
 }
 """Every engine by the name that `fit(method=...)` takes."""
 
@@ -79,7 +79,7 @@ __all__ = [
     "choose",
     "empirical_bayes",
     "exact",
-    "gibbs",
+    "partition_gibbs",
     "supports",
     "whole_number",
 ]

@@ -17,7 +17,7 @@ import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.inference import Problem, partition_moves
-from bayesmtl.inference.gibbs import PartitionSampler
+from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep, split_merge
 from bayesmtl.sharing.partition import num_clusters
 from tests.equivalence.partitions import all_partitions

@@ -24,7 +24,7 @@ _MOST_APART = 100  # tasks up to which a chain starts with every task apart: its
 _CHUNK = 2_000_000  # numbers of workspace handled at once when weights are drawn
 
 
-def gibbs(problem: Problem, settings: Settings) -> Draws:
+def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
     """Sample partitions of the tasks, hyperparameters and weights of a Gaussian model.
 
     Every iteration draws mu exactly, lets every task draw its cluster anew with weights and cluster means
