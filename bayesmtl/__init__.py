@@ -8,23 +8,30 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData
+from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import Gaussian
-from bayesmtl.models import LinearModel
-from bayesmtl.priors import LKJ, Fixed, HalfNormal, HalfStudentT, Normal
-from bayesmtl.results import Fit, Prediction, TaskSimilarity, load
+from bayesmtl.models import LinearModel, MultitaskGP
+from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
+from bayesmtl.results import Fit, GPFit, Prediction, TaskSimilarity, load
 from bayesmtl.sharing import Hierarchical, Independent, LowRank, Pooled
 
 __all__ = [
     "LKJ",
     "Fit",
     "Fixed",
+    "GPFit",
+    "GPyTorchKernel",
+    "Gamma",
     "Gaussian",
     "HalfNormal",
     "HalfStudentT",
     "Hierarchical",
     "Independent",
     "LinearModel",
+    "LogNormal",
     "LowRank",
+    "Matern",
+    "MultitaskGP",
     "Normal",
     "Pooled",
     "Prediction",

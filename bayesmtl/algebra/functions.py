@@ -1,0 +1,160 @@
+"""Gaussian-process algebra: the density of all tasks' targets with their functions integrated out.
+
+Tasks' functions are f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x), where g_r and e_t share one kernel k and the
+levels m_t are constants. With Omega = A A' + diag(v) (T x T) and Lambda = cov(m) (T x T), the covariance of
+row i of task t and row j of task u is
+
+    K_ij = Omega_tu k(x_i, x_j) + Lambda_tu + [i = j] sigma_t^2
+
+B hyperparameter values are one batch dimension. Everything is dense Cholesky, O(B n^3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+# Relative to the mean variance, tried in this order for the values whose Cholesky factorisation fails.
+JITTERS = (1e-10, 1e-8, 1e-6)
+
+
+class TaskStructure(NamedTuple):
+    """How tasks' functions go together.
+
+    Attributes:
+        shape: Omega, the task covariance of the functions' shapes, shape (B, T, T).
+        level: Lambda, the task covariance of their levels, shape (B, T, T).
+    """
+
+    shape: torch.Tensor
+    level: torch.Tensor
+
+
+class Factor(NamedTuple):
+    """What prediction needs of the rows that are known.
+
+    Attributes:
+        cholesky: L with L L' = K, shape (B, n, n).
+        alpha: K^-1 y, shape (B, n).
+        jitter: What was added to the diagonal, shape (B,).
+    """
+
+    cholesky: torch.Tensor
+    alpha: torch.Tensor
+    jitter: torch.Tensor
+
+
+class Conditional(NamedTuple):
+    """The Gaussian of function values at new rows.
+
+    Attributes:
+        mean: Shape (B, m).
+        covariance: Shape (B, m, m); (B, m) where only variances were asked for.
+    """
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+
+
+def function_covariance(
+    tasks: TaskStructure, kernel: torch.Tensor, left: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
+    """Covariance of function values, without noise.
+
+    Args:
+        tasks: Omega and Lambda.
+        kernel: k between the rows, shape (B, n, m).
+        left: Task of each of the n rows.
+        right: Task of each of the m columns.
+
+    Returns:
+        Shape (B, n, m).
+    """
+    shape = tasks.shape.index_select(1, left).index_select(2, right)
+    level = tasks.level.index_select(1, left).index_select(2, right)
+    return shape * kernel + level
+
+
+def factorise(K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cholesky factors (B, n, n) of K, and the jitter (B,) that was needed, 0 where none was.
+
+    NaN where even the largest does not help.
+    """
+    L, failed = torch.linalg.cholesky_ex(K)
+    jitter = K.new_zeros(len(K))
+    for relative in JITTERS:
+        bad = torch.nonzero(failed)[:, 0]
+        if not len(bad):
+            return L, jitter
+        added = relative * K[bad].diagonal(dim1=-2, dim2=-1).mean(-1)
+        again, failed_again = torch.linalg.cholesky_ex(K[bad] + torch.diag_embed(added[:, None].expand(-1, K.shape[-1])))
+        L, failed, jitter = L.clone(), failed.clone(), jitter.clone()
+        L[bad], failed[bad], jitter[bad] = again, failed_again, added
+    L[failed != 0] = torch.nan
+    return L, jitter
+
+
+class _LogMarginal(torch.autograd.Function):
+    """log N(y; 0, K) with the gradient (alpha alpha' - K^-1) / 2, cheaper than that of a Cholesky factor."""
+
+    @staticmethod
+    def forward(ctx: Any, K: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        L, _ = factorise(K)
+        alpha = torch.cholesky_solve(y.expand(len(K), -1)[:, :, None], L)[:, :, 0]
+        ctx.save_for_backward(L, alpha)
+        half_logdet = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return -0.5 * (alpha * y).sum(-1) - half_logdet - 0.5 * y.shape[-1] * math.log(2 * math.pi)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
+        L, alpha = ctx.saved_tensors
+        gradient = alpha[:, :, None] * alpha[:, None, :]
+        usable = ~torch.isnan(alpha).any(-1)
+        gradient[usable] -= torch.cholesky_inverse(L[usable])
+        return 0.5 * upstream[0][:, None, None] * gradient, None
+
+
+def log_marginal(K: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """log N(y; 0, K) of targets (n,) under covariances (B, n, n), shape (B,)."""
+    apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _LogMarginal.apply
+    return apply(K, y)
+
+
+def solve(K: torch.Tensor, y: torch.Tensor) -> Factor:
+    """Factorise the covariance of the known rows and solve it for their targets (n,) or (B, n)."""
+    L, jitter = factorise(K)
+    alpha = torch.cholesky_solve(y.expand(len(K), -1)[:, :, None], L)[:, :, 0]
+    return Factor(L, alpha, jitter)
+
+
+def condition(
+    factor: Factor, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
+) -> Conditional:
+    """Function values at new rows given the known ones.
+
+    Args:
+        factor: Of the covariance of the known rows.
+        cross: Covariance of known and new function values, shape (B, n, m).
+        prior: Prior covariance of the new ones, shape (B, m, m), or variance (B, m) with `variance_only`.
+        variance_only: Whether variances are enough.
+    """
+    mean = (cross * factor.alpha[:, :, None]).sum(1)
+    half = torch.linalg.solve_triangular(factor.cholesky, cross, upper=False)
+    if variance_only:
+        return Conditional(mean, (prior - half.square().sum(1)).clamp(min=0.0))
+    return Conditional(mean, prior - half.transpose(-1, -2) @ half)
+
+
+def leave_one_out(factor: Factor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of each target given all others, in closed form: two tensors (B, n).
+
+    Source: Rasmussen and Williams (2006), section 5.4.2: y_i - alpha_i / K^-1_ii and 1 / K^-1_ii.
+    """
+    n = y.shape[-1]
+    identity = torch.eye(n, dtype=y.dtype)
+    half = torch.linalg.solve_triangular(factor.cholesky, identity, upper=False)
+    precision = half.square().sum(-2)
+    return y - factor.alpha / precision, 1 / precision
