@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -95,6 +97,7 @@ def _around_modes(
     tasks changes by rounding would grow along the chains.
     """
     modes = find_modes(problem, problem.space.initial(rng, NUM_STARTS))
+    modes = [replace(mode, point=problem.canonical(mode.point[None])[0]) for mode in modes]
     best = highest(modes)
     root = spread_root(problem, best.point, rng)
     scale = root.diagonal().sqrt().to(torch.bfloat16).double()

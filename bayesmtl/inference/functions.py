@@ -60,6 +60,19 @@ class FunctionProblem(Target):
         """Positions of the tasks without an observed row."""
         return np.flatnonzero(np.bincount(self.task.numpy(), minlength=self.num_tasks) == 0)
 
+    def canonical(self, points: torch.Tensor) -> torch.Tensor:
+        """Loadings of every latent function with their largest entry positive: its sign means nothing."""
+        start, parts = 0, []
+        for parameter in self.space.parameters:
+            part = points[:, start : start + parameter.size]
+            start += parameter.size
+            if parameter.name == "loadings" and parameter.size:
+                loadings = part.reshape(-1, *parameter.shape)
+                largest = loadings.gather(-1, loadings.abs().argmax(-1, keepdim=True))
+                part = (loadings * largest.sign()).reshape(part.shape)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
     def structure(self, values: Values) -> TaskStructure:
         """Omega and Lambda for these hyperparameter values."""
         return self.sharing.structure(values, self.num_tasks)

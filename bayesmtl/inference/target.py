@@ -35,6 +35,10 @@ class Target(ABC):
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
 
+    def canonical(self, points: torch.Tensor) -> torch.Tensor:
+        """Of points (B, P) that mean the same, such as reflections, always the same one: where chains start."""
+        return points
+
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """`log_density` without its gradient; -inf where it cannot be evaluated."""
         with torch.no_grad():
