@@ -90,7 +90,9 @@ def factorise(K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not len(bad):
             return L, jitter
         added = relative * K[bad].diagonal(dim1=-2, dim2=-1).mean(-1)
-        again, failed_again = torch.linalg.cholesky_ex(K[bad] + torch.diag_embed(added[:, None].expand(-1, K.shape[-1])))
+        again, failed_again = torch.linalg.cholesky_ex(
+            K[bad] + torch.diag_embed(added[:, None].expand(-1, K.shape[-1]))
+        )
         L, failed, jitter = L.clone(), failed.clone(), jitter.clone()
         L[bad], failed[bad], jitter[bad] = again, failed_again, added
     L[failed != 0] = torch.nan

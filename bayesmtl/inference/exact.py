@@ -46,7 +46,7 @@ def exact(problem: Problem, settings: Settings) -> Draws:
 def sample_hyperparameters(
     problem: Target, settings: Settings, rng: np.random.Generator
 ) -> tuple[torch.Tensor, dict[str, np.ndarray], bool]:
-    """Points (C, N, P) from the posterior of the hyperparameters, sample statistics, and whether all are there.
+    """Points (C, N, P) from the hyperparameters' posterior, sample statistics, and whether all are there.
 
     Raises:
         KeyboardInterrupt: If interrupted while nothing is drawn yet.

@@ -97,7 +97,13 @@ class FunctionProblem(Target):
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
         digest = hashlib.sha256()
-        parts = [repr(self.kernel), repr(self.space), repr(self.sharing), self.likelihood.to_dict(), self.task_names]
+        parts = [
+            repr(self.kernel),
+            repr(self.space),
+            repr(self.sharing),
+            self.likelihood.to_dict(),
+            self.task_names,
+        ]
         digest.update(json.dumps(parts).encode())
         for array in (self.X.numpy(), self.y.numpy(), self.task.numpy(), self.target_scale):
             digest.update(array.tobytes())

@@ -36,7 +36,7 @@ class Target(ABC):
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
 
     def canonical(self, points: torch.Tensor) -> torch.Tensor:
-        """Of points (B, P) that mean the same, such as reflections, always the same one: where chains start."""
+        """Of points (B, P) that mean the same, such as reflections, always the same: where chains start."""
         return points
 
     def value(self, points: torch.Tensor) -> torch.Tensor:

@@ -55,9 +55,9 @@ class GPyTorchKernel(Kernel):
     """A GPyTorch kernel, of any composition, on standardised inputs.
 
     The kernel is copied: it is neither changed nor trained, and its present parameter values do not matter.
-    Positive parameters are inferred on their logarithm, with the prior registered with the kernel (GammaPrior,
-    LogNormalPrior, HalfNormalPrior or HalfCauchyPrior) or else LogNormal(1, 1), 90 % of whose mass lies
-    between 0.19 and 5.2; unconstrained ones get N(0, 1). The overall size of functions belongs to the sharing
+    Positive parameters are inferred on their logarithm, with the prior registered with the kernel
+    (GammaPrior, LogNormalPrior, HalfNormalPrior or HalfCauchyPrior) or else LogNormal(1, 1), 90 % of whose
+    mass lies between 0.19 and 5.2; unconstrained ones get N(0, 1). The overall size of functions belongs to the sharing
     prior, so an outermost ScaleKernel is one scale too many.
 
     Args:
@@ -65,7 +65,7 @@ class GPyTorchKernel(Kernel):
 
     Raises:
         MissingDependencyError: If GPyTorch is not installed.
-        SpecificationError: If this is no such kernel, or it has a prior or constraint that is not among these.
+        SpecificationError: If this is no such kernel, or has another prior, constraint or batch shape.
 
     Example:
         >>> from gpytorch.kernels import PeriodicKernel, RBFKernel

@@ -28,6 +28,7 @@ from bayesmtl.sharing.functions import over_functions
 METHODS = ("auto", "exact", "empirical_bayes")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
 _SAMPLED = 300
+_NUM_DRAWS = 1000  # of "exact", per chain: length-scales and scales of functions mix more slowly than weights
 _MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
 
 
@@ -35,10 +36,10 @@ _MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
 class MultitaskGP:
     """Related functions, one per task, as Gaussian processes: which share what, and how surely.
 
-    f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x) with g_r, e_t ~ GP(0, kernel) and levels m_t. The sharing prior
-    says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared function
-    and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private ones
-    (intrinsic coregionalisation; relations may be negative). Every task has inputs of its own. A
+    f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x) with g_r, e_t ~ GP(0, kernel) and levels m_t. The sharing
+    prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
+    function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
+    ones (intrinsic coregionalisation; relations may be negative). Every task has inputs of its own. A
     specification only: immutable, without data. Inputs are the features of the data, without an intercept.
 
     Args:
@@ -105,12 +106,12 @@ class MultitaskGP:
         """Infer the posterior.
 
         Args:
-            data: Rows of T tasks; rows without a target do not count, and tasks without rows follow the prior.
+            data: Rows of T tasks; rows without a target do not count, tasks without rows follow the prior.
             method: "exact" for the full posterior of the hyperparameters, "empirical_bayes" for their mode,
                 or "auto"; the fit records the choice and its reason. Functions are integrated out by both.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 500 ("exact") and 250.
+            num_draws: Kept draws per chain; by default 1000 ("exact") and 250.
             num_warmup: Iterations per chain to adapt in ("exact" only).
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
@@ -123,9 +124,11 @@ class MultitaskGP:
         Warns:
             ConvergenceWarning: If the draws are not to be trusted, naming the quantity and the task.
         """
-        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
         problem = self._problem(data)
         name, reason = _choose(problem, method)
+        if num_draws is None and name == "exact":
+            num_draws = _NUM_DRAWS
+        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
         rng = np.random.default_rng(settings.seed)
         complete = True
         if name == "exact":
@@ -172,9 +175,7 @@ class MultitaskGP:
         L, _ = factorise(problem.covariance(values, 1))
         standardized = (L[0] @ torch.from_numpy(rng.standard_normal(len(problem.y)))).numpy()
         y = np.full(data.num_rows, np.nan)
-        y[data.observed] = data.standardization().unstandardize_target(
-            standardized, data.task[data.observed]
-        )
+        y[data.observed] = data.standardization().unstandardize_target(standardized, data.task[data.observed])
         return replace(data, y=y), {name: value[0] for name, value in values.items()}
 
     def _problem(self, data: TaskData) -> FunctionProblem:

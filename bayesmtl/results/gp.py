@@ -1,4 +1,4 @@
-"""The fit of a multi-task Gaussian process: hyperparameter draws and the rows; functions are made on demand."""
+"""The fit of a multi-task Gaussian process: hyperparameter draws and rows; functions are made on demand."""
 
 from __future__ import annotations
 
@@ -112,9 +112,7 @@ class GPFit:
         for name, reported in reports.items():
             values, unit = in_user_units(reported, self.standardization)
             shaped = values.reshape(C, N, *values.shape[1:])
-            arrays[name] = xr.DataArray(
-                shaped, dims=("chain", "draw", *reported.dims), attrs={"unit": unit}
-            )
+            arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *reported.dims), attrs={"unit": unit})
         used = {dim for array in arrays.values() for dim in array.dims[2:]}
         coords = {
             dim: names.get(str(dim), np.arange(max(a.sizes.get(dim, 0) for a in arrays.values())))
@@ -211,9 +209,7 @@ class GPFit:
         """
         return gp_update.condition(self, new)
 
-    def task_similarity(
-        self, *, tasks: Sequence[str] | None = None, num_draws: int = 1000
-    ) -> TaskSimilarity:
+    def task_similarity(self, *, tasks: Sequence[str] | None = None, num_draws: int = 1000) -> TaskSimilarity:
         """Correlation of the tasks' functions, of any sign, with its uncertainty: that of Omega in each draw.
 
         It compares shapes, and ignores levels. `Hierarchical` gives all pairs one correlation, `Pooled` and
@@ -253,7 +249,7 @@ class GPFit:
             target under it, and `pareto_k` of the weights (above 0.7 they are unreliable; NaN where all draws
             are the same).
         """
-        problem, weights = self.problem, []
+        problem = self.problem
         means, variances = [], []
         for part in gp_prediction.in_chunks(self.chosen_values(num_draws), len(problem.y) ** 2):
             K = problem.covariance(part, gp_prediction.length(part))

@@ -50,7 +50,9 @@ def condition(fit: GPFit, new: Any) -> GPFit:
         standardization=fit.standardization.with_tasks(len(added)) if added else fit.standardization,
         added_tasks=(*fit.added_tasks, *added),
     )
-    fit.likelihood.check(data.task_names, np.bincount(data.task[data.observed], minlength=len(data.task_names)))
+    fit.likelihood.check(
+        data.task_names, np.bincount(data.task[data.observed], minlength=len(data.task_names))
+    )
     return replace(wider, hyperparameters=_with_own(fit, wider, len(added))) if added else wider
 
 

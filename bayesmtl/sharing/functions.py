@@ -1,10 +1,10 @@
 """The sharing priors read over functions: f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x).
 
-A weight per feature becomes a function's level m_t and its shape, so `covariance="diagonal"` of `Hierarchical`
-means one scale for levels and one for shapes. `mean_scale` stays the scale of the population's level, `scale`
-the prior of what is private to a task. The size of the shared functions g_r has a prior of its own, because it
-has no counterpart among weights: `amplitude`; under `LowRank`
-the loadings do its work, with the scale `strength`.
+A weight per feature becomes a function's level m_t and its shape, so `covariance="diagonal"` of
+`Hierarchical` means one scale for levels and one for shapes. `mean_scale` stays the scale of the population's
+level, `scale` the prior of what is private to a task. The size of the shared functions g_r has a prior of its
+own, because it has no counterpart among weights: `amplitude`; under `LowRank` the loadings do its work, with
+the scale `strength`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FunctionSharing(ABC):
     amplitude: Prior
 
     reads: ClassVar[tuple[str, ...]] = ()
-    """The options of the sharing prior that have a meaning for functions; the others stay at their defaults."""
+    """The options of the sharing prior with a meaning for functions; the others stay at their defaults."""
 
     def __post_init__(self) -> None:
         default = type(self.sharing)()
@@ -69,7 +69,9 @@ class FunctionSharing(ABC):
     def report(self, values: Values) -> dict[str, Reported]:
         """What to show of the hyperparameters: only what is free of signs and rotations."""
 
-    def with_new_tasks(self, values: Values, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def with_new_tasks(
+        self, values: Values, num_new: int, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
         """Values with new tasks' entries behind the known, where tasks are not independent given the rest."""
         return dict(values)
 
@@ -127,8 +129,8 @@ class _Together(FunctionSharing):
 class _Around(FunctionSharing):
     """`Hierarchical`: a shared function and one per task.
 
-    Omega = amplitude^2 11' + private_scale^2 I, Lambda = mean_scale^2 11' + level_scale^2 I; one scale for both
-    private parts with covariance "isotropic".
+    Omega = amplitude^2 11' + private_scale^2 I, Lambda = mean_scale^2 11' + level_scale^2 I; one scale for
+    both private parts with covariance "isotropic".
     """
 
     reads = ("scale", "mean_scale", "covariance")
@@ -170,8 +172,8 @@ class _Around(FunctionSharing):
 class _Mixed(FunctionSharing):
     """`LowRank`: the intrinsic coregionalisation model, Omega = A A' + diag(private_scale^2).
 
-    The loadings of each latent function are one vector of tasks, a_r ~ t_3(0, strength^2 I), a multivariate t:
-    a function that is not needed shrinks as a whole, one that is stays alone, and loadings have any sign.
+    The loadings of each latent function are one vector of tasks, a_r ~ t_3(0, strength^2 I), a multivariate
+    t: a function that is not needed shrinks as a whole, one that is stays alone; loadings have any sign.
     Lambda = mean_scale^2 11' + level_scale^2 I.
 
     Source: Bonilla, Chai and Williams (2008), who maximise Omega; here it has a prior and a posterior.
@@ -214,7 +216,9 @@ class _Mixed(FunctionSharing):
         }
         return shown | _mean_scale(self.sharing.mean_scale, values)
 
-    def with_new_tasks(self, values: Values, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def with_new_tasks(
+        self, values: Values, num_new: int, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
         known = values["loadings"]
         return {**values, "loadings": torch.cat([known, self._fresh(known, num_new, rng)], dim=-1)}
 
@@ -229,7 +233,7 @@ class _Mixed(FunctionSharing):
     def _fresh(self, known: torch.Tensor, num_new: int, rng: np.random.Generator) -> torch.Tensor:
         """Further entries of vectors (B, R, T) that are multivariate t, given those: shape (B, R, num_new).
 
-        The vector's random variance given its known entries is inverse gamma, the new entries normal given it.
+        The vector's random variance given its known entries is inverse gamma, new entries normal given it.
         """
         B, R, T = known.shape
         rate = torch.from_numpy(rng.chisquare(_DF + T, size=(B, R)))

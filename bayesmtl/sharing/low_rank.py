@@ -71,7 +71,11 @@ class LowRank(Sharing):
         """The directions and the private scales."""
         shape = (self.rank, num_features)
         directions = Parameter(
-            "directions", shape, GroupStudentT(3.0, self.strength or _STRENGTH), "real", ("direction", "feature")
+            "directions",
+            shape,
+            GroupStudentT(3.0, self.strength or _STRENGTH),
+            "real",
+            ("direction", "feature"),
         )
         return (
             Parameter("mean_scale", (), self.mean_scale, "signed"),
