@@ -57,8 +57,8 @@ class GPyTorchKernel(Kernel):
     The kernel is copied: it is neither changed nor trained, and its present parameter values do not matter.
     Positive parameters are inferred on their logarithm, with the prior registered with the kernel
     (GammaPrior, LogNormalPrior, HalfNormalPrior or HalfCauchyPrior) or else LogNormal(1, 1), 90 % of whose
-    mass lies between 0.19 and 5.2; unconstrained ones get N(0, 1). The overall size of functions belongs to the sharing
-    prior, so an outermost ScaleKernel is one scale too many.
+    mass lies between 0.19 and 5.2; unconstrained ones get N(0, 1). The overall size of functions
+    belongs to the sharing prior, so an outermost ScaleKernel is one scale too many.
 
     Args:
         kernel: A `gpytorch.kernels.Kernel`.

@@ -256,9 +256,9 @@ class GPFit:
             mean, variance = leave_one_out(solve(K, problem.y), problem.y)
             means.append(mean)
             variances.append(variance)
-        mean, variance = torch.cat(means).numpy(), torch.cat(variances).numpy()
+        centres, spreads = torch.cat(means).numpy(), torch.cat(variances).numpy()
         y = problem.y.numpy()
-        density = -0.5 * ((y - mean) ** 2 / variance + np.log(2 * np.pi * variance))
+        density = -0.5 * ((y - centres) ** 2 / spreads + np.log(2 * np.pi * spreads))
         k = np.full(len(y), np.nan)
         log_weight = np.zeros_like(density)
         if len(density) > 1:
@@ -266,8 +266,8 @@ class GPFit:
                 log_weight[:, i], k[i] = array_stats.psislw(density[:, i])
         weights = np.exp(log_weight - log_weight.max(axis=0))
         weights /= weights.sum(axis=0)
-        centre = (weights * mean).sum(axis=0)
-        spread = np.sqrt((weights * (variance + (mean - centre) ** 2)).sum(axis=0))
+        centre = (weights * centres).sum(axis=0)
+        sd = np.sqrt((weights * (spreads + (centres - centre) ** 2)).sum(axis=0))
         task = problem.task.numpy()
         scale = self.standardization.target_scale[task]
         score = np.log((weights * np.exp(density - density.max(axis=0))).sum(axis=0)) + density.max(axis=0)
@@ -278,7 +278,7 @@ class GPFit:
                 "task": np.array(self.task_names)[task],
                 "target": self.data.y[observed],
                 "mean": self.standardization.unstandardize_target(centre, task),
-                "sd": scale * spread,
+                "sd": scale * sd,
                 "log_density": score - np.log(scale),
                 "pareto_k": k,
             },
