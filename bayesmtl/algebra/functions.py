@@ -99,30 +99,71 @@ def factorise(K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return L, jitter
 
 
+def marginal_covariance(
+    tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor, task: torch.Tensor
+) -> torch.Tensor:
+    """K, the covariance of observed targets: kernel (B, n, n), noise sd (B, T), task (n,) -> (B, n, n)."""
+    variance = noise.square().index_select(1, task)
+    return function_covariance(tasks, kernel, task, task) + torch.diag_embed(variance)
+
+
 class _LogMarginal(torch.autograd.Function):
-    """log N(y; 0, K) with the gradient (alpha alpha' - K^-1) / 2, cheaper than that of a Cholesky factor."""
+    """log N(y; 0, K) with the gradient by hand: through G = d/dK = (alpha alpha' - K^-1) / 2.
+
+    Then d/dk = Omega_tu G, d/dOmega = P'(G o k)P, d/dLambda = P'GP and d/dsigma_t^2 = sum of diag(G) over
+    task t, with P (n x T) the one-hot tasks of the rows: a fraction of what differentiating a Cholesky factor
+    and the gathering of n^2 entries costs.
+    """
 
     @staticmethod
-    def forward(ctx: Any, K: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        L, _ = factorise(K)
-        alpha = torch.cholesky_solve(y.expand(len(K), -1)[:, :, None], L)[:, :, 0]
-        ctx.save_for_backward(L, alpha)
+    def forward(
+        ctx: Any,
+        shape: torch.Tensor,
+        level: torch.Tensor,
+        kernel: torch.Tensor,
+        noise: torch.Tensor,
+        task: torch.Tensor,
+        y: torch.Tensor,
+    ) -> torch.Tensor:
+        L, _ = factorise(marginal_covariance(TaskStructure(shape, level), kernel, noise, task))
+        alpha = torch.cholesky_solve(y.expand(len(L), -1)[:, :, None], L)[:, :, 0]
+        ctx.save_for_backward(shape, kernel, noise, task, L, alpha)
         half_logdet = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (alpha * y).sum(-1) - half_logdet - 0.5 * y.shape[-1] * math.log(2 * math.pi)
 
     @staticmethod
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
-        L, alpha = ctx.saved_tensors
-        gradient = alpha[:, :, None] * alpha[:, None, :]
-        usable = ~torch.isnan(alpha).any(-1)
-        gradient[usable] -= torch.cholesky_inverse(L[usable])
-        return 0.5 * upstream[0][:, None, None] * gradient, None
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        shape, kernel, noise, task, L, alpha = ctx.saved_tensors
+        # where K could not be factorised everything is NaN, which the caller takes for -inf
+        failed = torch.isnan(alpha[:, 0])
+        inverse = torch.cholesky_inverse(torch.where(failed[:, None, None], torch.ones_like(L), L))
+        G = alpha[:, :, None] * alpha[:, None, :] - inverse
+        G *= 0.5 * upstream[0][:, None, None]
+        P = torch.nn.functional.one_hot(task, shape.shape[-1]).to(G.dtype)
+        to_noise = 2 * noise * (G.diagonal(dim1=-2, dim2=-1) @ P)
+        to_level = P.T @ (G @ P)
+        to_shape = P.T @ ((G * kernel) @ P)
+        to_kernel = G * shape.index_select(1, task).index_select(2, task)
+        return to_shape, to_level, to_kernel, to_noise, None, None
 
 
-def log_marginal(K: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """log N(y; 0, K) of targets (n,) under covariances (B, n, n), shape (B,)."""
-    apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = _LogMarginal.apply
-    return apply(K, y)
+def log_marginal(
+    tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor, task: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor:
+    """log p(y) with all functions integrated out.
+
+    Args:
+        tasks: Omega and Lambda.
+        kernel: k between the rows, shape (B, n, n).
+        noise: sigma_t, shape (B, T).
+        task: Task of each row, shape (n,).
+        y: Targets, shape (n,).
+
+    Returns:
+        Shape (B,); NaN where the covariance has no Cholesky factor.
+    """
+    apply: Callable[..., torch.Tensor] = _LogMarginal.apply
+    return apply(tasks.shape, tasks.level, kernel, noise, task, y)
 
 
 def solve(K: torch.Tensor, y: torch.Tensor) -> Factor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import TaskStructure, function_covariance, log_marginal
+from bayesmtl.algebra.functions import TaskStructure, log_marginal, marginal_covariance
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.inference.target import Target
 from bayesmtl.kernels import Kernel
@@ -85,14 +85,18 @@ class FunctionProblem(Target):
     def covariance(self, values: Values, num_draws: int) -> torch.Tensor:
         """K, the covariance of all observed targets, shape (B, n, n)."""
         kernel = self.kernel.covariance(values, self.X, self.X)
-        K = function_covariance(self.structure(values), kernel, self.task, self.task)
-        variance = self.noise(values, num_draws).square().index_select(1, self.task)
-        return K + torch.diag_embed(variance)
+        return marginal_covariance(self.structure(values), kernel, self.noise(values, num_draws), self.task)
+
+    def log_marginal(self, values: Values, num_draws: int) -> torch.Tensor:
+        """log p(y | hyperparameters), shape (B,)."""
+        kernel = self.kernel.covariance(values, self.X, self.X)
+        noise = self.noise(values, num_draws)
+        return log_marginal(self.structure(values), kernel, noise, self.task, self.y)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
         """log p(y, hyperparameters) at points (B, P), shape (B,)."""
         log_prior, values = self.space.log_prior(points)
-        return log_prior + log_marginal(self.covariance(values, len(points)), self.y)
+        return log_prior + self.log_marginal(values, len(points))
 
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""

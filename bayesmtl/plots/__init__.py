@@ -3,8 +3,9 @@
 matplotlib is an optional extra, imported when the first plot is drawn.
 """
 
+from bayesmtl.plots.functions import functions
 from bayesmtl.plots.predictions import predictions
 from bayesmtl.plots.shrinkage import shrinkage
 from bayesmtl.plots.similarity import similarity
 
-__all__ = ["predictions", "shrinkage", "similarity"]
+__all__ = ["functions", "predictions", "shrinkage", "similarity"]

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from bayesmtl.algebra.functions import condition, factorise, function_covariance, solve
+from bayesmtl.algebra.functions import condition, factorise, function_covariance, marginal_covariance, solve
 from bayesmtl.data import NewRows
 from bayesmtl.parameters import Values
 from bayesmtl.results.prediction import Kind, Prediction
@@ -91,11 +91,9 @@ def function_values(
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
         kernel = problem.kernel
-        K = function_covariance(
-            structure, kernel.covariance(part, problem.X, problem.X), problem.task, problem.task
-        )
-        known = fit.noise_of_known(part).index_select(1, problem.task).square()
-        factor = solve(K + torch.diag_embed(known), problem.y)
+        between = kernel.covariance(part, problem.X, problem.X)
+        K = marginal_covariance(structure, between, fit.noise_of_known(part), problem.task)
+        factor = solve(K, problem.y)
         cross = function_covariance(
             structure, kernel.covariance(part, problem.X, rows.X), problem.task, rows.task
         )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import log_marginal
 from bayesmtl.errors import DataError
 from bayesmtl.parameters import Values
 from bayesmtl.results.gp_prediction import in_chunks, length, with_fresh_tasks
@@ -78,4 +77,4 @@ def _density(fit: GPFit, values: Values) -> torch.Tensor:
     """log p(all rows) under each of S hyperparameter values, shape (S,)."""
     problem = fit.problem
     parts = in_chunks(values, len(problem.y) ** 2)
-    return torch.cat([log_marginal(problem.covariance(part, length(part)), problem.y) for part in parts])
+    return torch.cat([problem.log_marginal(part, length(part)) for part in parts])

@@ -1,8 +1,8 @@
 """Calibration of Gaussian processes, and the two published failures that they must not repeat.
 
-False alarms: the calibration test looks at 5 quantities and fails below p = 1e-3 / 5 for any, so by chance once
-in 1000 changes of the code that change the draws; seeds are fixed. The other tests compare with limits that are
-several Monte Carlo standard errors away.
+False alarms: the calibration test looks at 5 quantities and fails below p = 1e-3 / 5 for any, so by chance
+once in 1000 changes of the code that change the draws; seeds are fixed. The other tests compare with limits
+that are several Monte Carlo standard errors away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bayesmtl.errors import ConvergenceWarning
 
 pytestmark = [pytest.mark.slow, pytest.mark.statistical]
 
-REPLICATIONS = 24
+REPLICATIONS = 18
 
 
 def test_hyperparameters_are_calibrated():
@@ -34,7 +34,7 @@ def test_hyperparameters_are_calibrated():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # short runs: their noise is in the ranks
             fit = model.fit(
-                data, method="exact", seed=replication, num_warmup=120, num_draws=80, progress=False
+                data, method="exact", seed=replication, num_warmup=100, num_draws=60, progress=False
             )
         for name in ("lengthscale", "amplitude", "private_scale", "level_scale", "noise"):
             draws = np.abs(fit.hyperparameters[name].numpy()).ravel()
@@ -42,7 +42,9 @@ def test_hyperparameters_are_calibrated():
             ranks.setdefault(name, []).append(float((draws < true).mean()))
     for name, found in ranks.items():
         p = stats.kstest(found, "uniform").pvalue
-        assert p > 1e-3 / len(ranks), f"{name}: ranks are not uniform (p = {p:.1e}): {np.sort(found).round(2)}"
+        assert p > 1e-3 / len(ranks), (
+            f"{name}: ranks are not uniform (p = {p:.1e}): {np.sort(found).round(2)}"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def mirrored():
     y = sign * np.sin(2 * np.pi * x) + 0.05 * rng.normal(size=23)
     data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["long", "short"], [20, 3]))
     return bm.MultitaskGP(sharing=bm.LowRank(rank=1)).fit(
-        data, method="exact", seed=0, num_draws=500, num_warmup=200, progress=False
+        data, method="exact", seed=0, num_draws=120, num_warmup=150, progress=False
     )
 
 
