@@ -213,6 +213,9 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
         )
     n = len(problem.y)
     how = f"functions integrated out by Cholesky factorisation of {n} rows"
+    if problem.grid is not None:
+        m, T = problem.grid.shape
+        how = f"functions integrated out by eigendecomposition: a complete grid of {m} inputs x {T} tasks"
     if method != "auto":
         return method, f"asked for; {how}"
     if n <= _SAMPLED:

@@ -33,7 +33,9 @@ from bayesmtl.results.similarity import TaskSimilarity
 from bayesmtl.sharing import Sharing
 from bayesmtl.sharing.functions import correlation, over_functions
 
-_INSPECTED = 20  # draws whose covariance matrices are looked at for jitter
+# Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
+_MOST_INSPECTED = 20
+_INSPECTED = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +141,7 @@ class GPFit:
         return replace(verdict, notes=(*verdict.notes, note))
 
     def _largest_jitter(self) -> float:
-        values = self.chosen_values(_INSPECTED)
+        values = self.chosen_values(max(1, min(_MOST_INSPECTED, _INSPECTED // len(self.problem.y) ** 2)))
         largest = 0.0
         for part in gp_prediction.in_chunks(values, len(self.problem.y) ** 2):
             K = self.problem.covariance(part, gp_prediction.length(part))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -302,3 +303,46 @@ def test_order_of_rows_and_names_of_tasks_change_nothing():
     )
     np.testing.assert_allclose(shuffled.value(at), target.value(at), rtol=1e-10)
     assert shuffled.fingerprint() != target.fingerprint()
+
+
+@pytest.mark.parametrize("noise", ["task", "shared"])
+@pytest.mark.parametrize("name", SHARINGS)
+def test_kronecker_equals_dense(name, noise):
+    """Value and gradient of the eigendecomposition of a complete grid, rows in any order."""
+    m = 8
+    rng = np.random.default_rng(7)
+    order = rng.permutation(m * T)
+    X = np.repeat(rng.normal(size=(m, D)), T, axis=0)[order]
+    y, task = rng.normal(size=m * T), np.tile(np.arange(T), m)[order]
+    data = bm.TaskData.from_arrays(X, y, np.array(NAMES)[task], intercept=False)
+    data = data.with_target_standardization("none")
+    fast = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise))._problem(data)
+    assert fast.grid is not None and fast.grid.shape == (m, T)
+    dense = replace(fast, grid=None)
+    at = points(fast)
+    for found, expected in zip(fast.value_and_gradient(at), dense.value_and_gradient(at), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
+    # a point that cannot be evaluated does not spoil the others
+    mixed = torch.cat([at[:1], torch.full_like(at[:1], 800.0), at[1:2]])
+    value, gradient = fast.value_and_gradient(mixed)
+    assert value[1] == -math.inf and (gradient[1] == 0).all()
+    np.testing.assert_allclose(value[[0, 2]], dense.value(at[:2]), rtol=1e-8)
+
+
+def test_grids_are_recognised_only_when_complete():
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(6, T))
+    inputs = rng.normal(size=(6, 1))
+    model = bm.MultitaskGP()
+    whole = bm.TaskData.from_wide(inputs, Y, NAMES)
+    assert model._problem(whole).grid is not None
+    options = {"method": "empirical_bayes", "seed": 0, "progress": False}
+    fit = model.fit(whole, **options)
+    assert "complete grid of 6 inputs x 3 tasks" in fit.reason
+    Y[2, 1] = np.nan
+    holed = bm.TaskData.from_wide(inputs, Y, NAMES)
+    assert model._problem(holed).grid is None
+    assert "Cholesky" in model.fit(holed, **options).reason
+    twice = np.vstack([inputs, inputs[:1]])
+    repeated = bm.TaskData.from_wide(twice, rng.normal(size=(7, T)), NAMES)
+    assert model._problem(repeated).grid is None
