@@ -10,6 +10,7 @@ NAMES = (
     "rows",
     "chem97",
     "new_tasks",
+    "jura",
     "school_prediction",
     "school_posterior",
 )
