@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -31,20 +31,6 @@ class TaskStructure(NamedTuple):
 
     shape: torch.Tensor
     level: torch.Tensor
-
-
-class Factor(NamedTuple):
-    """What prediction needs of the rows that are known.
-
-    Attributes:
-        cholesky: L with L L' = K, shape (B, n, n).
-        alpha: K^-1 y, shape (B, n).
-        jitter: What was added to the diagonal, shape (B,).
-    """
-
-    cholesky: torch.Tensor
-    alpha: torch.Tensor
-    jitter: torch.Tensor
 
 
 class Conditional(NamedTuple):
@@ -166,38 +152,62 @@ def log_marginal(
     return apply(tasks.shape, tasks.level, kernel, noise, task, y)
 
 
-def solve(K: torch.Tensor, y: torch.Tensor) -> Factor:
-    """Factorise the covariance of the known rows and solve it for their targets (n,) or (B, n)."""
-    L, jitter = factorise(K)
-    alpha = torch.cholesky_solve(y.expand(len(K), -1)[:, :, None], L)[:, :, 0]
-    return Factor(L, alpha, jitter)
+class KnownRows(Protocol):
+    """Rows whose targets are known, ready to be conditioned on."""
+
+    @property
+    def jitter(self) -> torch.Tensor:
+        """What had to be added to the diagonal of K, shape (B,)."""
+
+    def condition(
+        self, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
+    ) -> Conditional:
+        """Function values at new rows given the known ones.
+
+        Args:
+            cross: Covariance of known and new function values, shape (B, n, m).
+            prior: Prior covariance of the new ones, shape (B, m, m), or variance (B, m) with `variance_only`.
+            variance_only: Whether variances are enough.
+        """
+
+    def leave_one_out(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of each target (n,) given all others, in closed form: two tensors (B, n).
+
+        Source: Rasmussen and Williams (2006), section 5.4.2: y_i - alpha_i / K^-1_ii and 1 / K^-1_ii.
+        """
 
 
-def condition(
-    factor: Factor, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
-) -> Conditional:
-    """Function values at new rows given the known ones.
+class DenseRows(NamedTuple):
+    """Known rows in any arrangement.
 
-    Args:
-        factor: Of the covariance of the known rows.
-        cross: Covariance of known and new function values, shape (B, n, m).
-        prior: Prior covariance of the new ones, shape (B, m, m), or variance (B, m) with `variance_only`.
-        variance_only: Whether variances are enough.
+    Attributes:
+        cholesky: L with L L' = K, shape (B, n, n).
+        alpha: K^-1 y, shape (B, n).
+        jitter: What was added to the diagonal, shape (B,).
     """
-    mean = (cross * factor.alpha[:, :, None]).sum(1)
-    half = torch.linalg.solve_triangular(factor.cholesky, cross, upper=False)
-    if variance_only:
-        return Conditional(mean, (prior - half.square().sum(1)).clamp(min=0.0))
-    return Conditional(mean, prior - half.transpose(-1, -2) @ half)
 
+    cholesky: torch.Tensor
+    alpha: torch.Tensor
+    jitter: torch.Tensor
 
-def leave_one_out(factor: Factor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of each target given all others, in closed form: two tensors (B, n).
+    @classmethod
+    def of(cls, K: torch.Tensor, y: torch.Tensor) -> DenseRows:
+        """Factorise the covariance of the known rows (B, n, n) and solve it for their targets (n,)."""
+        L, jitter = factorise(K)
+        return cls(L, torch.cholesky_solve(y.expand(len(K), -1)[:, :, None], L)[:, :, 0], jitter)
 
-    Source: Rasmussen and Williams (2006), section 5.4.2: y_i - alpha_i / K^-1_ii and 1 / K^-1_ii.
-    """
-    n = y.shape[-1]
-    identity = torch.eye(n, dtype=y.dtype)
-    half = torch.linalg.solve_triangular(factor.cholesky, identity, upper=False)
-    precision = half.square().sum(-2)
-    return y - factor.alpha / precision, 1 / precision
+    def condition(
+        self, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
+    ) -> Conditional:
+        """See `KnownRows.condition`."""
+        mean = (cross * self.alpha[:, :, None]).sum(1)
+        half = torch.linalg.solve_triangular(self.cholesky, cross, upper=False)
+        if variance_only:
+            return Conditional(mean, (prior - half.square().sum(1)).clamp(min=0.0))
+        return Conditional(mean, prior - half.transpose(-1, -2) @ half)
+
+    def leave_one_out(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `KnownRows.leave_one_out`."""
+        identity = torch.eye(len(y), dtype=y.dtype)
+        precision = torch.linalg.solve_triangular(self.cholesky, identity, upper=False).square().sum(-2)
+        return y - self.alpha / precision, 1 / precision

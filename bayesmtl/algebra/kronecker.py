@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import TaskStructure
+from bayesmtl.algebra.functions import Conditional, TaskStructure
 
 
 def complete_grid(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray | None:
@@ -51,6 +51,120 @@ def complete_grid(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray
     return rows if rows.size == len(X) and (rows >= 0).all() else None
 
 
+class GridFactor(NamedTuple):
+    """K^-1 of a complete grid, in the letters of the module.
+
+    Attributes:
+        Q: Eigenvectors of k, shape (B, m, m).
+        P: Shape (B, T, T).
+        inverse_d: 1 / d, shape (B, m, T).
+        q: Q'1, shape (B, m).
+        H: Shape (B, T, T).
+        M: Shape (B, T, T).
+        lam: Eigenvalues of k, shape (B, m).
+        omega: Eigenvalues of the whitened Omega, shape (B, T).
+        logdet: log det K, shape (B,).
+    """
+
+    Q: torch.Tensor
+    P: torch.Tensor
+    inverse_d: torch.Tensor
+    q: torch.Tensor
+    H: torch.Tensor
+    M: torch.Tensor
+    lam: torch.Tensor
+    omega: torch.Tensor
+    logdet: torch.Tensor
+
+
+def decompose(tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor) -> GridFactor:
+    """Decompose the covariance of a complete grid.
+
+    Args:
+        tasks: Omega and Lambda.
+        kernel: k between the inputs, shape (B, m, m).
+        noise: sigma_t, shape (B, T).
+    """
+    m, T = kernel.shape[-1], noise.shape[-1]
+    lam, Q = torch.linalg.eigh(kernel)
+    omega, U = torch.linalg.eigh(tasks.shape / (noise[:, :, None] * noise[:, None, :]))
+    lam, omega = lam.clamp(min=0.0), omega.clamp(min=0.0)
+    P = U / noise[:, :, None]
+    inverse_d = 1 / (lam[:, :, None] * omega[:, None, :] + 1)
+    q = Q.sum(1)
+    h = (q.square()[:, :, None] * inverse_d).sum(1)
+    H = (P * h[:, None, :]) @ P.transpose(-1, -2)
+    inner = torch.eye(T, dtype=kernel.dtype) + tasks.level @ H
+    M = torch.linalg.solve(inner, tasks.level)
+    logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + torch.linalg.slogdet(inner)[1]
+    return GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet)
+
+
+def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
+    """K^-1 times vectors over the grid, shape (B, p, m, T) or (p, m, T) -> (B, p, m, T)."""
+    Q, P, inverse_d, q = (part[:, None] for part in factor[:4])
+    projected = Q.transpose(-1, -2) @ (Z @ P) * inverse_d  # C^-1 Z = Q projected P'
+    sums = P @ (projected * q[..., None]).sum(-2)[..., None]  # J' C^-1 Z
+    taken = factor.M[:, None] @ sums
+    levels = q[..., None] * (taken.transpose(-1, -2) @ P) * inverse_d
+    solution: torch.Tensor = Q @ (projected - levels) @ P.transpose(-1, -2)
+    return solution
+
+
+def inverse_diagonal(factor: GridFactor) -> torch.Tensor:
+    """The diagonal of K^-1, shape (B, m, T)."""
+    Q, P, inverse_d, q, _, M = factor[:6]
+    without = Q.square() @ inverse_d @ P.square().transpose(-1, -2)
+    a = Q @ (q[:, :, None] * inverse_d)  # (B, m, T): row (i, t) of C^-1 J is P_t diag(a_i) P'
+    rows = torch.einsum("btj,bij,bsj->bits", P, a, P)
+    return without - torch.einsum("bits,bsr,bitr->bit", rows, M, rows)
+
+
+class GridRows(NamedTuple):
+    """Known rows that form a complete grid.
+
+    Attributes:
+        factor: K^-1.
+        rows: Which row is input i of task t, shape (m, T).
+        alpha: K^-1 y in the order of the rows, shape (B, n).
+    """
+
+    factor: GridFactor
+    rows: torch.Tensor
+    alpha: torch.Tensor
+
+    @classmethod
+    def of(cls, factor: GridFactor, rows: torch.Tensor, y: torch.Tensor) -> GridRows:
+        """Solve for targets (n,) in the order of the rows."""
+        alpha = y.new_empty(len(factor.logdet), len(y))
+        alpha[:, rows.flatten()] = solve_grid(factor, y[rows][None])[:, 0].flatten(1)
+        return cls(factor, rows, alpha)
+
+    @property
+    def jitter(self) -> torch.Tensor:
+        """None is ever needed."""
+        return torch.zeros_like(self.factor.logdet)
+
+    def condition(
+        self, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
+    ) -> Conditional:
+        """See `KnownRows.condition`."""
+        B, n, p = cross.shape
+        mean = (cross * self.alpha[:, :, None]).sum(1)
+        ordered = cross[:, self.rows.flatten()].transpose(-1, -2)  # (B, p, n), inputs before tasks
+        solved = solve_grid(self.factor, ordered.reshape(B, p, *self.rows.shape)).reshape(B, p, n)
+        if variance_only:
+            return Conditional(mean, (prior - (ordered * solved).sum(-1)).clamp(min=0.0))
+        taken = ordered @ solved.transpose(-1, -2)
+        return Conditional(mean, prior - 0.5 * (taken + taken.transpose(-1, -2)))
+
+    def leave_one_out(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `KnownRows.leave_one_out`."""
+        precision = torch.empty_like(self.alpha)
+        precision[:, self.rows.flatten()] = inverse_diagonal(self.factor).flatten(1)
+        return y - self.alpha / precision, 1 / precision
+
+
 class _GridMarginal(torch.autograd.Function):
     """log N(Y; 0, K) and its gradient by hand, because that of an eigendecomposition blows up at ties."""
 
@@ -63,32 +177,16 @@ class _GridMarginal(torch.autograd.Function):
         noise: torch.Tensor,
         Y: torch.Tensor,
     ) -> torch.Tensor:
-        m, T = Y.shape
-        eigenvalues, Q = torch.linalg.eigh(kernel)
-        whitened = shape / (noise[:, :, None] * noise[:, None, :])
-        omega, U = torch.linalg.eigh(whitened)
-        lam, omega = eigenvalues.clamp(min=0.0), omega.clamp(min=0.0)
-        P = U / noise[:, :, None]
-        D = 1 / (lam[:, :, None] * omega[:, None, :] + 1)  # 1 / d, (B, m, T)
-        q = Q.sum(1)  # Q'1
-        h = (q.square()[:, :, None] * D).sum(1)
-        H = (P * h[:, None, :]) @ P.transpose(-1, -2)
-        inner = torch.eye(T, dtype=Y.dtype) + level @ H
-        M = torch.linalg.solve(inner, level)
-        projected = Q.transpose(-1, -2) @ (Y @ P) * D  # C^-1 Y = Q projected P'
-        sums = (P @ (projected * q[:, :, None]).sum(1)[:, :, None])[:, :, 0]  # J' C^-1 Y
-        taken = (M @ sums[:, :, None])[:, :, 0]
-        alpha = projected - q[:, :, None] * (taken[:, None, :] @ P) * D
-        alpha = Q @ alpha @ P.transpose(-1, -2)
-        ctx.save_for_backward(shape, kernel, noise, lam, omega, Q, P, D, q, H, M, alpha)
+        factor = decompose(TaskStructure(shape, level), kernel, noise)
+        alpha = solve_grid(factor, Y[None])[:, 0]
+        ctx.save_for_backward(shape, kernel, noise, alpha, *factor)
         quadratic = (alpha * Y).sum((1, 2))
-        logdet = -D.log().sum((1, 2)) + 2 * m * noise.log().sum(1) + torch.linalg.slogdet(inner)[1]
-        density: torch.Tensor = -0.5 * (quadratic + logdet + m * T * math.log(2 * math.pi))
+        density: torch.Tensor = -0.5 * (quadratic + factor.logdet + Y.numel() * math.log(2 * math.pi))
         return density
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        shape, kernel, noise, lam, omega, Q, P, D, q, H, M, alpha = ctx.saved_tensors
+        shape, kernel, noise, alpha, Q, P, D, q, H, M, lam, omega, _ = ctx.saved_tensors
         transposed = P.transpose(-1, -2)
         rotated = transposed @ M @ P
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import TaskStructure, log_marginal, marginal_covariance
-from bayesmtl.algebra.kronecker import complete_grid, log_marginal_of_grid
+from bayesmtl.algebra.functions import DenseRows, KnownRows, TaskStructure, log_marginal, marginal_covariance
+from bayesmtl.algebra.kronecker import GridRows, complete_grid, decompose, log_marginal_of_grid
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.inference.target import Target
 from bayesmtl.kernels import Kernel
@@ -101,6 +101,21 @@ class FunctionProblem(Target):
             return log_marginal_of_grid(self.structure(values), kernel, noise, self.y[self.grid])
         kernel = self.kernel.covariance(values, self.X, self.X)
         return log_marginal(self.structure(values), kernel, noise, self.task, self.y)
+
+    def known_rows(self, values: Values, tasks: TaskStructure, noise: torch.Tensor) -> KnownRows:
+        """The observed rows, ready to be conditioned on.
+
+        Args:
+            values: B hyperparameter values.
+            tasks: Omega and Lambda of the T tasks.
+            noise: sigma_t, shape (B, T).
+        """
+        if self.grid is not None:
+            inputs = self.X[self.grid[:, 0]]
+            factor = decompose(tasks, self.kernel.covariance(values, inputs, inputs), noise)
+            return GridRows.of(factor, self.grid, self.y)
+        kernel = self.kernel.covariance(values, self.X, self.X)
+        return DenseRows.of(marginal_covariance(tasks, kernel, noise, self.task), self.y)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
         """log p(y, hyperparameters) at points (B, P), shape (B,)."""

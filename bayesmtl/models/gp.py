@@ -191,15 +191,19 @@ class MultitaskGP:
         self.kernel.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)
-        if counts.sum() > _MOST_ROWS:
+        sharing = over_functions(self.sharing, self.amplitude)
+        problem = problem_of(data, data.standardization(), self.kernel, sharing, self.likelihood)
+        size, what = len(problem.y), "observed rows"
+        if problem.grid is not None:
+            size, what = len(problem.grid), "inputs of a complete grid"
+        if size > _MOST_ROWS:
             raise DataError(
                 "data",
-                expected=f"at most {_MOST_ROWS} observed rows, whose covariance matrix fits into memory",
-                found=f"{counts.sum()}",
+                expected=f"at most {_MOST_ROWS} {what}, whose covariance matrix fits into memory",
+                found=f"{size}",
                 remedy="Fit a sample of the rows (data.split), or LinearModel on features of the inputs.",
             )
-        sharing = over_functions(self.sharing, self.amplitude)
-        return problem_of(data, data.standardization(), self.kernel, sharing, self.likelihood)
+        return problem
 
 
 def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from arviz_stats.base.array import array_stats
 
-from bayesmtl.algebra.functions import leave_one_out, solve
+from bayesmtl.algebra.functions import KnownRows, TaskStructure
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import UnknownTaskError, listing
@@ -144,8 +144,7 @@ class GPFit:
         values = self.chosen_values(max(1, min(_MOST_INSPECTED, _INSPECTED // len(self.problem.y) ** 2)))
         largest = 0.0
         for part in gp_prediction.in_chunks(values, len(self.problem.y) ** 2):
-            K = self.problem.covariance(part, gp_prediction.length(part))
-            largest = max(largest, float(solve(K, self.problem.y).jitter.max()))
+            largest = max(largest, float(self.known_rows(part).jitter.max()))
         return largest
 
     def summary(self, mass: float = 0.9) -> pd.DataFrame:
@@ -254,8 +253,7 @@ class GPFit:
         problem = self.problem
         means, variances = [], []
         for part in gp_prediction.in_chunks(self.chosen_values(num_draws), len(problem.y) ** 2):
-            K = problem.covariance(part, gp_prediction.length(part))
-            mean, variance = leave_one_out(solve(K, problem.y), problem.y)
+            mean, variance = self.known_rows(part).leave_one_out(problem.y)
             means.append(mean)
             variances.append(variance)
         centres, spreads = torch.cat(means).numpy(), torch.cat(variances).numpy()
@@ -322,14 +320,19 @@ class GPFit:
         first = 1 if self.standardization.intercept else 0
         return torch.from_numpy(self.standardization.standardize_features(X)[:, first:])
 
-    def noise_of_known(self, values: Values) -> torch.Tensor:
-        """sigma_t of the known tasks, shape (S, T); `values` may have entries for further ones."""
-        known = {
-            p.name: values[p.name][:, : len(self.task_names)]
-            for p in self.problem.space.parameters
-            if p.dims[:1] == ("task",)
-        }
-        return self.problem.noise({**values, **known}, gp_prediction.length(values))
+    def known_rows(self, values: Values, structure: TaskStructure | None = None) -> KnownRows:
+        """The rows that functions are conditioned on, under S hyperparameter values.
+
+        Args:
+            values: Hyperparameters, with entries for further tasks behind those of the known, if any.
+            structure: Omega and Lambda for these values, the further tasks included.
+        """
+        T, problem = len(self.task_names), self.problem
+        own = [p.name for p in problem.space.parameters if p.dims[:1] == ("task",)]
+        known = {**values, **{name: values[name][:, :T] for name in own}}
+        noise = problem.noise(known, gp_prediction.length(values))
+        omega, level = problem.structure(values) if structure is None else structure
+        return problem.known_rows(values, TaskStructure(omega[:, :T, :T], level[:, :T, :T]), noise)
 
     def generator(self, purpose: int) -> np.random.Generator:
         """Randomness derived from the fit's seed, one stream per purpose."""

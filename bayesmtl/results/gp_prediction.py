@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from bayesmtl.algebra.functions import condition, factorise, function_covariance, marginal_covariance, solve
+from bayesmtl.algebra.functions import factorise, function_covariance
 from bayesmtl.data import NewRows
 from bayesmtl.parameters import Values
 from bayesmtl.results.prediction import Kind, Prediction
@@ -87,13 +87,11 @@ def function_values(
     problem, m = fit.problem, len(rows.X)
     n, num_tasks = len(problem.y), problem.num_tasks + len(rows.new_names)
     means, draws = [], []
-    for part in in_chunks(values, (n + m) ** 2):
+    for part in in_chunks(values, m * (n + m) if problem.grid is not None else (n + m) ** 2):
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
         kernel = problem.kernel
-        between = kernel.covariance(part, problem.X, problem.X)
-        K = marginal_covariance(structure, between, fit.noise_of_known(part), problem.task)
-        factor = solve(K, problem.y)
+        known = fit.known_rows(part, structure)
         cross = function_covariance(
             structure, kernel.covariance(part, problem.X, rows.X), problem.task, rows.task
         )
@@ -105,10 +103,10 @@ def function_values(
             prior = function_covariance(
                 structure, kernel.covariance(part, rows.X, rows.X), rows.task, rows.task
             )
-            given = condition(factor, cross, prior)
+            given = known.condition(cross, prior)
             spread = normal @ _root(given.covariance, variance).transpose(-1, -2)
         else:
-            given = condition(factor, cross, variance, variance_only=True)
+            given = known.condition(cross, variance, variance_only=True)
             spread = normal * given.covariance.sqrt()[:, None, :]
         means.append(given.mean)
         draws.append((given.mean[:, None, :] + spread).reshape(S * num_each, m))

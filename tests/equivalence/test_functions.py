@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import bayesmtl as bm
-from bayesmtl.algebra.functions import JITTERS, condition, factorise, leave_one_out, solve
+from bayesmtl.algebra.functions import JITTERS, DenseRows, factorise
 from bayesmtl.inference.functions import FunctionProblem
 from bayesmtl.sharing.functions import correlation, over_functions
 
@@ -246,12 +247,12 @@ def test_conditional_equals_the_textbook():
     K, cross, prior = joint[:6, :6] + 0.1 * np.eye(6), joint[:6, 6:], joint[6:, 6:]
     y = rng.normal(size=6)
     tensors = [torch.from_numpy(a)[None] for a in (K, cross, prior)]
-    factor = solve(tensors[0], torch.from_numpy(y))
-    found = condition(factor, *tensors[1:])
+    known = DenseRows.of(tensors[0], torch.from_numpy(y))
+    found = known.condition(*tensors[1:])
     np.testing.assert_allclose(found.mean[0], cross.T @ np.linalg.solve(K, y), rtol=1e-10)
     expected = prior - cross.T @ np.linalg.solve(K, cross)
     np.testing.assert_allclose(found.covariance[0], expected, rtol=1e-8, atol=1e-10)
-    alone = condition(factor, tensors[1], tensors[2].diagonal(dim1=1, dim2=2), variance_only=True)
+    alone = known.condition(tensors[1], tensors[2].diagonal(dim1=1, dim2=2), variance_only=True)
     np.testing.assert_allclose(alone.covariance[0], np.diag(expected), rtol=1e-8)
 
 
@@ -259,7 +260,7 @@ def test_leave_one_out_equals_leaving_each_row_out():
     target = problem(bm.LowRank())
     values = target.space.constrain(points(target, 2))
     K = target.covariance(values, 2)
-    mean, variance = leave_one_out(solve(K, target.y), target.y)
+    mean, variance = DenseRows.of(K, target.y).leave_one_out(target.y)
     for i in range(n):
         rest = np.delete(np.arange(n), i)
         for b in range(2):
@@ -346,3 +347,46 @@ def test_grids_are_recognised_only_when_complete():
     twice = np.vstack([inputs, inputs[:1]])
     repeated = bm.TaskData.from_wide(twice, rng.normal(size=(7, T)), NAMES)
     assert model._problem(repeated).grid is None
+
+
+@pytest.mark.parametrize("name", SHARINGS)
+def test_predictions_from_a_grid_equal_dense_ones(name):
+    rng = np.random.default_rng(2)
+    data = bm.TaskData.from_wide(rng.normal(size=(7, D)), rng.normal(size=(7, T)), NAMES)
+    model = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise="task"))
+    fast = model.fit(data, method="empirical_bayes", seed=0, progress=False)
+    dense = replace(fast)
+    dense.__dict__["problem"] = replace(fast.problem, grid=None)
+    assert fast.problem.grid is not None
+    new = (rng.normal(size=(5, D)), ["a", "b", "c", "d", "d"])
+    for joint in (True, False):
+        first, second = (fit.predict(new, new_tasks="population", joint=joint) for fit in (fast, dense))
+        np.testing.assert_allclose(first.mean, second.mean, rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(first.sd, second.sd, rtol=1e-6)
+    first, second = fast.leave_one_out(), dense.leave_one_out()
+    np.testing.assert_allclose(first[["mean", "sd"]], second[["mean", "sd"]], rtol=1e-8)
+    # rows beside the grid make it one no longer
+    wiser = fast.condition((new[0][:1], [0.3], ["a"]))
+    assert wiser.problem.grid is None and np.isfinite(wiser.predict(new, new_tasks="population").mean).all()
+
+
+def test_fresh_loadings_continue_their_vector():
+    """Loadings drawn with a task held back, and then for it, are distributed as drawn together.
+
+    False alarms: a two-sample Kolmogorov-Smirnov test at 1e-6.
+    """
+    rng = np.random.default_rng(0)
+    low = over_functions(bm.LowRank(rank=1), bm.HalfNormal())
+    joint = low.parameters(3)[0].sample(rng, 20_000)
+    known = low.parameters(2)[0].sample(rng, 20_000)
+    values = low.with_new_tasks({"loadings": known}, 1, rng)["loadings"]
+    assert values.shape == joint.shape == (20_000, 1, 3) and torch.equal(values[..., :2], known)
+    redrawn = low.with_unseen_redrawn({"loadings": joint}, np.array([0]), rng)["loadings"]
+    for functional in (
+        lambda a: a[..., 0] * a[..., 2],
+        lambda a: a.norm(dim=-1),
+        lambda a: a[..., 0] / a[..., 1],
+    ):
+        for found in (values.flip(-1), redrawn):
+            p = stats.ks_2samp(functional(found).ravel(), functional(joint).ravel()).pvalue
+            assert p > 1e-6
