@@ -8,10 +8,11 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData
+from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import Gaussian
-from bayesmtl.models import LinearModel
-from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, Normal
-from bayesmtl.results import Fit, Partition, Prediction, TaskSimilarity, load
+from bayesmtl.models import LinearModel, MultitaskGP
+from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
+from bayesmtl.results import Fit, GPFit, Partition, Prediction, TaskSimilarity, load
 from bayesmtl.sharing import (
     Clusters,
     DirichletProcess,
@@ -23,19 +24,24 @@ from bayesmtl.sharing import (
 )
 
 __all__ = [
-    "LKJ",
     "Clusters",
     "DirichletProcess",
     "Fit",
     "Fixed",
+    "GPFit",
+    "GPyTorchKernel",
     "Gamma",
     "Gaussian",
     "HalfNormal",
     "HalfStudentT",
     "Hierarchical",
     "Independent",
+    "LKJ",
     "LinearModel",
+    "LogNormal",
     "LowRank",
+    "Matern",
+    "MultitaskGP",
     "Normal",
     "Partition",
     "PitmanYor",

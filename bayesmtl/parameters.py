@@ -22,9 +22,10 @@ from bayesmtl.priors import Fixed, Prior
 Space = Literal["signed", "log", "real", "correlation"]
 Values = Mapping[str, torch.Tensor]
 
-Unit = Literal["standardised", "coefficient", "covariance", "target", "none"]
+Unit = Literal["standardised", "coefficient", "covariance", "target", "feature", "none"]
 """What a reported quantity is measured in, so that results can give it in the user's units: standardised
-units, a coefficient or a product of two of them (last dimensions are features), the target, or nothing."""
+units, a coefficient or a product of two of them (last dimensions are features), the target, a feature (last
+dimension, without an intercept), or nothing."""
 
 
 class Reported(NamedTuple):

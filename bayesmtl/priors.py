@@ -225,6 +225,34 @@ class GroupStudentT(Prior):
 
 
 @dataclass(frozen=True)
+class LogNormal(Prior):
+    """exp(N(log median, sigma^2)), for positive quantities known up to a factor.
+
+    With sigma = 1, 90 % of the mass lies between 0.19 and 5.2 times the median.
+
+    Example:
+        >>> [round(bound, 2) for bound in LogNormal(1.0, 1.0).interval()]
+        [0.19, 5.18]
+    """
+
+    median: float = 1.0
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("median", self.median)
+        check_positive("sigma", self.sigma)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log density at value > 0."""
+        gap = (value.log() - math.log(self.median)) / self.sigma
+        return -0.5 * gap**2 - value.log() - math.log(self.sigma) - 0.5 * math.log(2 * math.pi)
+
+    def frozen(self) -> Any:
+        """`scipy.stats.lognorm`."""
+        return stats.lognorm(self.sigma, scale=self.median)
+
+
+@dataclass(frozen=True)
 class Fixed(Prior):
     """A known value: the quantity is not inferred.
 

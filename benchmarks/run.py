@@ -10,6 +10,8 @@ NAMES = (
     "rows",
     "chem97",
     "new_tasks",
+    "grids",
+    "jura",
     "school_prediction",
     "school_posterior",
     "calibration",

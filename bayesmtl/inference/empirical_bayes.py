@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings
+from bayesmtl.inference.target import Target
 
 NUM_DRAWS = 250  # by default, per chain; they are independent
 
@@ -22,6 +24,14 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
     scale that nothing is known about would have its mode at zero.
     """
     rng = np.random.default_rng(settings.seed)
+    points, sample_stats = maximise_hyperparameters(problem, settings, rng)
+    return complete_draws(problem, points, sample_stats, rng)
+
+
+def maximise_hyperparameters(
+    problem: Target, settings: Settings, rng: np.random.Generator
+) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """The mode of the hyperparameters, repeated: points (C, N, P), and what the optimiser said."""
     starts = problem.space.initial(rng, NUM_STARTS)
     if starts.shape[1]:
         modes = find_modes(problem, starts)
@@ -32,11 +42,10 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
         point, converged, disagreement = starts[0], True, 0.0
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     points = point.expand(C * N, -1)
-    unseen = np.flatnonzero(problem.tasks.count.numpy() == 0)
-    if len(unseen):
-        points = problem.space.redraw_tasks(points, unseen, rng)
+    if len(problem.unseen):
+        points = problem.space.redraw_tasks(points, problem.unseen, rng)
     sample_stats = {
         "converged": np.full((C, N), converged),
         "start_disagreement": np.full((C, N), disagreement),
     }
-    return complete_draws(problem, points.reshape(C, N, -1), sample_stats, rng)
+    return points.reshape(C, N, -1), sample_stats

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -12,6 +14,7 @@ from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest, spread_root
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
+from bayesmtl.inference.target import Target
 
 NUM_DRAWS = 500  # by default, per chain
 # Standard deviations of the normal approximation that chains start from a mode. The bulk of the posterior is
@@ -33,13 +36,26 @@ def exact(problem: Problem, settings: Settings) -> Draws:
         KeyboardInterrupt: If interrupted while nothing is drawn yet.
         CheckpointError: If the checkpoint is damaged or belongs to another run.
     """
-    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     rng = np.random.default_rng(settings.seed)
     # weights have a stream of their own, so that a resumed run draws the same ones
     (weights_rng,) = rng.spawn(1)
+    points, sample_stats, complete = sample_hyperparameters(problem, settings, rng)
+    return complete_draws(problem, points, sample_stats, weights_rng, complete=complete)
+
+
+def sample_hyperparameters(
+    problem: Target, settings: Settings, rng: np.random.Generator
+) -> tuple[torch.Tensor, dict[str, np.ndarray], bool]:
+    """Points (C, N, P) from the hyperparameters' posterior, sample statistics, and whether all are there.
+
+    Raises:
+        KeyboardInterrupt: If interrupted while nothing is drawn yet.
+        CheckpointError: If the checkpoint is damaged or belongs to another run.
+    """
+    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     if problem.space.size == 0:  # every hyperparameter is known
         points = torch.zeros(settings.num_chains, num_draws, 0, dtype=torch.float64)
-        return complete_draws(problem, points, {}, weights_rng)
+        return points, {}, True
     hmc = HMC(
         problem.value,
         problem.value_and_gradient,
@@ -69,12 +85,11 @@ def exact(problem: Problem, settings: Settings) -> Draws:
         complete = False
     if checkpoint is not None:
         checkpoint.save(state)
-    points, sample_stats = stacked(state, num_draws)
-    return complete_draws(problem, points, sample_stats, weights_rng, complete=complete)
+    return *stacked(state, num_draws), complete
 
 
 def _around_modes(
-    problem: Problem, num_chains: int, rng: np.random.Generator
+    problem: Target, num_chains: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Points where chains start (C, P), taking turns among the modes found, and a root of their metric.
 
@@ -82,6 +97,7 @@ def _around_modes(
     tasks changes by rounding would grow along the chains.
     """
     modes = find_modes(problem, problem.space.initial(rng, NUM_STARTS))
+    modes = [replace(mode, point=problem.canonical(mode.point[None])[0]) for mode in modes]
     best = highest(modes)
     root = spread_root(problem, best.point, rng)
     scale = root.diagonal().sqrt().to(torch.bfloat16).double()

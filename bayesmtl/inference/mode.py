@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.target import Target
 
 NUM_STARTS = 2  # to notice that there is more than one mode
 # Tight, so that what the order of the rows changes by rounding moves a mode by about as little.
@@ -39,7 +39,7 @@ class Mode:
     converged: bool
 
 
-def find_modes(problem: Problem, starts: torch.Tensor) -> list[Mode]:
+def find_modes(problem: Target, starts: torch.Tensor) -> list[Mode]:
     """The mode that L-BFGS reaches from each start (S, P), in the order of the starts."""
 
     def negative(point: np.ndarray) -> tuple[float, np.ndarray]:
@@ -62,7 +62,7 @@ def highest(modes: list[Mode]) -> Mode:
     return next(mode for mode in modes if mode.value > top - _EQUALLY_HIGH)
 
 
-def spread_root(problem: Problem, point: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def spread_root(problem: Target, point: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A root of the covariance of the normal approximation at a point (P,), shape (P, P).
 
     The Hessian is differenced from exact gradients; directions along which the density hardly bends, or bends
@@ -81,7 +81,7 @@ def spread_root(problem: Problem, point: torch.Tensor, rng: np.random.Generator)
     return torch.diag(diagonal.clamp(min=_WIDEST**-2) ** -0.5)
 
 
-def _hessian_times(problem: Problem, point: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+def _hessian_times(problem: Target, point: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """Hessian times directions, both as rows (K, P)."""
     gradients = [
         problem.value_and_gradient(point + shift)[1]

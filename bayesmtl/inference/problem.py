@@ -13,13 +13,14 @@ from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
+from bayesmtl.inference.target import Target
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
 from bayesmtl.sharing import PartitionSharing, Sharing
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(Target):
     """Everything an engine needs, in standardised units.
 
     Args:
@@ -49,6 +50,11 @@ class Problem:
         T, D = self.tasks.num_tasks, self.tasks.num_features
         return ParameterSpace((*self.sharing.parameters(T, D), *self.likelihood.parameters(T)))
 
+    @property
+    def unseen(self) -> np.ndarray:
+        """Positions of the tasks without an observed row."""
+        return np.flatnonzero(self.tasks.count.numpy() == 0)
+
     def structure(self, values: Values) -> Structure:
         """A, Z and E for these hyperparameter values."""
         return self.sharing.structure(values, self.tasks.num_tasks, self.tasks.num_features)
@@ -67,24 +73,6 @@ class Problem:
             log_prior = log_prior + self.sharing.log_partition(self.membership, values)
             return log_prior + log_marginal_clusters(self.tasks, self.structure(values), noise)
         return log_prior + log_marginal(self.tasks, self.structure(values), noise)
-
-    def value(self, points: torch.Tensor) -> torch.Tensor:
-        """`log_density` without its gradient; -inf where it cannot be evaluated."""
-        with torch.no_grad():
-            return torch.nan_to_num(self.log_density(points), nan=-torch.inf, posinf=-torch.inf)
-
-    def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`log_density` and its gradient; -inf and zeros where it cannot be evaluated."""
-        points = points.detach().requires_grad_()
-        with torch.enable_grad():
-            value = self.log_density(points)
-            (gradient,) = torch.autograd.grad(value.sum(), points)
-        value = value.detach()
-        usable = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
-        return (
-            torch.where(usable, value, -torch.inf),
-            torch.where(usable[:, None], gradient, 0.0),
-        )
 
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""

@@ -1,5 +1,6 @@
 """Models: features x sharing x likelihood, immutable, without data."""
 
+from bayesmtl.models.gp import MultitaskGP
 from bayesmtl.models.linear import LinearModel
 
-__all__ = ["LinearModel"]
+__all__ = ["LinearModel", "MultitaskGP"]

@@ -2,8 +2,9 @@
 
 from bayesmtl.results.files import load
 from bayesmtl.results.fit import Fit
+from bayesmtl.results.gp import GPFit
 from bayesmtl.results.partition import CredibleBall, Partition
 from bayesmtl.results.prediction import Prediction
 from bayesmtl.results.similarity import TaskSimilarity
 
-__all__ = ["CredibleBall", "Fit", "Partition", "Prediction", "TaskSimilarity", "load"]
+__all__ = ["CredibleBall", "Fit", "GPFit", "Partition", "Prediction", "TaskSimilarity", "load"]

@@ -28,6 +28,7 @@ from bayesmtl.sharing import REGISTRY as SHARING
 
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
+    from bayesmtl.results.gp import GPFit
 
 FORMAT = 1
 _STATISTICS = tuple(field.name for field in fields(TaskStatistics))
@@ -64,6 +65,13 @@ def save(fit: Fit, path: str | Path) -> None:
         "statistics": {name: getattr(fit.statistics, name) for name in _STATISTICS},
         "rows": {name: getattr(fit.data, name) for name in _ROWS},
     }
+    write(specification, groups, path)
+
+
+def write(
+    specification: dict[str, Any], groups: Mapping[str, Mapping[str, np.ndarray]], path: str | Path
+) -> None:
+    """One file of named groups of arrays and a specification, with a digest of all of it."""
     tree = xr.DataTree.from_dict({name: _group(arrays) for name, arrays in groups.items()})
     tree.attrs.update(
         bayesmtl_format=FORMAT, bayesmtl_version=__version__, specification=json.dumps(specification)
@@ -93,8 +101,8 @@ def _digest(tree: xr.DataTree) -> str:
     return digest.hexdigest()
 
 
-def load(path: str | Path) -> Fit:
-    """Read a fit that `Fit.save` wrote. Nothing in the file is executed.
+def load(path: str | Path) -> Fit | GPFit:
+    """Read a fit that its `save` wrote. Nothing in the file is executed.
 
     Args:
         path: The file.
@@ -125,7 +133,7 @@ def load(path: str | Path) -> Fit:
         ) from error
 
 
-def _restore(tree: xr.DataTree, path: Path) -> Fit:
+def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
     from bayesmtl.results.fit import Fit  # a fit saves itself through this module
 
     if "bayesmtl_format" not in tree.attrs:
@@ -150,24 +158,17 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
         dataset = tree[group].to_dataset()
         return {str(name): np.array(array.to_numpy()) for name, array in dataset.data_vars.items()}
 
+    if content.get("kind") == "functions":
+        from bayesmtl.results import gp_files  # it builds on this module
+
+        return gp_files.restore(content, arrays)
     hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}
     stored = {name: torch.from_numpy(values) for name, values in arrays("draws").items()}
     rows = arrays("rows")
     training, schema = Schema.from_dict(content["training_schema"]), Schema.from_dict(content["schema"])
     if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in ENGINES:
         raise ValueError("its specification does not fit its draws")
-    data = TaskData(
-        X=rows["X"],
-        y=rows["y"],
-        task=rows["task"],
-        task_names=training.task_names,
-        design=training.design,
-        task_column=training.task_column,
-        target_name=training.target_name,
-        descriptors=training.descriptors,
-        target_standardization=content["target_standardization"],
-        response=training.response,
-    )
+    data = restore_data(training, rows, content)
     return Fit(
         sharing=SHARING[content["sharing"]["sharing"]].from_fields(content["sharing"]),
         likelihood=LIKELIHOODS[content["likelihood"]["likelihood"]].from_fields(content["likelihood"]),
@@ -182,4 +183,20 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
         seed=content["seed"],
         data=data,
         added_tasks=tuple(content["added_tasks"]),
+    )
+
+
+def restore_data(training: Schema, rows: Mapping[str, np.ndarray], content: Mapping[str, Any]) -> TaskData:
+    """The training rows."""
+    return TaskData(
+        X=rows["X"],
+        y=rows["y"],
+        task=rows["task"],
+        task_names=training.task_names,
+        design=training.design,
+        task_column=training.task_column,
+        target_name=training.target_name,
+        descriptors=training.descriptors,
+        target_standardization=content["target_standardization"],
+        response=training.response,
     )

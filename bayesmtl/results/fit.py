@@ -157,7 +157,7 @@ class Fit:
         shared = self.posterior.drop_vars("weights")
         if not shared.data_vars:
             shared = self.posterior
-        return _summarise(shared, mass)
+        return summarise(shared, mass)
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units."""
@@ -194,8 +194,8 @@ class Fit:
             DataError: If a column is missing or holds something unseen.
             SpecificationError: If an option is unknown.
         """
-        _check_option("kind", kind, ("observation", "latent"))
-        _check_option("new_tasks", new_tasks, ("error", "population"))
+        check_option("kind", kind, ("observation", "latent"))
+        check_option("new_tasks", new_tasks, ("error", "population"))
         rows = self.schema.encode(new)
         codes = self.schema.codes(rows.task_labels)
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
@@ -260,8 +260,8 @@ class Fit:
             SpecificationError: If no function varies over the reference inputs, the sharing prior has no
                 population or structure to speak of, or the result would not fit into memory.
         """
-        _check_option("kind", kind, ("function", "structure"))
-        _check_option("relative_to", relative_to, ("nothing", "population"))
+        check_option("kind", kind, ("function", "structure"))
+        check_option("relative_to", relative_to, ("nothing", "population"))
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.schema.codes(names)
         if (codes < 0).any():
@@ -383,7 +383,8 @@ class Fit:
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
 
 
-def _check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse an option that is none of those allowed."""
     if value not in allowed:
         expected = " or ".join(map(repr, allowed))
         raise SpecificationError(
@@ -391,7 +392,8 @@ def _check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
         )
 
 
-def _summarise(dataset: xr.Dataset, mass: float) -> pd.DataFrame:
+def summarise(dataset: xr.Dataset, mass: float) -> pd.DataFrame:
+    """One row per entry of every array: mean, sd, central interval and unit."""
     prediction.check_mass(mass)
     rows = {}
     for name, array in dataset.data_vars.items():

@@ -25,6 +25,8 @@ def in_user_units(reported: Reported, standardization: Standardization) -> tuple
     if reported.unit == "target" and (not own_scales or "task" in reported.dims):
         scale = standardization.target_scale if "task" in reported.dims else standardization.target_scale[0]
         return values * scale, "target"
+    if reported.unit == "feature":
+        return values * standardization.feature_scale[-values.shape[-1] :], "feature"
     if reported.unit == "coefficient" and not own_scales:
         return standardization.residual_scale_to_user(values), "target per feature"
     if reported.unit == "covariance" and not own_scales:

@@ -14,6 +14,8 @@ from bayesmtl.priors import Fixed, GroupStudentT, HalfNormal, Prior, check_posit
 from bayesmtl.sharing.base import Sharing, ones
 from bayesmtl.sharing.pooled import check_mean_scale, population_scale
 
+_STRENGTH = 0.3  # by default
+
 
 @dataclass(frozen=True)
 class LowRank(Sharing):
@@ -32,7 +34,8 @@ class LowRank(Sharing):
     Args:
         rank: R, number of shared directions.
         strength: Scale of the directions' t distribution in standardised units; 90 % of each entry's mass
-            lies within 2.35 times it.
+            lies within 2.35 times it. `None` for 0.3, and for 1 where tasks are functions (`MultitaskGP`),
+            whose loadings it is the scale of.
         scale: Prior of the private scales; HalfNormal(0.5) puts 90 % of its mass below 0.82 units.
         mean_scale: As in `Hierarchical`.
 
@@ -47,7 +50,7 @@ class LowRank(Sharing):
     has_loadings: ClassVar[bool] = True
 
     rank: int = 1
-    strength: float = 0.3
+    strength: float | None = None
     scale: Prior = field(default_factory=lambda: HalfNormal(0.5))
     mean_scale: Prior = field(default_factory=lambda: Fixed(1.0))
 
@@ -61,13 +64,18 @@ class LowRank(Sharing):
                 found=repr(self.rank),
                 remedy="Use Hierarchical() for no shared directions.",
             )
-        check_positive("strength", self.strength)
+        if self.strength is not None:
+            check_positive("strength", self.strength)
 
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
         """The directions and the private scales."""
         shape = (self.rank, num_features)
         directions = Parameter(
-            "directions", shape, GroupStudentT(3.0, self.strength), "real", ("direction", "feature")
+            "directions",
+            shape,
+            GroupStudentT(3.0, self.strength or _STRENGTH),
+            "real",
+            ("direction", "feature"),
         )
         return (
             Parameter("mean_scale", (), self.mean_scale, "signed"),

@@ -20,6 +20,8 @@ NEEDS = {
     "rows": (None, ()),
     "chem97": ("chem97", ()),
     "new_tasks": ("exam", ()),
+    "grids": (None, ("gpytorch",)),
+    "jura": ("jura", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
     "calibration": (None, ()),

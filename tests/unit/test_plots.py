@@ -344,3 +344,43 @@ def test_a_missing_matplotlib_says_how_to_get_it(monkeypatch):
         bm.plots.similarity(similarity_of(3))
     with pytest.raises(ImportError):
         shrinkage_of(3)
+
+
+# functions
+
+
+def functions_of(tasks: list[str], num_each: int = 5):
+    rng = np.random.default_rng(0)
+    names = np.repeat(tasks, num_each)
+    grid = pd.DataFrame({"x0": np.tile(np.linspace(0, 1, num_each)[::-1], len(tasks)), "task": names})
+    draws = rng.normal(size=(50, len(grid)))
+    coords = {"draw": np.arange(50), "obs": np.arange(len(grid)), "task": ("obs", names)}
+    array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"))
+    new = names == "unknown"
+    return grid, bm.Prediction(array, draws.mean(0), "latent", new, "yield", grid.index)
+
+
+def test_functions_have_a_panel_per_task_with_line_band_and_rows():
+    grid, prediction = functions_of(["b", "a", "unknown"])
+    data = bm.TaskData.from_arrays([[0.2], [0.4], [0.6]], [1.0, 2.0, 3.0], ["a", "a", "b"])
+    axes = bm.plots.functions(grid, prediction, "x0", data)
+    assert [ax.get_title() for ax in axes] == ["b", "a", "unknown (never seen)"]
+    line, points = axes[1].lines
+    np.testing.assert_allclose(line.get_xdata(), np.linspace(0, 1, 5))  # sorted along the input
+    np.testing.assert_allclose(line.get_ydata(), prediction.mean[5:10][::-1])
+    np.testing.assert_allclose(points.get_ydata(), [1.0, 2.0])
+    assert len(axes[2].lines) == 1 and all(
+        any(isinstance(c, PolyCollection) for c in ax.collections) for ax in axes
+    )
+    assert axes[0].get_ylabel() == "yield" and {ax.get_xlabel() for ax in axes} == {"x0"}
+    assert axes[0].get_ylim() == axes[2].get_ylim()
+
+
+def test_functions_refuse_what_they_cannot_draw():
+    grid, prediction = functions_of(["a"])
+    with pytest.raises(DataError, match="a prediction of the 4 rows"):
+        bm.plots.functions(grid.iloc[1:], prediction, "x0")
+    with pytest.raises(SpecificationError, match="a column of `grid`"):
+        bm.plots.functions(grid, prediction, "dose")
+    with pytest.raises(SpecificationError, match="at most 24 tasks"):
+        bm.plots.functions(*functions_of(task_names(25)), "x0")

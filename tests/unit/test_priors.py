@@ -10,7 +10,7 @@ import torch
 from scipy import integrate, stats
 
 import bayesmtl as bm
-from bayesmtl.priors import LKJ, Fixed, HalfNormal, HalfStudentT, Normal, Prior
+from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal, Prior
 
 # False-alarm probability of one test of a distribution; with about 30 of them, one run in 30 000 fails by
 # chance.
@@ -19,6 +19,8 @@ ALPHA = 1e-6
 SCALAR = {
     "half-normal": (HalfNormal(0.4), stats.halfnorm(scale=0.4)),
     "normal": (Normal(2.0), stats.norm(scale=2.0)),
+    "log-normal": (LogNormal(2.0, 0.7), stats.lognorm(0.7, scale=2.0)),
+    "gamma": (Gamma(3.0, 6.0), stats.gamma(3.0, scale=1 / 6)),
     "half-t": (HalfStudentT(3.0, 0.7), None),  # scipy has no folded t
     "half-Cauchy": (HalfStudentT(1.0, 2.0), stats.halfcauchy(scale=2.0)),
 }
@@ -27,7 +29,7 @@ SCALAR = {
 def cdf(prior):
     if isinstance(prior, HalfStudentT):
         return lambda x: 2 * stats.t(prior.df, scale=prior.scale).cdf(x) - 1
-    return SCALAR["half-normal"][1].cdf if isinstance(prior, HalfNormal) else SCALAR["normal"][1].cdf
+    return next(known for given, known in SCALAR.values() if given is prior).cdf
 
 
 @pytest.mark.parametrize("name", SCALAR)

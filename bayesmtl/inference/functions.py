@@ -1,0 +1,164 @@
+"""The posterior of a multi-task Gaussian process's hyperparameters, all functions integrated out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.functions import DenseRows, KnownRows, TaskStructure, log_marginal, marginal_covariance
+from bayesmtl.algebra.kronecker import GridRows, complete_grid, decompose, log_marginal_of_grid
+from bayesmtl.data import Standardization, TaskData
+from bayesmtl.inference.target import Target
+from bayesmtl.kernels import Kernel
+from bayesmtl.likelihoods import Likelihood
+from bayesmtl.parameters import ParameterSpace, Values
+from bayesmtl.sharing.functions import FunctionSharing
+
+_GRID_TASKS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionProblem(Target):
+    """Everything an engine needs, in standardised units; rows are the observed ones.
+
+    Args:
+        kernel: Covariance of one function.
+        sharing: Which tasks share what.
+        likelihood: Scatter of the targets.
+        X: Inputs, shape (n, D).
+        y: Targets, shape (n,).
+        task: Task of each row, shape (n,).
+        task_names: Names of the T tasks.
+        target_scale: What one standardised unit is in the target's units, shape (T,).
+        grid: Rows by input and task, shape (m, T), where every task has the same inputs; `None` elsewhere.
+    """
+
+    kernel: Kernel
+    sharing: FunctionSharing
+    likelihood: Likelihood
+    X: torch.Tensor
+    y: torch.Tensor
+    task: torch.Tensor
+    task_names: tuple[str, ...]
+    target_scale: np.ndarray
+    grid: torch.Tensor | None = None
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks T."""
+        return len(self.task_names)
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The hyperparameters: of kernel, sharing and likelihood, in this order."""
+        T, D = self.num_tasks, self.X.shape[1]
+        return ParameterSpace(
+            (*self.kernel.parameters(D), *self.sharing.parameters(T), *self.likelihood.parameters(T))
+        )
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """Positions of the tasks without an observed row."""
+        return np.flatnonzero(np.bincount(self.task.numpy(), minlength=self.num_tasks) == 0)
+
+    def canonical(self, points: torch.Tensor) -> torch.Tensor:
+        """Loadings of every latent function with their largest entry positive: its sign means nothing."""
+        start, parts = 0, []
+        for parameter in self.space.parameters:
+            part = points[:, start : start + parameter.size]
+            start += parameter.size
+            if parameter.name == "loadings" and parameter.size:
+                loadings = part.reshape(-1, *parameter.shape)
+                largest = loadings.gather(-1, loadings.abs().argmax(-1, keepdim=True))
+                part = (loadings * largest.sign()).reshape(part.shape)
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+    def structure(self, values: Values) -> TaskStructure:
+        """Omega and Lambda for these hyperparameter values."""
+        return self.sharing.structure(values, self.num_tasks)
+
+    def noise(self, values: Values, num_draws: int) -> torch.Tensor:
+        """sigma_t, shape (B, T)."""
+        sd = self.likelihood.noise_sd(values, self.task_names, self.target_scale, num_draws)
+        return sd.expand(-1, self.num_tasks)
+
+    def covariance(self, values: Values, num_draws: int) -> torch.Tensor:
+        """K, the covariance of all observed targets, shape (B, n, n)."""
+        kernel = self.kernel.covariance(values, self.X, self.X)
+        return marginal_covariance(self.structure(values), kernel, self.noise(values, num_draws), self.task)
+
+    def log_marginal(self, values: Values, num_draws: int) -> torch.Tensor:
+        """log p(y | hyperparameters), shape (B,)."""
+        noise = self.noise(values, num_draws)
+        if self.grid is not None:
+            inputs = self.X[self.grid[:, 0]]
+            kernel = self.kernel.covariance(values, inputs, inputs)
+            return log_marginal_of_grid(self.structure(values), kernel, noise, self.y[self.grid])
+        kernel = self.kernel.covariance(values, self.X, self.X)
+        return log_marginal(self.structure(values), kernel, noise, self.task, self.y)
+
+    def known_rows(self, values: Values, tasks: TaskStructure, noise: torch.Tensor) -> KnownRows:
+        """The observed rows, ready to be conditioned on.
+
+        Args:
+            values: B hyperparameter values.
+            tasks: Omega and Lambda of the T tasks.
+            noise: sigma_t, shape (B, T).
+        """
+        if self.grid is not None:
+            inputs = self.X[self.grid[:, 0]]
+            factor = decompose(tasks, self.kernel.covariance(values, inputs, inputs), noise)
+            return GridRows.of(factor, self.grid, self.y)
+        kernel = self.kernel.covariance(values, self.X, self.X)
+        return DenseRows.of(marginal_covariance(tasks, kernel, noise, self.task), self.y)
+
+    def log_density(self, points: torch.Tensor) -> torch.Tensor:
+        """log p(y, hyperparameters) at points (B, P), shape (B,)."""
+        log_prior, values = self.space.log_prior(points)
+        return log_prior + self.log_marginal(values, len(points))
+
+    def fingerprint(self) -> str:
+        """Changes whenever the model or the data do; ties a checkpoint to its run."""
+        digest = hashlib.sha256()
+        parts = [
+            repr(self.kernel),
+            repr(self.space),
+            repr(self.sharing),
+            self.likelihood.to_dict(),
+            self.task_names,
+        ]
+        digest.update(json.dumps(parts).encode())
+        for array in (self.X.numpy(), self.y.numpy(), self.task.numpy(), self.target_scale):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def problem_of(
+    data: TaskData,
+    standardization: Standardization,
+    kernel: Kernel,
+    sharing: FunctionSharing,
+    likelihood: Likelihood,
+) -> FunctionProblem:
+    """The posterior that data give, from the rows whose target was observed; an intercept is no input."""
+    rows = data.observed
+    X = standardization.standardize_features(data.X[rows])[:, 1 if data.has_intercept else 0 :]
+    y = standardization.standardize_target(data.y[rows], data.task[rows])
+    # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
+    grid = complete_grid(X, data.task[rows], data.num_tasks) if data.num_tasks >= _GRID_TASKS else None
+    return FunctionProblem(
+        kernel,
+        sharing,
+        likelihood,
+        torch.from_numpy(np.ascontiguousarray(X)),
+        torch.from_numpy(y),
+        torch.from_numpy(data.task[rows]),
+        data.task_names,
+        standardization.target_scale,
+        None if grid is None else torch.from_numpy(grid),
+    )

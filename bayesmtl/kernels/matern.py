@@ -1,0 +1,103 @@
+"""The Matern family with one length-scale per input."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+
+from bayesmtl.errors import SpecificationError
+from bayesmtl.kernels.base import Kernel
+from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.priors import LKJ, Fixed, LogNormal, Prior
+
+# of a squared distance: keeps the derivative of its root finite where two inputs agree
+_COINCIDENT = 1e-30
+
+
+@dataclass(frozen=True)
+class Matern(Kernel):
+    """Functions of a given smoothness, with a length-scale of its own for every input (ARD).
+
+    With r = sqrt(sum_d ((x_d - x'_d) / lengthscale_d)^2): exp(-r) for smoothness 1/2, (1 + sqrt(3) r)
+    exp(-sqrt(3) r) for 3/2, (1 + sqrt(5) r + 5 r^2 / 3) exp(-sqrt(5) r) for 5/2, and exp(-r^2 / 2), the
+    squared exponential, for infinity.
+
+    Args:
+        smoothness: 0.5, 1.5, 2.5 or infinity: functions have that many derivatives, rounded down.
+        lengthscale: Prior of every length-scale, in standard deviations of its input. `None` for
+            LogNormal(sqrt(D), 1): with one input 90 % of its mass lies between 0.19 and 5.2, from a dozen
+            bends over the data to nearly a straight line; with D inputs typical distances grow with
+            sqrt(D), and so does it.
+
+    Raises:
+        SpecificationError: If the smoothness is none of these.
+
+    Example:
+        >>> Matern(smoothness=1.5).parameters(num_features=2)[0].shape
+        (2,)
+    """
+
+    smoothness: float = 2.5
+    lengthscale: Prior | None = None
+
+    def __post_init__(self) -> None:
+        given = self.lengthscale
+        wrong = given is not None and (not isinstance(given, Prior) or isinstance(given, LKJ))
+        if wrong or given == Fixed(0.0):
+            raise SpecificationError(
+                "lengthscale",
+                expected="a prior of positive numbers, such as LogNormal(1.0, 1.0)",
+                found=repr(given),
+                remedy="Write Fixed(0.5) for a length-scale that is known.",
+            )
+        if self.smoothness not in (0.5, 1.5, 2.5, math.inf):
+            raise SpecificationError(
+                "smoothness",
+                expected="0.5, 1.5, 2.5 or float('inf')",
+                found=repr(self.smoothness),
+                remedy="Use 2.5 unless functions are known to be rougher or smoother.",
+            )
+
+    def check(self, num_features: int) -> None:
+        """Takes any number of inputs."""
+
+    def parameters(self, num_features: int) -> tuple[Parameter, ...]:
+        """One length-scale per input."""
+        prior = self.lengthscale or LogNormal(math.sqrt(num_features), 1.0)
+        return (Parameter("lengthscale", (num_features,), prior, "log", ("feature",)),)
+
+    def covariance(self, values: Values, X: torch.Tensor, Z: torch.Tensor) -> torch.Tensor:
+        """k between rows, shape (B, n, m)."""
+        lengthscale = values["lengthscale"][:, None, :]
+        left, right = X / lengthscale, Z / lengthscale
+        square = left.square().sum(-1)[:, :, None] + right.square().sum(-1)[:, None, :]
+        square = (square - 2 * left @ right.transpose(-1, -2)).clamp(min=_COINCIDENT)
+        if self.smoothness == math.inf:
+            return (-0.5 * square).exp()
+        r = (2 * self.smoothness * square).sqrt()
+        if self.smoothness == 0.5:
+            return (-r).exp()
+        return (1 + r if self.smoothness == 1.5 else 1 + r + r.square() / 3) * (-r).exp()
+
+    def variance(self, values: Values, X: torch.Tensor) -> torch.Tensor:
+        """Ones, shape (B, n)."""
+        return X.new_ones(len(values["lengthscale"]), len(X))
+
+    def report(self, values: Values) -> dict[str, Reported]:
+        """The length-scales, in the units of the inputs."""
+        return {"lengthscale": Reported(("feature",), values["lengthscale"], "feature")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for files."""
+        prior = None if self.lengthscale is None else self.lengthscale.to_dict()
+        # JSON has no infinity
+        return {"kernel": "Matern", "smoothness": str(self.smoothness), "lengthscale": prior}
+
+    @classmethod
+    def from_fields(cls, content: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        prior = content["lengthscale"]
+        return cls(float(content["smoothness"]), None if prior is None else Prior.from_dict(prior))

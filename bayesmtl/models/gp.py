@@ -1,0 +1,227 @@
+"""Multi-task Gaussian processes: f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.functions import factorise
+from bayesmtl.data import TaskData
+from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
+from bayesmtl.inference import Settings, whole_number
+from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
+from bayesmtl.inference.exact import sample_hyperparameters
+from bayesmtl.inference.functions import FunctionProblem, problem_of
+from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
+from bayesmtl.likelihoods import Gaussian, Likelihood
+from bayesmtl.models.linear import check_data
+from bayesmtl.priors import HalfNormal, Prior, check_priors
+from bayesmtl.results.gp import GPFit
+from bayesmtl.sharing import Hierarchical, Sharing
+from bayesmtl.sharing.functions import over_functions
+
+METHODS = ("auto", "exact", "empirical_bayes")
+# Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
+_SAMPLED = 300
+_NUM_DRAWS = 1000  # of "exact", per chain: length-scales and scales of functions mix more slowly than weights
+_MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
+
+
+@dataclass(frozen=True)
+class MultitaskGP:
+    """Related functions, one per task, as Gaussian processes: which share what, and how surely.
+
+    f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x) with g_r, e_t ~ GP(0, kernel) and levels m_t. The sharing
+    prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
+    function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
+    ones (intrinsic coregionalisation; relations may be negative). Every task has inputs of its own. A
+    specification only: immutable, without data. Inputs are the features of the data, without an intercept.
+
+    Args:
+        kernel: A kernel of this package, or any of GPyTorch's, on standardised inputs.
+        sharing: Which tasks share what.
+        likelihood: `Gaussian`, with noise shared, per task, or known.
+        amplitude: Prior of the standard deviation with which a shared function enters the tasks. The default
+            HalfNormal(1) puts 90 % of its mass below 1.64 standard deviations of the target. Not for
+            `Independent` and `LowRank`, which say it themselves (`scale`, `strength`).
+
+    Raises:
+        SpecificationError: If a part is of another kind, or the sharing prior has no meaning for functions.
+
+    Source: Bonilla, Chai and Williams (2008) for the task covariance, which has a posterior here and not a
+    maximum only.
+
+    Example:
+        >>> from bayesmtl.data import TaskData
+        >>> rng = np.random.default_rng(0)
+        >>> x, task = rng.uniform(0, 6, size=40), np.repeat(["a", "b"], 20)
+        >>> data = TaskData.from_arrays(x[:, None], np.sin(x) + 0.1 * rng.normal(size=40), task)
+        >>> fit = MultitaskGP().fit(data, method="empirical_bayes", seed=0, progress=False)
+        >>> fit.predict(([[1.57]], ["a"]), kind="latent").mean.round(1)
+        array([1.])
+    """
+
+    kernel: Any = field(default_factory=Matern)
+    sharing: Sharing = field(default_factory=Hierarchical)
+    likelihood: Likelihood = field(default_factory=Gaussian)
+    amplitude: Prior = field(default_factory=HalfNormal)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kernel, Kernel):
+            object.__setattr__(self, "kernel", GPyTorchKernel(self.kernel))
+        if not isinstance(self.sharing, Sharing):
+            raise SpecificationError(
+                "sharing",
+                expected="a Sharing object",
+                found=repr(self.sharing),
+                remedy="Pass an instance, such as Hierarchical().",
+            )
+        if not isinstance(self.likelihood, Gaussian):
+            raise SpecificationError(
+                "likelihood",
+                expected="a Gaussian object",
+                found=repr(self.likelihood),
+                remedy="Functions integrate out under Gaussian noise; pass Gaussian().",
+            )
+        check_priors(self)
+        over_functions(self.sharing, self.amplitude)
+
+    def fit(
+        self,
+        data: TaskData,
+        *,
+        method: str = "auto",
+        seed: int,
+        num_chains: int = 4,
+        num_draws: int | None = None,
+        num_warmup: int = 200,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+    ) -> GPFit:
+        """Infer the posterior.
+
+        Args:
+            data: Rows of T tasks; rows without a target do not count, tasks without rows follow the prior.
+            method: "exact" for the full posterior of the hyperparameters, "empirical_bayes" for their mode,
+                or "auto"; the fit records the choice and its reason. Functions are integrated out by both.
+            seed: Source of all randomness; the same seed gives the same answer.
+            num_chains: Independent chains, run as one batch.
+            num_draws: Kept draws per chain; by default 1000 ("exact") and 250.
+            num_warmup: Iterations per chain to adapt in ("exact" only).
+            progress: Whether to show progress on stderr.
+            checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
+
+        Raises:
+            SpecificationError: If the model does not fit the data, or an option is unknown.
+            DataError: If there are no inputs, or more rows than covariance matrices can be made of.
+            CheckpointError: If the checkpoint is damaged or belongs to another run.
+
+        Warns:
+            ConvergenceWarning: If the draws are not to be trusted, naming the quantity and the task.
+        """
+        problem = self._problem(data)
+        name, reason = _choose(problem, method)
+        if num_draws is None and name == "exact":
+            num_draws = _NUM_DRAWS
+        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
+        rng = np.random.default_rng(settings.seed)
+        complete = True
+        if name == "exact":
+            points, sample_stats, complete = sample_hyperparameters(problem, settings, rng)
+        else:
+            points, sample_stats = maximise_hyperparameters(problem, settings, rng)
+        C, N, P = points.shape
+        values = problem.space.constrain(points.reshape(C * N, P))
+        if name == "empirical_bayes" and len(problem.unseen):
+            values = problem.sharing.with_unseen_redrawn(values, problem.unseen, rng)
+        fit = GPFit(
+            kernel=self.kernel,
+            sharing=self.sharing,
+            likelihood=self.likelihood,
+            amplitude=self.amplitude,
+            schema=data.schema,
+            standardization=data.standardization(),
+            hyperparameters={k: v.reshape(C, N, *v.shape[1:]).clone() for k, v in values.items()},
+            sample_stats=sample_stats,
+            complete=complete,
+            method=name,
+            reason=reason,
+            seed=settings.seed,
+            data=data,
+        )
+        check = fit.check()
+        if not check.ok:
+            warnings.warn(" ".join(check.messages), ConvergenceWarning, stacklevel=2)
+        return fit
+
+    def simulate(self, data: TaskData, *, seed: int) -> tuple[TaskData, dict[str, torch.Tensor]]:
+        """Simulate targets for the rows of `data` from the prior.
+
+        Args:
+            data: Gives rows, tasks, inputs and scales; targets that are missing stay missing.
+            seed: Source of randomness.
+
+        Returns:
+            The data with simulated targets, and the hyperparameters that they came from, standardised.
+        """
+        problem = self._problem(data)
+        rng = np.random.default_rng(whole_number("seed", seed, 0))
+        values = problem.space.sample(rng, 1)
+        L, _ = factorise(problem.covariance(values, 1))
+        standardized = (L[0] @ torch.from_numpy(rng.standard_normal(len(problem.y)))).numpy()
+        y = np.full(data.num_rows, np.nan)
+        y[data.observed] = data.standardization().unstandardize_target(standardized, data.task[data.observed])
+        return replace(data, y=y), {name: value[0] for name, value in values.items()}
+
+    def _problem(self, data: TaskData) -> FunctionProblem:
+        check_data(data)
+        num_inputs = data.num_features - data.has_intercept
+        if num_inputs == 0:
+            raise DataError(
+                "data",
+                expected="at least one feature besides the intercept",
+                found="none",
+                remedy="Name the inputs of the functions as features.",
+            )
+        self.kernel.check(num_inputs)
+        counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
+        self.likelihood.check(data.task_names, counts)
+        sharing = over_functions(self.sharing, self.amplitude)
+        problem = problem_of(data, data.standardization(), self.kernel, sharing, self.likelihood)
+        size, what = len(problem.y), "observed rows"
+        if problem.grid is not None:
+            size, what = len(problem.grid), "inputs of a complete grid"
+        if size > _MOST_ROWS:
+            raise DataError(
+                "data",
+                expected=f"at most {_MOST_ROWS} {what}, whose covariance matrix fits into memory",
+                found=f"{size}",
+                remedy="Fit a sample of the rows (data.split), or LinearModel on features of the inputs.",
+            )
+        return problem
+
+
+def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
+    """The engine to use, and why."""
+    if method not in METHODS:
+        raise SpecificationError(
+            "method",
+            expected="one of " + ", ".join(map(repr, METHODS)),
+            found=repr(method),
+            remedy='Use "auto" to let the data decide.',
+        )
+    n = len(problem.y)
+    how = f"functions integrated out by Cholesky factorisation of {n} rows"
+    if problem.grid is not None:
+        m, T = problem.grid.shape
+        how = f"functions integrated out by eigendecomposition: a complete grid of {m} inputs x {T} tasks"
+    if method != "auto":
+        return method, f"asked for; {how}"
+    if n <= _SAMPLED:
+        return "exact", f"few enough rows to sample the hyperparameters; {how}"
+    return "empirical_bayes", f'{n} rows make sampling slow, method="exact" does it; {how}'

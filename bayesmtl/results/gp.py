@@ -1,0 +1,368 @@
+"""The fit of a multi-task Gaussian process: hyperparameter draws and rows; functions are made on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from arviz_stats.base.array import array_stats
+
+from bayesmtl.algebra.functions import KnownRows, TaskStructure
+from bayesmtl.data import Schema, Standardization, TaskData
+from bayesmtl.diagnostics import Check, check_draws
+from bayesmtl.errors import UnknownTaskError, listing
+from bayesmtl.inference import whole_number
+from bayesmtl.inference.functions import FunctionProblem, problem_of
+from bayesmtl.kernels import Kernel
+from bayesmtl.likelihoods import Likelihood
+from bayesmtl.parameters import Values
+from bayesmtl.priors import Prior
+from bayesmtl.results import gp_files, gp_prediction, gp_update
+from bayesmtl.results.fit import check_option, summarise
+from bayesmtl.results.posterior import in_user_units
+from bayesmtl.results.prediction import Kind, Prediction
+from bayesmtl.results.similarity import TaskSimilarity
+from bayesmtl.sharing import Sharing
+from bayesmtl.sharing.functions import correlation, over_functions
+
+# Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
+_MOST_INSPECTED = 20
+_INSPECTED = 10_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class GPFit:
+    """A posterior over tasks' functions with everything needed to predict, compare, update and save.
+
+    Made by `MultitaskGP.fit`; not constructed by hand. Functions are integrated out of the hyperparameters'
+    posterior and given by exact formulas under every hyperparameter draw, each draw with a predictor of its
+    own, made when it is asked for: nothing is cached, and there are no modes.
+
+    Args:
+        kernel: Covariance of one function.
+        sharing: The sharing prior.
+        likelihood: The likelihood.
+        amplitude: Prior of the size of shared functions.
+        schema: How new rows become features; names of tasks.
+        standardization: Between the user's units and the standardised ones of the hyperparameters.
+        hyperparameters: Draws by name, each (C, N, ...), standardised.
+        sample_stats: What the engine recorded, by name, each (C, N).
+        complete: Whether the run gave all draws that were asked for.
+        method: The engine that made them.
+        reason: Why this engine, and how covariance matrices are handled.
+        seed: Seed of the fit; everything drawn later derives from it.
+        data: The rows that the functions are conditioned on.
+        added_tasks: Tasks that came in through `condition`.
+    """
+
+    kernel: Kernel
+    sharing: Sharing
+    likelihood: Likelihood
+    amplitude: Prior
+    schema: Schema
+    standardization: Standardization
+    hyperparameters: dict[str, torch.Tensor]
+    sample_stats: dict[str, np.ndarray]
+    complete: bool
+    method: str
+    reason: str
+    seed: int
+    data: TaskData
+    added_tasks: tuple[str, ...] = ()
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of every result."""
+        return self.schema.task_names
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the inputs; an intercept is none."""
+        return self.schema.design.feature_names[1 if self.standardization.intercept else 0 :]
+
+    @cached_property
+    def problem(self) -> FunctionProblem:
+        """The posterior in standardised units, as the engines see it."""
+        sharing = over_functions(self.sharing, self.amplitude)
+        return problem_of(self.data, self.standardization, self.kernel, sharing, self.likelihood)
+
+    @cached_property
+    def posterior(self) -> xr.Dataset:
+        """Hyperparameter draws with names, in the user's units; dimensions (chain, draw, ...).
+
+        Scales of functions are in the target's units, length-scales in their input's. Each array's attribute
+        `unit` says what it is measured in.
+        """
+        C, N = self.num_chains_and_draws
+        flat = self._flat()
+        reports = {
+            **self.kernel.report(flat),
+            **self.problem.sharing.report(flat),
+            **self.likelihood.report(flat),
+        }
+        tasks = np.array(self.task_names, dtype=str)
+        names = {"task": tasks, "task_other": tasks, "feature": np.array(self.feature_names, dtype=str)}
+        arrays = {}
+        for name, reported in reports.items():
+            values, unit = in_user_units(reported, self.standardization)
+            shaped = values.reshape(C, N, *values.shape[1:])
+            arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *reported.dims), attrs={"unit": unit})
+        used = {dim for array in arrays.values() for dim in array.dims[2:]}
+        coords = {
+            dim: names.get(str(dim), np.arange(max(a.sizes.get(dim, 0) for a in arrays.values())))
+            for dim in used
+        }
+        return xr.Dataset(arrays, coords={"chain": np.arange(C), "draw": np.arange(N), **coords})
+
+    @property
+    def num_chains_and_draws(self) -> tuple[int, int]:
+        """C and N."""
+        first = next(iter(self.hyperparameters.values()))
+        return first.shape[0], first.shape[1]
+
+    def check(self) -> Check:
+        """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
+        verdict = check_draws(self.posterior, self.sample_stats, method=self.method, complete=self.complete)
+        jitter = self._largest_jitter()
+        if jitter == 0:
+            return verdict
+        note = (
+            f"Covariance matrices needed {jitter:.0e} (standardised) added to their diagonal: rows at the "
+            "same inputs with hardly any noise between them."
+        )
+        return replace(verdict, notes=(*verdict.notes, note))
+
+    def _largest_jitter(self) -> float:
+        values = self.chosen_values(max(1, min(_MOST_INSPECTED, _INSPECTED // len(self.problem.y) ** 2)))
+        largest = 0.0
+        for part in gp_prediction.in_chunks(values, len(self.problem.y) ** 2):
+            largest = max(largest, float(self.known_rows(part).jitter.max()))
+        return largest
+
+    def summary(self, mass: float = 0.9) -> pd.DataFrame:
+        """Hyperparameters: mean, sd and central interval, one row each, user's units."""
+        shown = self.posterior
+        if "task_correlation" in shown:  # `task_similarity` has it, pair by pair
+            shown = shown.drop_vars("task_correlation")
+        return summarise(shown, mass)
+
+    def predict(
+        self,
+        new: pd.DataFrame | TaskData | tuple[Any, ...],
+        *,
+        kind: Kind = "observation",
+        new_tasks: Literal["error", "population"] = "error",
+        num_draws: int = 1000,
+        joint: bool = True,
+    ) -> Prediction:
+        """Predict rows, in their order.
+
+        The mean is the average of the exact conditional means over hyperparameter draws.
+
+        Args:
+            new: A frame with the training columns (the target may be absent) or a TaskData.
+            kind: "observation" for a new target with its noise, "latent" for the task's function.
+            new_tasks: What to do about a task that is not known: "error", or "population" for a fresh
+                function from the population, with the population's spread.
+            num_draws: Number of draws, spread over at most 200 hyperparameter draws.
+            joint: Whether the rows of one draw belong to one function. `False` draws every row by itself,
+                which is all that intervals need and costs far less for a map of many thousand rows.
+
+        Raises:
+            UnknownTaskError: If a task is not known and `new_tasks` is "error".
+            DataError: If a column is missing or holds something unseen.
+            SpecificationError: If an option is unknown.
+        """
+        check_option("kind", kind, ("observation", "latent"))
+        check_option("new_tasks", new_tasks, ("error", "population"))
+        num_draws = whole_number("num_draws", num_draws, 2)
+        rows = self.schema.encode(new)
+        codes = self.schema.codes(rows.task_labels)
+        unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
+        if unknown and new_tasks == "error":
+            raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
+        return gp_prediction.predict_rows(self, rows, unknown, kind, num_draws, joint=joint)
+
+    def condition(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> GPFit:
+        """Take further rows into account, of new or known tasks, without refitting.
+
+        Functions are conditioned on the new rows exactly, under the same hyperparameter draws: what the rows
+        say about the hyperparameters themselves is left out. Only what belongs to a new task alone, such as
+        its loadings or noise, is chosen among draws from the prior by the density of its rows.
+
+        Args:
+            new: Rows with targets, as for `predict`.
+
+        Returns:
+            A new fit, in which the new tasks are known (and listed in `added_tasks`).
+
+        Raises:
+            DataError: If no row has a target.
+            SpecificationError: If tasks are standardised one by one and a task is new.
+        """
+        return gp_update.condition(self, new)
+
+    def task_similarity(self, *, tasks: Sequence[str] | None = None, num_draws: int = 1000) -> TaskSimilarity:
+        """Correlation of the tasks' functions, of any sign, with its uncertainty: that of Omega in each draw.
+
+        It compares shapes, and ignores levels. `Hierarchical` gives all pairs one correlation, `Pooled` and
+        `Independent` give 1 and 0; `LowRank` tells pairs apart.
+
+        Args:
+            tasks: Names of the tasks wanted, in this order; default all.
+            num_draws: Posterior draws to use.
+
+        Raises:
+            UnknownTaskError: If a task is not known.
+        """
+        names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
+        codes = self.schema.codes(names)
+        if (codes < 0).any():
+            missing = [name for name, code in zip(names, codes, strict=True) if code < 0]
+            raise self._unknown(missing, "Leave it out, or add its rows with fit.condition.")
+        chosen = self._chosen(num_draws)
+        omega = self.problem.structure({k: v[chosen] for k, v in self._flat().items()}).shape
+        values = correlation(omega)[:, codes][:, :, codes].numpy()
+        labels = np.array(names, dtype=str)
+        coords = {"draw": np.arange(len(chosen)), "task": labels, "task_other": labels}
+        draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
+        return TaskSimilarity(draws, "correlation of the tasks' functions under the prior given the draw")
+
+    def leave_one_out(self, *, num_draws: int = 200) -> pd.DataFrame:
+        """Predict every observed row from all others, in closed form under each hyperparameter draw.
+
+        Draws are weighted by what the row left out says against them (importance weights, Pareto smoothed),
+        so that with method="exact" this is leave-one-out of the whole posterior.
+
+        Args:
+            num_draws: Hyperparameter draws to use.
+
+        Returns:
+            One row per observed row: task, target, mean and sd of the prediction, `log_density` of the
+            target under it, and `pareto_k` of the weights (above 0.7 they are unreliable; NaN where all draws
+            are the same).
+        """
+        problem = self.problem
+        means, variances = [], []
+        for part in gp_prediction.in_chunks(self.chosen_values(num_draws), len(problem.y) ** 2):
+            mean, variance = self.known_rows(part).leave_one_out(problem.y)
+            means.append(mean)
+            variances.append(variance)
+        centres, spreads = torch.cat(means).numpy(), torch.cat(variances).numpy()
+        y = problem.y.numpy()
+        density = -0.5 * ((y - centres) ** 2 / spreads + np.log(2 * np.pi * spreads))
+        k = np.full(len(y), np.nan)
+        log_weight = np.zeros_like(density)
+        if len(density) > 1:
+            for i in range(len(y)):
+                log_weight[:, i], k[i] = array_stats.psislw(density[:, i])
+        weights = np.exp(log_weight - log_weight.max(axis=0))
+        weights /= weights.sum(axis=0)
+        centre = (weights * centres).sum(axis=0)
+        sd = np.sqrt((weights * (spreads + (centres - centre) ** 2)).sum(axis=0))
+        task = problem.task.numpy()
+        scale = self.standardization.target_scale[task]
+        score = np.log((weights * np.exp(density - density.max(axis=0))).sum(axis=0)) + density.max(axis=0)
+        observed = self.data.observed
+        index = np.flatnonzero(observed) if self.data.index is None else self.data.index[observed]
+        return pd.DataFrame(
+            {
+                "task": np.array(self.task_names)[task],
+                "target": self.data.y[observed],
+                "mean": self.standardization.unstandardize_target(centre, task),
+                "sd": scale * sd,
+                "log_density": score - np.log(scale),
+                "pareto_k": k,
+            },
+            index=index,
+        )
+
+    def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
+        return UnknownTaskError(
+            self.schema.task_column,
+            expected=f"tasks of the training data ({listing(self.task_names)})",
+            found=f"{listing(unknown)}, not in the training data",
+            remedy=remedy,
+        )
+
+    def _flat(self) -> dict[str, torch.Tensor]:
+        return {name: value.flatten(0, 1) for name, value in self.hyperparameters.items()}
+
+    def _chosen(self, num_draws: int) -> np.ndarray:
+        C, N = self.num_chains_and_draws
+        num_draws = min(whole_number("num_draws", num_draws, 1), C * N)
+        return np.linspace(0, C * N - 1, num_draws).round().astype(int)
+
+    def chosen_values(self, num_draws: int, *, fresh: bool = False) -> Values:
+        """Hyperparameter draws spread evenly over the chains, at most 200; one where all are the same.
+
+        Args:
+            num_draws: How many are wanted.
+            fresh: Whether tasks will be added whose own quantities differ from draw to draw.
+        """
+        chosen = self._chosen(min(num_draws, gp_prediction.MOST_PREDICTORS))
+        values = {name: value[chosen] for name, value in self._flat().items()}
+        own = any("task" in p.dims and p.size for p in self.problem.space.parameters)
+        if not (fresh and own) and all(bool((v == v[:1]).all()) for v in values.values()):
+            return {name: value[:1] for name, value in values.items()}
+        return values
+
+    def inputs(self, X: np.ndarray) -> torch.Tensor:
+        """Features (n, D) in the user's units as standardised inputs, without the intercept."""
+        first = 1 if self.standardization.intercept else 0
+        return torch.from_numpy(self.standardization.standardize_features(X)[:, first:])
+
+    def known_rows(self, values: Values, structure: TaskStructure | None = None) -> KnownRows:
+        """The rows that functions are conditioned on, under S hyperparameter values.
+
+        Args:
+            values: Hyperparameters, with entries for further tasks behind those of the known, if any.
+            structure: Omega and Lambda for these values, the further tasks included.
+        """
+        T, problem = len(self.task_names), self.problem
+        own = [p.name for p in problem.space.parameters if p.dims[:1] == ("task",)]
+        known = {**values, **{name: values[name][:, :T] for name in own}}
+        noise = problem.noise(known, gp_prediction.length(values))
+        omega, level = problem.structure(values) if structure is None else structure
+        return problem.known_rows(values, TaskStructure(omega[:, :T, :T], level[:, :T, :T]), noise)
+
+    def generator(self, purpose: int) -> np.random.Generator:
+        """Randomness derived from the fit's seed, one stream per purpose."""
+        return np.random.default_rng([self.seed, purpose])
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one NetCDF file of plain data.
+
+        An existing file stays until the new one is whole.
+
+        Raises:
+            OSError: If the disk is full or the folder cannot be written.
+            SpecificationError: If the kernel is not one that a file can describe.
+        """
+        gp_files.save(self, path)
+
+    def __repr__(self) -> str:
+        C, N = self.num_chains_and_draws
+        parts = [
+            f"GPFit of {type(self.kernel).__name__} x {type(self.sharing).__name__} x "
+            f"{type(self.likelihood).__name__} to {self.schema.target_name}: {len(self.task_names)} tasks, "
+            f"{len(self.feature_names)} inputs, {len(self.problem.y)} observed rows",
+            f"{C} chains x {N} draws by {self.method} ({self.reason})",
+        ]
+        if self.added_tasks:
+            parts.append(f"conditioned on rows of {listing(self.added_tasks)}")
+        if not self.complete:
+            parts.append("INCOMPLETE: the run was interrupted")
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        lines = "<br>".join(escape(repr(self)).splitlines())
+        return f"<p>{lines}</p>{self.summary().round(3).to_html()}"

@@ -1,0 +1,307 @@
+"""The sharing priors read over functions: f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x).
+
+A weight per feature becomes a function's level m_t and its shape, so `covariance="diagonal"` of
+`Hierarchical` means one scale for levels and one for shapes. `mean_scale` stays the scale of the population's
+level, `scale` the prior of what is private to a task. The size of the shared functions g_r has a prior of its
+own, because it has no counterpart among weights: `amplitude`; under `LowRank` the loadings do its work, with
+the scale `strength`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.functions import TaskStructure
+from bayesmtl.errors import SpecificationError, listing
+from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.priors import Fixed, GroupStudentT, HalfNormal, Prior
+from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.hierarchical import Hierarchical
+from bayesmtl.sharing.independent import Independent
+from bayesmtl.sharing.low_rank import LowRank
+from bayesmtl.sharing.pooled import Pooled
+
+_DF = 3.0  # of the loadings' t distribution, as in `LowRank`
+
+
+@dataclass(frozen=True)
+class FunctionSharing(ABC):
+    """A sharing prior's reading over functions: its hyperparameters, Omega and Lambda.
+
+    Args:
+        sharing: The sharing prior.
+        amplitude: Prior of the standard deviation with which a shared function enters the tasks.
+    """
+
+    sharing: Sharing
+    amplitude: Prior
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    """The options of the sharing prior with a meaning for functions; the others stay at their defaults."""
+
+    def __post_init__(self) -> None:
+        default = type(self.sharing)()
+        for entry in fields(self.sharing):
+            value = getattr(self.sharing, entry.name)
+            if entry.name not in self.reads and value != getattr(default, entry.name):
+                raise SpecificationError(
+                    entry.name,
+                    expected=f"{getattr(default, entry.name)!r} for functions",
+                    found=repr(value),
+                    remedy=f"It speaks of weights. Of {type(self.sharing).__name__}, functions use "
+                    f"{listing(self.reads)}; the size of shared functions is MultitaskGP(amplitude=...).",
+                )
+
+    @abstractmethod
+    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
+        """The hyperparameters for T tasks."""
+
+    @abstractmethod
+    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
+        """Omega and Lambda for B hyperparameter values."""
+
+    @abstractmethod
+    def report(self, values: Values) -> dict[str, Reported]:
+        """What to show of the hyperparameters: only what is free of signs and rotations."""
+
+    def with_new_tasks(
+        self, values: Values, num_new: int, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Values with new tasks' entries behind the known, where tasks are not independent given the rest."""
+        return dict(values)
+
+    def with_unseen_redrawn(
+        self, values: Values, unseen: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Values at a mode with such entries of tasks without rows drawn given the others."""
+        return dict(values)
+
+
+@dataclass(frozen=True)
+class _Alone(FunctionSharing):
+    """`Independent`: Omega = Lambda = diag(task_scale^2); kernel hyperparameters are shared.
+
+    Source: Lawrence and Platt (2004) share the kernel's hyperparameters over otherwise independent tasks.
+    """
+
+    reads = ("scale",)
+    sharing: Independent
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _default_amplitude(self.amplitude, "Independent(scale=...)")
+
+    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
+        return self.sharing.parameters(num_tasks, 1)
+
+    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
+        covariance = torch.diag_embed(values["task_scale"].square())
+        return TaskStructure(covariance, covariance)
+
+    def report(self, values: Values) -> dict[str, Reported]:
+        return {"task_scale": Reported(("task",), values["task_scale"], "target")}
+
+
+@dataclass(frozen=True)
+class _Together(FunctionSharing):
+    """`Pooled`: one function for all, Omega = amplitude^2 11', Lambda = mean_scale^2 11'."""
+
+    reads = ("mean_scale",)
+    sharing: Pooled
+
+    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
+        return (_amplitude(self.amplitude), Parameter("mean_scale", (), self.sharing.mean_scale, "signed"))
+
+    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
+        return TaskStructure(_same(values["amplitude"], num_tasks), _same(values["mean_scale"], num_tasks))
+
+    def report(self, values: Values) -> dict[str, Reported]:
+        shown = {"amplitude": Reported((), values["amplitude"].abs(), "target")}
+        return shown | _mean_scale(self.sharing.mean_scale, values)
+
+
+@dataclass(frozen=True)
+class _Around(FunctionSharing):
+    """`Hierarchical`: a shared function and one per task.
+
+    Omega = amplitude^2 11' + private_scale^2 I, Lambda = mean_scale^2 11' + level_scale^2 I; one scale for
+    both private parts with covariance "isotropic".
+    """
+
+    reads = ("scale", "mean_scale", "covariance")
+    sharing: Hierarchical
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sharing.covariance == "full":
+            raise SpecificationError(
+                "covariance",
+                expected='"diagonal" or "isotropic" for functions',
+                found='"full"',
+                remedy='"diagonal" gives levels and shapes a scale each.',
+            )
+
+    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
+        scale = self.sharing.scale
+        private = [Parameter("private_scale", (), scale, "signed")]
+        if self.sharing.covariance == "diagonal":
+            private.append(Parameter("level_scale", (), scale, "signed"))
+        mean = Parameter("mean_scale", (), self.sharing.mean_scale, "signed")
+        return (_amplitude(self.amplitude), mean, *private)
+
+    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
+        private = values["private_scale"]
+        level = values.get("level_scale", private)
+        return TaskStructure(
+            _same(values["amplitude"], num_tasks) + _own(private, num_tasks),
+            _same(values["mean_scale"], num_tasks) + _own(level, num_tasks),
+        )
+
+    def report(self, values: Values) -> dict[str, Reported]:
+        names = [name for name in ("amplitude", "private_scale", "level_scale") if name in values]
+        shown = {name: Reported((), values[name].abs(), "target") for name in names}
+        return shown | _mean_scale(self.sharing.mean_scale, values)
+
+
+@dataclass(frozen=True)
+class _Mixed(FunctionSharing):
+    """`LowRank`: the intrinsic coregionalisation model, Omega = A A' + diag(private_scale^2).
+
+    The loadings of each latent function are one vector of tasks, a_r ~ t_3(0, strength^2 I), a multivariate
+    t: a function that is not needed shrinks as a whole, one that is stays alone; loadings have any sign.
+    Lambda = mean_scale^2 11' + level_scale^2 I.
+
+    Source: Bonilla, Chai and Williams (2008), who maximise Omega; here it has a prior and a posterior.
+    """
+
+    reads = ("rank", "strength", "scale", "mean_scale")
+    sharing: LowRank
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _default_amplitude(self.amplitude, "LowRank(strength=...)")
+
+    @property
+    def strength(self) -> float:
+        """Scale of the loadings."""
+        return 1.0 if self.sharing.strength is None else self.sharing.strength
+
+    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
+        shape, scale = (self.sharing.rank, num_tasks), self.sharing.scale
+        return (
+            Parameter("loadings", shape, GroupStudentT(_DF, self.strength), "real", ("function", "task")),
+            Parameter("private_scale", (num_tasks,), scale, "signed", ("task",)),
+            Parameter("mean_scale", (), self.sharing.mean_scale, "signed"),
+            Parameter("level_scale", (), scale, "signed"),
+        )
+
+    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
+        loadings = values["loadings"]
+        return TaskStructure(
+            loadings.transpose(-1, -2) @ loadings + torch.diag_embed(values["private_scale"].square()),
+            _same(values["mean_scale"], num_tasks) + _own(values["level_scale"], num_tasks),
+        )
+
+    def report(self, values: Values) -> dict[str, Reported]:
+        omega = self.structure(values, values["loadings"].shape[-1]).shape
+        shown = {
+            "task_scale": Reported(("task",), omega.diagonal(dim1=-2, dim2=-1).sqrt(), "target"),
+            "task_correlation": Reported(("task", "task_other"), correlation(omega), "none"),
+            "level_scale": Reported((), values["level_scale"].abs(), "target"),
+        }
+        return shown | _mean_scale(self.sharing.mean_scale, values)
+
+    def with_new_tasks(
+        self, values: Values, num_new: int, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        known = values["loadings"]
+        return {**values, "loadings": torch.cat([known, self._fresh(known, num_new, rng)], dim=-1)}
+
+    def with_unseen_redrawn(
+        self, values: Values, unseen: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        loadings = values["loadings"].clone()
+        seen = np.setdiff1d(np.arange(loadings.shape[-1]), unseen)
+        loadings[..., unseen] = self._fresh(loadings[..., seen], len(unseen), rng)
+        return {**values, "loadings": loadings}
+
+    def _fresh(self, known: torch.Tensor, num_new: int, rng: np.random.Generator) -> torch.Tensor:
+        """Further entries of vectors (B, R, T) that are multivariate t, given those: shape (B, R, num_new).
+
+        The vector's random variance given its known entries is inverse gamma, new entries normal given it.
+        """
+        B, R, T = known.shape
+        rate = torch.from_numpy(rng.chisquare(_DF + T, size=(B, R)))
+        variance = (_DF * self.strength**2 + known.square().sum(-1)) / rate
+        return variance.sqrt()[..., None] * torch.from_numpy(rng.standard_normal((B, R, num_new)))
+
+
+READINGS: dict[type[Sharing], type[FunctionSharing]] = {
+    Independent: _Alone,
+    Pooled: _Together,
+    Hierarchical: _Around,
+    LowRank: _Mixed,
+}
+"""The sharing priors that functions can have."""
+
+
+def over_functions(sharing: Sharing, amplitude: Prior) -> FunctionSharing:
+    """Read a sharing prior over functions.
+
+    Args:
+        sharing: The sharing prior.
+        amplitude: Prior of the standard deviation with which a shared function enters the tasks.
+
+    Raises:
+        SpecificationError: If the prior has no such reading, or an option of it has none.
+    """
+    reading = READINGS.get(type(sharing))
+    if reading is None:
+        raise SpecificationError(
+            "sharing",
+            expected="one of " + ", ".join(kind.__name__ for kind in READINGS),
+            found=repr(sharing),
+            remedy="Use LinearModel for this prior, or Hierarchical() for functions around a shared one.",
+        )
+    return reading(sharing, amplitude)
+
+
+def correlation(covariance: torch.Tensor) -> torch.Tensor:
+    """Correlation matrices of covariance matrices (..., T, T); NaN where a variance is 0."""
+    sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+    return (covariance / (sd[..., :, None] * sd[..., None, :])).clamp(-1.0, 1.0)
+
+
+def _default_amplitude(prior: Prior, instead: str) -> None:
+    if prior != HalfNormal():
+        raise SpecificationError(
+            "amplitude",
+            expected=f"its default, as {instead} says how large functions are",
+            found=repr(prior),
+            remedy=f"Use {instead}.",
+        )
+
+
+def _amplitude(prior: Prior) -> Parameter:
+    return Parameter("amplitude", (), prior, "signed")
+
+
+def _same(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """What all tasks have in common: scale^2 11', shape (B, T, T)."""
+    return scale.square()[:, None, None].expand(-1, num_tasks, num_tasks)
+
+
+def _own(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """What each task has for itself: scale^2 I, shape (B, T, T)."""
+    return scale.square()[:, None, None] * torch.eye(num_tasks, dtype=scale.dtype)
+
+
+def _mean_scale(prior: Prior, values: Values) -> dict[str, Reported]:
+    if isinstance(prior, Fixed):
+        return {}
+    return {"mean_scale": Reported((), values["mean_scale"].abs(), "target")}

@@ -1,0 +1,373 @@
+"""The promises, kept by Gaussian processes: names, missing targets, new tasks, seeds, files, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import bayesmtl as bm
+from bayesmtl.errors import (
+    BayesMTLError,
+    ConvergenceWarning,
+    DataError,
+    FitFileError,
+    SpecificationError,
+    UnknownTaskError,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+
+SHARINGS = {
+    "independent": bm.Independent(),
+    "pooled": bm.Pooled(),
+    "hierarchical": bm.Hierarchical(),
+    "low rank": bm.LowRank(rank=2),
+}
+QUICK = {"method": "empirical_bayes", "seed": 0, "progress": False, "num_draws": 20}
+
+
+def frame(num_each: int = 9) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    task = np.repeat(["north", "south", "west"], num_each)
+    x, z = rng.uniform(0, 1, task.size), rng.uniform(100, 1000, task.size)
+    level = pd.Series(task).map({"north": 5.0, "south": 6.0, "west": 9.0}).to_numpy()
+    y = level + np.sin(6 * x) + 0.1 * rng.normal(size=task.size)
+    y[[1, num_each + 2]] = np.nan
+    return pd.DataFrame({"site": task, "x": x, "z": z, "metal": y}, index=np.arange(task.size) + 100)
+
+
+@pytest.fixture(scope="module")
+def data() -> bm.TaskData:
+    return bm.TaskData.from_frame(frame(), task="site", target="metal", features=["x", "z"])
+
+
+@pytest.fixture(scope="module", params=SHARINGS)
+def fit(request, data) -> bm.GPFit:
+    return bm.MultitaskGP(sharing=SHARINGS[request.param]).fit(data, **QUICK)
+
+
+@pytest.fixture(scope="module")
+def sampled(data) -> bm.GPFit:
+    return bm.MultitaskGP(likelihood=bm.Gaussian(noise="task")).fit(
+        data, method="exact", seed=0, num_chains=2, num_draws=20, num_warmup=20, progress=False
+    )
+
+
+def refused(kind: type[BayesMTLError], parameter: str, *texts: str):
+    ahead = "(.|\n)*".join(map(re.escape, texts))
+    return pytest.raises(kind, match=rf"(?=(.|\n)*{ahead})^`{re.escape(parameter)}`: expected (.|\n)+found")
+
+
+# names, order, units
+
+
+def test_predictions_are_named_and_ordered(fit):
+    new = frame().sample(frac=1.0, random_state=1)
+    prediction = fit.predict(new, num_draws=50)
+    table = prediction.to_frame()
+    assert table.index.tolist() == new.index.tolist()
+    assert table["task"].tolist() == new["site"].tolist()
+    assert prediction.draws.dims == ("draw", "obs") and prediction.draws.sizes["draw"] == 50
+    latent = fit.predict(new, kind="latent", num_draws=50)
+    np.testing.assert_allclose(latent.mean, prediction.mean)
+    assert (latent.sd < prediction.sd).mean() > 0.9
+    if not isinstance(fit.sharing, bm.Pooled):  # which has one level for all
+        assert np.nanmean(np.abs(prediction.mean - new["metal"])) < 0.4
+
+
+def test_summary_posterior_and_representation(fit, data):
+    assert np.isfinite(fit.summary().drop(columns="unit").to_numpy()).all()
+    assert fit.feature_names == ("x", "z")
+    assert fit.posterior["lengthscale"].dims == ("chain", "draw", "feature")
+    # in the input's own units: z spreads over hundreds
+    assert float(fit.posterior["lengthscale"].sel(feature="z").mean()) > 30
+    assert "25 observed rows" in repr(fit) and "Cholesky" in fit.reason
+    assert "<table" in fit._repr_html_()
+    assert fit.check().ok
+
+
+def test_units_of_the_target_do_not_matter(data):
+    """Ten times the target and a thousand more: ten times the answers and a thousand more."""
+    shifted = frame().assign(metal=lambda f: 10 * f["metal"] + 1000)
+    other = bm.TaskData.from_frame(shifted, task="site", target="metal", features=["x", "z"])
+    first, second = (bm.MultitaskGP().fit(d, **QUICK) for d in (data, other))
+    new = frame().drop(columns="metal")
+    np.testing.assert_allclose(second.predict(new).mean, 10 * first.predict(new).mean + 1000, rtol=1e-6)
+    np.testing.assert_allclose(second.predict(new).sd, 10 * first.predict(new).sd, rtol=1e-4)
+
+
+def test_similarity_is_named(fit):
+    similarity = fit.task_similarity(tasks=["west", "north"], num_draws=10)
+    assert similarity.draws["task"].to_numpy().tolist() == ["west", "north"]
+    values = similarity.draws.to_numpy()
+    assert (np.abs(values) <= 1).all()
+    np.testing.assert_allclose(values[:, 0, 0], 1.0)
+    expected = {"Independent": 0.0, "Pooled": 1.0}.get(type(fit.sharing).__name__)
+    if expected is not None:
+        np.testing.assert_allclose(values[:, 0, 1], expected)
+    with refused(UnknownTaskError, "site", "'north', 'south', 'west'", "'nowhere'"):
+        fit.task_similarity(tasks=["nowhere"])
+
+
+# new tasks and new rows
+
+
+def test_unknown_tasks_are_an_error_unless_asked_for(fit):
+    new = pd.DataFrame({"site": ["east", "north"], "x": [0.5, 0.5], "z": [500.0, 500.0]})
+    with refused(UnknownTaskError, "site", "'north', 'south', 'west'", "'east'", 'new_tasks="population"'):
+        fit.predict(new)
+    prediction = fit.predict(new, new_tasks="population")
+    assert prediction.new.tolist() == [True, False]
+    if not isinstance(fit.sharing, bm.Pooled):
+        assert prediction.sd[0] > prediction.sd[1]
+
+
+def test_conditioning_uses_new_rows_and_keeps_hyperparameters(fit):
+    rows = pd.DataFrame(
+        {"site": ["east"] * 3, "x": [0.2, 0.5, 0.8], "z": [500.0] * 3, "metal": [7.0, 6.0, 5.5]}
+    )
+    wiser = fit.condition(rows)
+    assert wiser.task_names == ("north", "south", "west", "east") and wiser.added_tasks == ("east",)
+    assert fit.task_names == ("north", "south", "west")
+    before = fit.predict(rows, new_tasks="population", kind="latent")
+    after = wiser.predict(rows, kind="latent")
+    assert not after.new.any()
+    if not isinstance(fit.sharing, bm.Pooled):
+        assert (after.sd < before.sd).all()
+        assert np.abs(after.mean - rows["metal"]).max() < 1.0
+    for name in ("lengthscale", "noise"):
+        assert torch.equal(wiser.hyperparameters[name], fit.hyperparameters[name])
+    known = fit.condition(rows.assign(site="north"))
+    assert known.task_names == fit.task_names
+    assert len(known.problem.y) == len(fit.problem.y) + 3
+
+
+def test_conditioning_equals_having_known_the_rows(data):
+    """With the hyperparameters known, conditioning is refitting."""
+    model = bm.MultitaskGP(
+        bm.Matern(lengthscale=bm.Fixed(1.0)),
+        bm.Hierarchical(scale=bm.Fixed(0.5)),
+        bm.Gaussian(noise=0.2),
+        amplitude=bm.Fixed(1.0),
+    )
+    whole = data.with_target_standardization("none")
+    rows = whole.observed & (whole.task == 0)
+    first, rest = whole._rows(~rows), whole._rows(rows)
+    fit = model.fit(first, **QUICK)
+    # the same standardisation of inputs for both
+    direct = model.fit(whole, **QUICK)
+    direct = type(direct)(**{**vars_of(direct), "standardization": fit.standardization})
+    new = frame().drop(columns="metal")
+    np.testing.assert_allclose(fit.condition(rest).predict(new).mean, direct.predict(new).mean, rtol=1e-9)
+
+
+def vars_of(fit: bm.GPFit) -> dict:
+    return {name: getattr(fit, name) for name in type(fit).__dataclass_fields__}
+
+
+def test_leave_one_out_is_closer_to_refitting_than_to_fitting(data):
+    """With the hyperparameters known it is exactly what a fit without the row predicts."""
+    model = bm.MultitaskGP(
+        bm.Matern(lengthscale=bm.Fixed(1.0)),
+        bm.Hierarchical(scale=bm.Fixed(0.5)),
+        bm.Gaussian(noise=0.2),
+        amplitude=bm.Fixed(1.0),
+    )
+    whole = data.with_target_standardization("none")
+    fit = model.fit(whole, **QUICK)
+    table = fit.leave_one_out()
+    assert len(table) == int(data.observed.sum()) and table.index.isin(frame().index).all()
+    left_out = int(np.flatnonzero(whole.observed)[5])
+    y = whole.y.copy()
+    y[left_out] = np.nan
+    without = type(fit)(**{**vars_of(fit), "data": type(whole)(**{**data_vars(whole), "y": y})})
+    row = without.predict(frame().iloc[[left_out]], kind="observation", num_draws=20_000)
+    found = table.iloc[5]
+    np.testing.assert_allclose(found["mean"], row.mean[0], rtol=1e-9)
+    np.testing.assert_allclose(found["sd"], row.sd[0], rtol=0.03)
+    gap = (found["target"] - found["mean"]) / found["sd"]
+    density = -0.5 * gap**2 - math.log(found["sd"]) - 0.5 * math.log(2 * math.pi)
+    np.testing.assert_allclose(found["log_density"], density, rtol=1e-9)
+
+
+def data_vars(data: bm.TaskData) -> dict:
+    return {name: getattr(data, name) for name in type(data).__dataclass_fields__}
+
+
+def test_leave_one_out_of_a_posterior_is_weighted(sampled):
+    table = sampled.leave_one_out()
+    assert table["pareto_k"].notna().all()
+    assert np.corrcoef(table["target"], table["mean"])[0, 1] > 0.9
+
+
+# seeds, global state, files
+
+
+def test_same_seed_same_answer_and_global_state_is_left_alone(data, sampled):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    again = bm.MultitaskGP(likelihood=bm.Gaussian(noise="task")).fit(
+        data, method="exact", seed=0, num_chains=2, num_draws=20, num_warmup=20, progress=False
+    )
+    for name, values in sampled.hyperparameters.items():
+        assert torch.equal(values, again.hyperparameters[name])
+    assert np.array_equal(again.predict(data).draws, sampled.predict(data).draws)
+    after = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all() and before[2] == after[2]
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_files_give_the_same_predictions(fit, data, tmp_path):
+    fit.save(tmp_path / "fit.nc")
+    loaded = bm.load(tmp_path / "fit.nc")
+    assert isinstance(loaded, bm.GPFit)
+    assert (loaded.kernel, loaded.sharing, loaded.likelihood) == (fit.kernel, fit.sharing, fit.likelihood)
+    np.testing.assert_array_equal(loaded.predict(data).draws, fit.predict(data).draws)
+    assert loaded.reason == fit.reason and loaded.check().ok
+    wiser = fit.condition((np.array([[0.5, 500.0]]), [6.0], ["east"]))
+    wiser.save(tmp_path / "wiser.nc")
+    again = bm.load(tmp_path / "wiser.nc")
+    np.testing.assert_array_equal(again.predict(data).draws, wiser.predict(data).draws)
+
+
+def test_damaged_files_are_refused(fit, tmp_path):
+    fit.save(tmp_path / "fit.nc")
+    whole = (tmp_path / "fit.nc").read_bytes()
+    (tmp_path / "short.nc").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FitFileError):
+        bm.load(tmp_path / "short.nc")
+
+
+def test_gpytorch_kernels_in_files(data, tmp_path):
+    gpytorch = pytest.importorskip("gpytorch")
+    kernels = gpytorch.kernels
+    given = kernels.RBFKernel(ard_num_dims=2, lengthscale_prior=gpytorch.priors.GammaPrior(3.0, 6.0))
+    composed = given + kernels.ScaleKernel(kernels.MaternKernel(nu=1.5, active_dims=[0]))
+    before = {name: value.clone() for name, value in composed.state_dict().items()}
+    fit = bm.MultitaskGP(kernel=composed).fit(data, **QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in composed.state_dict().items())
+    assert fit.kernel.parameters(2)[0].prior == bm.Gamma(3.0, 6.0)
+    fit.save(tmp_path / "fit.nc")
+    loaded = bm.load(tmp_path / "fit.nc")
+    assert loaded.kernel.parameters(2) == fit.kernel.parameters(2)
+    np.testing.assert_array_equal(loaded.predict(data).draws, fit.predict(data).draws)
+
+    class Own(kernels.RBFKernel):
+        pass
+
+    with refused(SpecificationError, "kernel", "RBFKernel", "Own", "execute code"):
+        bm.MultitaskGP(kernel=Own()).fit(data, **QUICK).save(tmp_path / "own.nc")
+    content = fit.kernel.to_dict()
+    content["composition"]["parts"][0]["class"] = "Kernel"
+    with pytest.raises(ValueError, match="not a kernel that files may name"):
+        bm.GPyTorchKernel.from_fields(json.loads(json.dumps(content)))
+
+
+# bad input
+
+
+def test_bad_specifications():
+    with refused(SpecificationError, "sharing", "a Sharing object"):
+        bm.MultitaskGP(sharing="hierarchical")
+    with refused(SpecificationError, "covariance", '"diagonal" or "isotropic"', '"full"'):
+        bm.MultitaskGP(sharing=bm.Hierarchical(covariance="full"))
+    with refused(SpecificationError, "amplitude", "LowRank(strength=...)"):
+        bm.MultitaskGP(sharing=bm.LowRank(), amplitude=bm.HalfNormal(2.0))
+    with refused(SpecificationError, "amplitude", "a prior such as", "1.0"):
+        bm.MultitaskGP(amplitude=1.0)
+    with refused(SpecificationError, "smoothness", "0.5, 1.5, 2.5", "2"):
+        bm.Matern(smoothness=2)
+    with refused(SpecificationError, "lengthscale", "a prior of positive numbers", "0.5"):
+        bm.Matern(lengthscale=0.5)
+    with refused(SpecificationError, "likelihood", "a Gaussian object"):
+        bm.MultitaskGP(likelihood="gaussian")
+
+
+def test_bad_kernels(data):
+    gpytorch = pytest.importorskip("gpytorch")
+    kernels, constraints = gpytorch.kernels, gpytorch.constraints
+    with refused(SpecificationError, "kernel", "a kernel, such as", "'matern'"):
+        bm.MultitaskGP(kernel="matern")
+    with refused(SpecificationError, "kernel", "positive or free", "Interval"):
+        bm.MultitaskGP(kernel=kernels.RBFKernel(lengthscale_constraint=constraints.Interval(0.1, 2.0)))
+    with refused(SpecificationError, "kernel", "batch shape"):
+        bm.MultitaskGP(kernel=kernels.RBFKernel(batch_shape=torch.Size([2])))
+    with refused(SpecificationError, "kernel", "GammaPrior", "NormalPrior"):
+        bm.MultitaskGP(kernel=kernels.RBFKernel(lengthscale_prior=gpytorch.priors.NormalPrior(0.0, 1.0)))
+    with refused(SpecificationError, "kernel", "2 inputs", "ard_num_dims"):
+        bm.MultitaskGP(kernel=kernels.RBFKernel(ard_num_dims=5)).fit(data, **QUICK)
+
+
+def test_bad_data(data):
+    with refused(SpecificationError, "method", "'exact', 'empirical_bayes'", "'nuts'"):
+        bm.MultitaskGP().fit(data, **QUICK | {"method": "nuts"})
+    with refused(DataError, "data", "a TaskData"):
+        bm.MultitaskGP().fit(frame(), **QUICK)
+    alone = bm.TaskData.from_frame(frame(), task="site", target="metal", features=[])
+    with refused(DataError, "data", "at least one feature besides the intercept"):
+        bm.MultitaskGP().fit(alone, **QUICK)
+    many = bm.TaskData.from_arrays(np.zeros((8001, 1)), np.arange(8001.0), ["a"] * 8001)
+    with refused(DataError, "data", "at most 8000 observed rows", "8001"):
+        bm.MultitaskGP().fit(many, **QUICK)
+    with pytest.raises(DataError, match="x0"):
+        bm.TaskData.from_arrays([[0.0], [np.nan]], [1.0, 2.0], ["a", "b"])
+    with pytest.raises(DataError):
+        bm.TaskData.from_arrays([[0.0], [1.0]], [1.0, np.inf], ["a", "b"])
+
+
+def test_one_input_given_as_a_vector():
+    x, y = np.linspace(0, 1, 6), np.arange(6.0)
+    with refused(DataError, "X", "two dimensions", "(6,)"):
+        bm.TaskData.from_arrays(x, y, list("aaabbb"))
+    fit = bm.MultitaskGP().fit(bm.TaskData.from_arrays(x[:, None], y, list("aaabbb")), **QUICK)
+    with pytest.raises(BayesMTLError):
+        fit.predict((np.zeros((2, 3)), ["a", "b"]))
+
+
+def test_repeated_inputs_with_hardly_any_noise_are_reported():
+    x = np.repeat(np.linspace(0, 1, 5), 4)
+    data = bm.TaskData.from_arrays(x[:, None], np.sin(3 * x), list("aabb") * 5)
+    model = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=bm.Gaussian(noise=1e-9))
+    fit = model.fit(data, **QUICK)
+    assert "added to their diagonal" in str(fit.check())
+    prediction = fit.predict(data, kind="latent")
+    np.testing.assert_allclose(prediction.mean, np.sin(3 * x), atol=1e-2)
+    assert np.isfinite(prediction.sd).all()
+
+
+@pytest.mark.parametrize("name", SHARINGS)
+def test_a_task_without_targets_follows_the_population(name):
+    """All targets of one task missing: it is predicted like a task never seen, not with certainty."""
+    empty = frame().assign(metal=lambda f: f["metal"].where(f["site"] != "west"))
+    data = bm.TaskData.from_frame(empty, task="site", target="metal", features=["x", "z"])
+    fit = bm.MultitaskGP(sharing=SHARINGS[name]).fit(data, **QUICK | {"num_draws": 100})
+    rows = pd.DataFrame({"site": ["west", "east"], "x": [0.5, 0.5], "z": [500.0, 500.0]})
+    prediction = fit.predict(rows, kind="latent", new_tasks="population", num_draws=4000)
+    assert np.isfinite(prediction.draws).all()
+    # within Monte Carlo error of 200 different hyperparameters
+    np.testing.assert_allclose(prediction.sd[0], prediction.sd[1], rtol=0.35)
+
+
+def test_wildly_different_scales_change_nothing(data):
+    wild = frame().assign(x=lambda f: 1e-12 * f["x"], z=lambda f: 1e12 * f["z"] + 1e15)
+    other = bm.TaskData.from_frame(wild, task="site", target="metal", features=["x", "z"])
+    first, second = (bm.MultitaskGP().fit(d, **QUICK) for d in (data, other))
+    np.testing.assert_allclose(second.predict(wild).mean, first.predict(frame()).mean, rtol=1e-4)
+
+
+def test_short_runs_say_that_they_are_short(data):
+    with pytest.warns(ConvergenceWarning, match="effective sample size"):
+        bm.MultitaskGP().fit(data, method="exact", seed=0, num_draws=10, num_warmup=20, progress=False)
+
+
+def test_rows_by_themselves_have_the_same_mean_and_spread(fit):
+    new = frame().drop(columns="metal")
+    joint, alone = fit.predict(new, num_draws=4000), fit.predict(new, num_draws=4000, joint=False)
+    np.testing.assert_allclose(joint.mean, alone.mean, rtol=1e-8)
+    np.testing.assert_allclose(joint.sd, alone.sd, rtol=0.12)  # 5 standard errors of each

@@ -1,0 +1,88 @@
+"""Calibration of Gaussian processes, and the two published failures that they must not repeat.
+
+False alarms: the calibration test looks at 5 quantities and fails below p = 1e-3 / 5 for any, so by chance
+once in 1000 changes of the code that change the draws; seeds are fixed. The other tests compare with limits
+that are several Monte Carlo standard errors away.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import bayesmtl as bm
+from bayesmtl.errors import ConvergenceWarning
+
+pytestmark = [pytest.mark.slow, pytest.mark.statistical]
+
+REPLICATIONS = 18
+
+
+def test_hyperparameters_are_calibrated():
+    """Ranks of the truth among posterior draws are uniform when data come from the prior (SBC)."""
+    rng = np.random.default_rng(0)
+    task = np.repeat(["a", "b", "c"], [7, 5, 3])
+    template = bm.TaskData.from_arrays(rng.normal(size=(15, 1)), rng.normal(size=15), task, intercept=False)
+    template = template.with_target_standardization("none")
+    model = bm.MultitaskGP()
+    ranks: dict[str, list[float]] = {}
+    for replication in range(REPLICATIONS):
+        data, truth = model.simulate(template, seed=replication)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # short runs: their noise is in the ranks
+            fit = model.fit(
+                data, method="exact", seed=replication, num_warmup=100, num_draws=60, progress=False
+            )
+        for name in ("lengthscale", "amplitude", "private_scale", "level_scale", "noise"):
+            draws = np.abs(fit.hyperparameters[name].numpy()).ravel()
+            true = abs(float(truth[name].item()))
+            ranks.setdefault(name, []).append(float((draws < true).mean()))
+    for name, found in ranks.items():
+        p = stats.kstest(found, "uniform").pvalue
+        assert p > 1e-3 / len(ranks), (
+            f"{name}: ranks are not uniform (p = {p:.1e}): {np.sort(found).round(2)}"
+        )
+
+
+@pytest.fixture(scope="module")
+def mirrored():
+    """y2 = -y1, with 20 and 3 points."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(0, 1, 20), [0.15, 0.5, 0.85]])
+    sign = np.repeat([1.0, -1.0], [20, 3])
+    y = sign * np.sin(2 * np.pi * x) + 0.05 * rng.normal(size=23)
+    data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["long", "short"], [20, 3]))
+    return bm.MultitaskGP(sharing=bm.LowRank(rank=1)).fit(
+        data, method="exact", seed=0, num_draws=120, num_warmup=150, progress=False
+    )
+
+
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_negative_relations_are_found_and_used(mirrored):
+    """BoTorch's default reports a correlation of +0.36 and an RMSE of .157 here."""
+    negative = mirrored.task_similarity().probability("<0").sel(task="long", task_other="short")
+    assert float(negative) > 0.9
+    grid = np.linspace(0, 1, 60)
+    prediction = mirrored.predict((grid[:, None], ["short"] * 60), kind="latent")
+    error = np.sqrt(np.mean((prediction.mean + np.sin(2 * np.pi * grid)) ** 2))
+    assert error <= 0.09
+
+
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_an_unseen_task_has_the_spread_of_the_population():
+    """Three tasks whose levels spread with sd 1.4: BoTorch gives a fourth one an sd of .12."""
+    rng = np.random.default_rng(1)
+    level = np.repeat([-1.4, 0.0, 1.4], 12)
+    x = rng.uniform(0, 1, 36)
+    y = level + np.sin(2 * np.pi * x) + 0.1 * rng.normal(size=36)
+    data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["a", "b", "c"], 12))
+    for method in ("exact", "empirical_bayes"):
+        fit = bm.MultitaskGP().fit(data, method=method, seed=0, num_draws=300, progress=False)
+        new = fit.predict(([[0.25], [0.75]], ["d", "d"]), kind="latent", new_tasks="population")
+        assert (new.sd >= 1.0).all() and (new.sd < 5.0).all() and new.new.all()
+        # the shape is known although the level is not: the two values move together
+        shape = new.draws[:, 0] - new.draws[:, 1]
+        assert float(shape.std()) < 0.5 and abs(float(shape.mean()) - 2.0) < 0.3
