@@ -8,7 +8,7 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData
-from bayesmtl.likelihoods import Gaussian
+from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, Poisson
 from bayesmtl.models import LinearModel
 from bayesmtl.priors import LKJ, Fixed, HalfNormal, HalfStudentT, Normal
 from bayesmtl.results import Fit, Prediction, TaskSimilarity, load
@@ -16,6 +16,8 @@ from bayesmtl.sharing import Hierarchical, Independent, LowRank, Pooled
 
 __all__ = [
     "LKJ",
+    "Bernoulli",
+    "Binomial",
     "Fit",
     "Fixed",
     "Gaussian",
@@ -26,6 +28,7 @@ __all__ = [
     "LinearModel",
     "LowRank",
     "Normal",
+    "Poisson",
     "Pooled",
     "Prediction",
     "TaskData",
