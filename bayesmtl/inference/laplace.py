@@ -8,7 +8,7 @@ import torch
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.importance import Proposal, systematic, weighted_sample
 from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest, spread_root
+from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest, rounded, spread_root
 from bayesmtl.inference.problem import Density, Problem
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
 
@@ -48,8 +48,8 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
         return complete_draws(problem, points, {}, rng, data=data)
     modes = find_modes(density, problem.space.initial(rng, NUM_STARTS))
     mode = highest(modes)
-    root = spread_root(density, mode.point, rng)
-    proposal = Proposal(mode.point, root, problem.space.signed(), mode.point)
+    center, root = rounded(mode.point, spread_root(density, mode.point, rng))
+    proposal = Proposal(center, root, problem.space.signed(), center)
     number = max(PROPOSALS_PER_DRAW * C * N, _LEAST_PROPOSALS)
     sample = weighted_sample(density, proposal, number, rng)
     keep = rng.permutation(systematic(sample.weights, C * N, rng))

@@ -98,16 +98,20 @@ def _hessian_times(density: Density, point: torch.Tensor, directions: torch.Tens
 def around_modes(
     density: Density, space: ParameterSpace, num_chains: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points where chains start (C, P), taking turns among the modes found, and a root of their metric.
-
-    Both are kept to a few digits: as guesses they need no more, and what the order of the rows or of the
-    tasks changes by rounding would grow along the chains.
-    """
+    """Points where chains start (C, P), taking turns among the modes found, and a root of their metric."""
     modes = find_modes(density, space.initial(rng, NUM_STARTS))
-    best = highest(modes)
-    root = spread_root(density, best.point, rng)
-    scale = root.diagonal().sqrt().to(torch.bfloat16).double()
-    root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
-    centers = torch.stack([modes[chain % len(modes)].point for chain in range(num_chains)]).round(decimals=3)
+    _, root = rounded(highest(modes).point, spread_root(density, highest(modes).point, rng))
+    centers = torch.stack([rounded(modes[chain % len(modes)].point, root)[0] for chain in range(num_chains)])
     fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
     return centers + _START_SPREAD * fresh @ root.T, root
+
+
+def rounded(point: torch.Tensor, root: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A point (P,) and a root (P, P) to a few digits.
+
+    As guesses they need no more, and what the order of the rows or of the tasks changes by rounding would grow
+    along chains, or decide who is drawn.
+    """
+    scale = root.diagonal().sqrt().to(torch.bfloat16).double()
+    root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
+    return point.round(decimals=3), root
