@@ -37,7 +37,9 @@ _MAX_STEPS = 60
 _MAX_HALVINGS = 30
 # Newton's method converges quadratically: after a step of this size the next would be about its square.
 _SMALL_STEP = 1e-4
-_LEAST_PRECISION = 1e-10  # of a pseudo-row: one that says nothing, as under separation, keeps matrices regular
+_LEAST_PRECISION = (
+    1e-10  # of a pseudo-row: one that says nothing, as under separation, keeps matrices regular
+)
 _AT_ONCE = 200_000  # row values handled together: few enough to stay in the processor's cache
 
 

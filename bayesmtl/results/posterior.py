@@ -14,9 +14,7 @@ from bayesmtl.parameters import Reported
 from bayesmtl.sharing import Sharing
 
 
-def in_user_units(
-    reported: Reported, standardization: Standardization, unit: str
-) -> tuple[np.ndarray, str]:
+def in_user_units(reported: Reported, standardization: Standardization, unit: str) -> tuple[np.ndarray, str]:
     """A reported quantity in the user's units, and the words for them, `unit` being that of the functions.
 
     Where every task's target is standardised by itself the population has no units of its own: its

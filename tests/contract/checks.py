@@ -428,7 +428,9 @@ def _log_mass(likelihood: Any, y: np.ndarray, latent: np.ndarray) -> np.ndarray:
     if isinstance(likelihood, bm.Binomial):
         return np.asarray(stats.binom.logpmf(y, likelihood.trials, 1 / (1 + np.exp(-latent))))
     probit = likelihood.link == "probit"
-    return np.asarray(stats.bernoulli.logpmf(y, stats.norm.cdf(latent) if probit else stats.logistic.cdf(latent)))
+    return np.asarray(
+        stats.bernoulli.logpmf(y, stats.norm.cdf(latent) if probit else stats.logistic.cdf(latent))
+    )
 
 
 def _latent(tree: xr.DataTree) -> np.ndarray:

@@ -165,7 +165,9 @@ REFUSED = [
 @pytest.mark.parametrize("method, likelihood", REFUSED)
 def test_engines_refuse_what_they_cannot_do(method, likelihood):
     with pytest.raises(SpecificationError, match=rf"`method`: expected 'auto' or .* found '{method}'"):
-        bm.LinearModel(likelihood=likelihood).fit(data_of([0, 1, 0, 1]), method=method, seed=0, progress=False)
+        bm.LinearModel(likelihood=likelihood).fit(
+            data_of([0, 1, 0, 1]), method=method, seed=0, progress=False
+        )
 
 
 @pytest.mark.parametrize(
