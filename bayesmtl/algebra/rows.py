@@ -4,10 +4,10 @@ A likelihood that is not Gaussian is replaced, row by row, by exp(kappa_i f_i - 
 second-order expansion in Newton's method, exactly given omega in Polya-Gamma augmentation. Per task the
 weights then enter through G_t = X_t' diag(omega) X_t and b_t = X_t' kappa only, as with Gaussian noise.
 
-On paper                                        In code
-X_t = Q_t R_t, Q_t'Q_t = I                      `Block.Q`, `Block.R`    rank r_t of X_t, so that any X_t will do
-K_t = Q_t' diag(omega) Q_t = L_t L_t'           `gram`                  positive definite where omega > 0
-F_t = L_t'R_t, c_t = L_t^-1 Q_t' kappa          rows of `pseudo_data`   F_t'F_t = G_t and F_t'c_t = b_t
+On paper                                  In code
+X_t = Q_t R_t, Q_t'Q_t = I                `Block.Q`, `Block.R`    of the rank of X_t, so that any X_t will do
+K_t = Q_t' diag(omega) Q_t = L_t L_t'     `gram`                  positive definite where omega > 0
+F_t = L_t'R_t, c_t = L_t^-1 Q_t' kappa    `PseudoData.F`, `.c`    F_t'F_t = G_t and F_t'c_t = b_t
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TaskRows:
             shapes.setdefault((padded, length), []).append(t)
         groups: dict[int, list[Block]] = {}
         targets, real, start = [], [], 0
-        for (r, length), members in sorted(shapes.items()):
+        for (r, _), members in sorted(shapes.items()):
             m = max(1, int(count[members].max()))
             size = (len(members), m)
             X_b, Q, R = np.zeros((*size, D)), np.zeros((*size, r)), np.zeros((len(members), r, D))
@@ -117,7 +117,8 @@ class TaskRows:
                 Q[i, : count[t], : Q_t.shape[1]], R[i, : R_t.shape[0]] = Q_t, R_t
             place = slice(start, start + len(members) * m)
             start = place.stop
-            block = Block(torch.tensor(members), *map(torch.from_numpy, (X_b, Q, R)), place)
+            tensors = [torch.from_numpy(array) for array in (X_b, Q, R)]
+            block = Block(torch.tensor(members), tensors[0], tensors[1], tensors[2], place)
             groups.setdefault(r, []).append(block)
             targets.append(y_b.ravel())
             real.append(real_b.ravel())
@@ -175,6 +176,13 @@ class TaskRows:
             torch.cat([(block.of(kappa) @ block.Q).transpose(0, 1) for block in group], dim=1)
             for group in self.groups
         )
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """Sums over the rows of every task: (B, N) -> (B, T); padding does not count."""
+        total = torch.zeros(len(values), self.num_tasks, dtype=values.dtype)
+        for block in self.blocks:
+            total[:, block.index] = block.of(values * self.real).sum(-1).T
+        return total
 
     def variances(self, covariance: torch.Tensor) -> torch.Tensor:
         """x'V_t x of every row: (B, T, D, D) -> (B, N)."""

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.collapsed import log_marginal
-from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
+from bayesmtl.algebra.conditional import WeightDraws, draw_posterior, draw_weights
 from bayesmtl.algebra.statistics import CompressedTasks
+from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import LaplaceMarginal
@@ -32,12 +33,14 @@ def gibbs(problem: Problem, settings: Settings) -> Draws:
 
     Approximates nothing. With one Polya-Gamma variable omega per row the rows become Gaussian data, so that a
     sweep is: omega given W, row by row; the hyperparameters given omega by Hamiltonian Monte Carlo with W
-    and Z integrated out; Z and W given both, exactly and all at once. Chains are one batch. They start
-    around the mode of the Laplace approximation, whose curvature is the first metric.
+    and Z integrated out; Z and W given both, exactly and all at once. Where events are rare, such draws of
+    W move slowly, so the sweep ends with another draw of each task's weights given Z and the hyperparameters:
+    proposed from the Laplace approximation, which does not know where the task is, and accepted or not by
+    Metropolis' rule, task by task. Chains are one batch. They start around the mode of the Laplace
+    approximation, whose curvature is the first metric.
 
-    Events that are rare (or nearly certain) in many rows make the level of a task move slowly; `Fit.check`
-    says whether the run was long enough. A sweep costs time in proportion to the number of rows, and for
-    `Binomial` to the number of trials.
+    `Fit.check` says whether the run was long enough. A sweep costs time in proportion to the number of rows,
+    and for `Binomial` to the number of trials.
 
     Source: Polson, Scott and Windle (2013) for the augmentation; updating the hyperparameters with the
     weights integrated out is the `exact` engine's way, applied to the augmented data.
@@ -70,24 +73,26 @@ class State:
 
     Args:
         points: Hyperparameter coordinates, shape (C, P).
-        weights: W, shape (C, T, D).
+        current: W, Z and the coordinates along shared factors.
         step: Step-size adaptation.
         root: Root of the inverse metric, shape (P, P).
         window: Warm-up points.
         points_drawn: Kept points, each (C, P).
         draws: Kept weights and basis.
         stats: Per kept draw: acceptance, energy error, steps, each (C, 3).
+        renewed: Per kept draw, the share of tasks whose proposed weights were accepted, each (C,).
         iteration: Sweeps done.
     """
 
     points: torch.Tensor
-    weights: torch.Tensor
+    current: WeightDraws
     step: StepSize
     root: torch.Tensor
     window: list[torch.Tensor] = field(default_factory=list)
     points_drawn: list[torch.Tensor] = field(default_factory=list)
     draws: list[WeightDraws] = field(default_factory=list)
     stats: list[torch.Tensor] = field(default_factory=list)
+    renewed: list[torch.Tensor] = field(default_factory=list)
     iteration: int = 0
 
 
@@ -102,9 +107,10 @@ class Gibbs:
     def __init__(self, problem: Problem, num_warmup: int):
         assert problem.rows is not None and isinstance(problem.likelihood, Rowwise)
         self.problem, self.num_warmup = problem, num_warmup
-        self.rows = problem.rows
+        self.rows, self.likelihood = problem.rows, problem.likelihood
+        self.marginal = LaplaceMarginal(problem)
         real = self.rows.real
-        augmentation = problem.likelihood.polya_gamma(self.rows.y[real].numpy())
+        augmentation = self.likelihood.polya_gamma(self.rows.y[real].numpy())
         assert augmentation is not None
         self.augmentation: PolyaGamma = augmentation
         self.kappa = torch.zeros(1, self.rows.size, dtype=torch.float64)
@@ -112,29 +118,29 @@ class Gibbs:
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """Hyperparameters around the mode of the Laplace approximation, and weights from it."""
-        marginal = LaplaceMarginal(self.problem)
         P = self.problem.space.size
         points, root = torch.zeros(num_chains, 0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)
         if P:
-            points, root = around_modes(marginal, self.problem.space, num_chains, rng)
+            points, root = around_modes(self.marginal, self.problem.space, num_chains, rng)
         structure = self.problem.structure(self.problem.space.constrain(points))
-        data = marginal.data(structure, num_chains)
+        data = self.marginal.data(structure, num_chains)
         drawn = draw_posterior(data, structure, self._noise(num_chains), rng)
-        return State(points, drawn.weights, StepSize(_TARGET, 0.5), root)
+        return State(points, drawn, StepSize(_TARGET, 0.5), root)
 
     def advance(self, state: State, rng: np.random.Generator) -> None:
         """One sweep of all chains, in place."""
-        data = self.augment(state.weights, rng)
+        data = self.augment(state.current.weights, rng)
         stats = self._move(state, data, rng) if state.points.shape[1] else None
         structure = self.problem.structure(self.problem.space.constrain(state.points))
-        drawn = draw_posterior(data, structure, self._noise(len(state.points)), rng)
-        state.weights = drawn.weights
+        state.current = draw_posterior(data, structure, self._noise(len(state.points)), rng)
+        state.current, renewed = self.renew(state.current, structure, rng)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
             if stats is not None:
                 self._adapt(state, float(stats[:, 0].mean()))
             return
-        state.draws.append(drawn)
+        state.draws.append(state.current)
+        state.renewed.append(renewed)
         state.points_drawn.append(state.points)
         if stats is not None:
             state.stats.append(stats)
@@ -146,6 +152,32 @@ class Gibbs:
         omega = torch.ones_like(f)
         omega[:, real] = torch.from_numpy(polya_gamma(self.augmentation.shape, f[:, real].numpy(), rng))
         return self.rows.pseudo_data(omega, self.kappa).compressed()
+
+    def renew(
+        self, current: WeightDraws, structure: Structure, rng: np.random.Generator
+    ) -> tuple[WeightDraws, torch.Tensor]:
+        """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,).
+
+        The proposal is the prior of e_t times pseudo-rows exp(kappa f - omega f^2 / 2) at the mode of all
+        weights, so a task's importance is the likelihood of its rows over their pseudo-rows.
+        """
+        expansion = self.marginal.expand(structure, len(current.weights))
+        data, noise = expansion.pseudo.compressed(), self._noise(len(current.weights))
+        proposed = draw_weights(data, structure, noise, current.basis, rng)
+
+        def importance(weights: torch.Tensor) -> torch.Tensor:
+            f = self.rows.predictor(weights)
+            value = self.likelihood.derivatives(self.rows.y, f).value
+            return self.rows.sums(value - expansion.kappa * f + 0.5 * expansion.omega * f**2)
+
+        ratio = importance(proposed.weights) - importance(current.weights)
+        accepted = torch.from_numpy(rng.random(tuple(ratio.shape))).log() < ratio
+        moved = WeightDraws(
+            torch.where(accepted[..., None], proposed.weights, current.weights),
+            current.basis,
+            torch.where(accepted[..., None], proposed.factors, current.factors),
+        )
+        return moved, accepted.to(ratio.dtype).mean(1)
 
     def _noise(self, num_chains: int) -> torch.Tensor:
         return torch.ones(num_chains, 1, dtype=torch.float64)
@@ -205,10 +237,10 @@ def _collect(problem: Problem, state: State, complete: bool) -> Draws:
     points = torch.stack(state.points_drawn, dim=1)
     C, N, P = points.shape
     values = problem.space.constrain(points.reshape(C * N, P))
-    sample_stats: dict[str, np.ndarray] = {}
+    sample_stats = {"tasks_renewed": torch.stack(state.renewed, dim=1).numpy()}
     if state.stats:
         acceptance, error, steps = torch.stack(state.stats, dim=1).unbind(-1)
-        sample_stats = {
+        sample_stats |= {
             "acceptance_rate": acceptance.numpy(),
             "diverging": (error > DIVERGENCE).numpy(),
             "n_steps": steps.numpy().astype(int),

@@ -28,9 +28,9 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     likelihood both are exact.
 
     What is left is how hyperparameters are drawn: from a multivariate t around their mode, adapted to its own
-    weighted draws, weighted by the density, Pareto-smoothed and resampled. The shape k of the weights' tail is
-    in `sample_stats` as `pareto_k`, and `Fit.check` judges it. Scales, whose sign is irrelevant, are proposed
-    on the mode's side of zero only.
+    weighted draws, weighted by the density, Pareto-smoothed and resampled. The shape k of the weights' tail
+    is in `sample_stats` as `pareto_k`, and `Fit.check` judges it. Scales, whose sign is irrelevant, are
+    proposed on the mode's side of zero only.
 
     Raises:
         SpecificationError: If a checkpoint is asked for: the engine is too quick to need one.

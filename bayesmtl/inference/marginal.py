@@ -7,8 +7,8 @@ log Z(G, b), integral of exp(b'w - w'G w / 2) p(W | phi)     `log_marginal` of p
 L(phi) = l(f) - g'f - f'Omega f / 2 + log Z(X'Omega X, X'(g + Omega f))
 
 The mode is found by Newton's method: given f, the rows are replaced by pseudo-data, whose Gaussian posterior
-mean is the next W. Prior precisions, which need not exist, are not needed for judging a step: the prior part of
-the objective is a'f / 2 with a = kappa - Omega f for a Newton step, and a is linear along the step.
+mean is the next W. Prior precisions, which need not exist, are not needed for judging a step: the prior part
+of the objective is -a'f / 2 with a = kappa - Omega f for a Newton step, and a is linear along the step.
 
 The gradient of L has an explicit part, with the pseudo-data held fixed, and a part through f: dL/df_i =
 l'''_i v_i / 2 =: s_i with v_i the posterior variance of f_i, and df/dphi is that of X E[W | phi] under fixed
@@ -65,7 +65,7 @@ class Expansion:
 class LaplaceMarginal:
     """log p(y, hyperparameters) with all weights integrated out by Laplace's method.
 
-    Each search for a mode starts from the last one found, which saves half of the steps; the mode is the same.
+    Each search for a mode starts from the last one found, which saves steps; the mode is the same.
 
     Args:
         problem: A problem with rows.

@@ -109,8 +109,8 @@ def around_modes(
 def rounded(point: torch.Tensor, root: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A point (P,) and a root (P, P) to a few digits.
 
-    As guesses they need no more, and what the order of the rows or of the tasks changes by rounding would grow
-    along chains, or decide who is drawn.
+    As guesses they need no more, and what the order of the rows or of the tasks changes by rounding would
+    grow along chains, or decide who is drawn.
     """
     scale = root.diagonal().sqrt().to(torch.bfloat16).double()
     root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)

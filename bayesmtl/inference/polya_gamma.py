@@ -103,11 +103,10 @@ def _from_whole(z: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
 def _accept(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Whether a uniform share of the first term lies below the alternating series, shape (n,)."""
     small = x < _T
-    # a_n = scale (n + 1/2) exp(-(n + 1/2)^2 speed)
     speed = np.where(small, 2 / x, 0.5 * math.pi**2 * x)
-    # relative to a_0, which is all that counts: a_n / a_0 = (2 n + 1) exp(-n (n + 1) speed)
+    # terms are relative to the first, which is all that counts: (2 n + 1) exp(-n (n + 1) speed)
     height = rng.random(len(x))
-    accepted = height <= 1 - 3 * np.exp(-2 * speed)
+    accepted = np.asarray(height <= 1 - 3 * np.exp(-2 * speed))
     open_ = np.flatnonzero(~accepted)
     total = 1 - 3 * np.exp(-2 * speed[open_])
     n = 1

@@ -91,4 +91,4 @@ class Bernoulli(Rowwise):
 
     def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Zeros and ones."""
-        return (rng.random(f.shape) < self.mean(f)).astype(float)
+        return np.asarray(rng.random(f.shape) < self.mean(f), dtype=float)

@@ -80,4 +80,4 @@ class Binomial(Rowwise):
 
     def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Numbers of successes."""
-        return rng.binomial(self.trials, special.expit(f)).astype(float)
+        return np.asarray(rng.binomial(self.trials, special.expit(f)), dtype=float)

@@ -58,4 +58,4 @@ class Poisson(Rowwise):
 
     def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Counts."""
-        return rng.poisson(np.minimum(np.exp(f), _LARGEST_RATE)).astype(float)
+        return np.asarray(rng.poisson(np.minimum(np.exp(f), _LARGEST_RATE)), dtype=float)

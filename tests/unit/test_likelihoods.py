@@ -53,7 +53,7 @@ def test_log_density_is_concave_and_finite_far_out(case):
 
 
 def test_draws_have_the_mean(case):
-    """5 standard errors of 20,000 draws at 5 values of f for 4 likelihoods: fails by chance once in 80,000."""
+    """5 standard errors of 20,000 draws, 5 values of f, 4 likelihoods: fails by chance once in 80,000."""
     likelihood = case[0]
     f = np.repeat([[-2.0, -0.5, 0.0, 1.0, 2.5]], 20_000, axis=0)
     draws = likelihood.draw(f, np.ones(1), np.random.default_rng(0))
