@@ -13,7 +13,7 @@ from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
-from bayesmtl.inference.marginal import LaplaceMarginal
+from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
 from bayesmtl.inference.polya_gamma import polya_gamma
 from bayesmtl.inference.problem import Problem, differentiate
@@ -25,7 +25,8 @@ NUM_DRAWS = 500  # by default, per chain
 TRAJECTORY = 1.6  # length in units of the metric's standard deviations: about a quarter period
 _MAX_STEPS = 16
 _TARGET = 0.8  # mean acceptance
-_METRIC_AT = 0.5  # share of warm-up at which the chains' own spread replaces the curvature at the mode
+# Share of warm-up at which the chains' own spread replaces the curvature at the mode, and their mean the mode.
+_LEARNED_AT = 0.5
 
 
 def gibbs(problem: Problem, settings: Settings) -> Draws:
@@ -35,8 +36,8 @@ def gibbs(problem: Problem, settings: Settings) -> Draws:
     sweep is: omega given W, row by row; the hyperparameters given omega by Hamiltonian Monte Carlo with W
     and Z integrated out; Z and W given both, exactly and all at once. Where events are rare, such draws of
     W move slowly, so the sweep ends with another draw of each task's weights given Z and the hyperparameters:
-    proposed from the Laplace approximation, which does not know where the task is, and accepted or not by
-    Metropolis' rule, task by task. Chains are one batch. They start around the mode of the Laplace
+    proposed under a second-order expansion of the likelihood at a point that warm-up has found, which does
+    not know where the task is, and accepted or not by Metropolis' rule, task by task. Chains are one batch. They start around the mode of the Laplace
     approximation, whose curvature is the first metric.
 
     `Fit.check` says whether the run was long enough. A sweep costs time in proportion to the number of rows,
@@ -76,6 +77,8 @@ class State:
         current: W, Z and the coordinates along shared factors.
         step: Step-size adaptation.
         root: Root of the inverse metric, shape (P, P).
+        reference: Expansion of the likelihood (of one batch entry) that proposals of weights come from.
+        weights_seen: Sum of the weights of warm-up's sweeps, shape (T, D), and the number of them.
         window: Warm-up points.
         points_drawn: Kept points, each (C, P).
         draws: Kept weights and basis.
@@ -88,6 +91,8 @@ class State:
     current: WeightDraws
     step: StepSize
     root: torch.Tensor
+    reference: Expansion
+    weights_seen: tuple[torch.Tensor, int]
     window: list[torch.Tensor] = field(default_factory=list)
     points_drawn: list[torch.Tensor] = field(default_factory=list)
     draws: list[WeightDraws] = field(default_factory=list)
@@ -123,9 +128,11 @@ class Gibbs:
         if P:
             points, root = around_modes(self.marginal, self.problem.space, num_chains, rng)
         structure = self.problem.structure(self.problem.space.constrain(points))
-        data = self.marginal.data(structure, num_chains)
-        drawn = draw_posterior(data, structure, self._noise(num_chains), rng)
-        return State(points, drawn, StepSize(_TARGET, 0.5), root)
+        expansion = self.marginal.expand(structure, num_chains)
+        current = draw_posterior(expansion.pseudo.compressed(), structure, self._noise(num_chains), rng)
+        reference = self.marginal.expand_at(expansion.f.mean(0, keepdim=True))
+        nothing = (torch.zeros_like(current.weights[0]), 0)
+        return State(points, current, StepSize(_TARGET, 0.5), root, reference, nothing)
 
     def advance(self, state: State, rng: np.random.Generator) -> None:
         """One sweep of all chains, in place."""
@@ -133,11 +140,10 @@ class Gibbs:
         stats = self._move(state, data, rng) if state.points.shape[1] else None
         structure = self.problem.structure(self.problem.space.constrain(state.points))
         state.current = draw_posterior(data, structure, self._noise(len(state.points)), rng)
-        state.current, renewed = self.renew(state.current, structure, rng)
+        state.current, renewed = self.renew(state.current, state.reference, structure, rng)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
-            if stats is not None:
-                self._adapt(state, float(stats[:, 0].mean()))
+            self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
             return
         state.draws.append(state.current)
         state.renewed.append(renewed)
@@ -154,21 +160,21 @@ class Gibbs:
         return self.rows.pseudo_data(omega, self.kappa).compressed()
 
     def renew(
-        self, current: WeightDraws, structure: Structure, rng: np.random.Generator
+        self, current: WeightDraws, reference: Expansion, structure: Structure, rng: np.random.Generator
     ) -> tuple[WeightDraws, torch.Tensor]:
         """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,).
 
-        The proposal is the prior of e_t times pseudo-rows exp(kappa f - omega f^2 / 2) at the mode of all
-        weights, so a task's importance is the likelihood of its rows over their pseudo-rows.
+        The proposal is the prior of e_t times pseudo-rows exp(kappa f - omega f^2 / 2), the expansion of the
+        likelihood at the reference, so a task's importance is the likelihood of its rows over their
+        pseudo-rows.
         """
-        expansion = self.marginal.expand(structure, len(current.weights))
-        data, noise = expansion.pseudo.compressed(), self._noise(len(current.weights))
+        data, noise = reference.pseudo.compressed(), self._noise(len(current.weights))
         proposed = draw_weights(data, structure, noise, current.basis, rng)
 
         def importance(weights: torch.Tensor) -> torch.Tensor:
             f = self.rows.predictor(weights)
             value = self.likelihood.derivatives(self.rows.y, f).value
-            return self.rows.sums(value - expansion.kappa * f + 0.5 * expansion.omega * f**2)
+            return self.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
 
         ratio = importance(proposed.weights) - importance(current.weights)
         accepted = torch.from_numpy(rng.random(tuple(ratio.shape))).log() < ratio
@@ -211,11 +217,17 @@ class Gibbs:
         state.points = torch.where(accepted[:, None], point, state.points)
         return torch.stack([acceptance, error, torch.full_like(error, float(num_steps))], dim=1)
 
-    def _adapt(self, state: State, acceptance: float) -> None:
-        state.step.update(acceptance)
-        state.window.append(state.points)
-        if state.iteration == round(_METRIC_AT * self.num_warmup):
-            self._learn_metric(state)
+    def _adapt(self, state: State, acceptance: float | None) -> None:
+        total, number = state.weights_seen
+        state.weights_seen = (total + state.current.weights.mean(0), number + 1)
+        if acceptance is not None:
+            state.step.update(acceptance)
+            state.window.append(state.points)
+        if state.iteration == round(_LEARNED_AT * self.num_warmup):
+            mean = (state.weights_seen[0] / state.weights_seen[1])[None]
+            state.reference = self.marginal.expand_at(self.rows.predictor(mean))
+            if acceptance is not None:
+                self._learn_metric(state)
         if state.iteration == self.num_warmup:
             state.step.step_size = state.step.averaged()
             state.window = []

@@ -99,6 +99,11 @@ class LaplaceMarginal:
             self._last = f[0] if bool(torch.isfinite(f[0]).all()) else self._last
             return self._expand(f, at)
 
+    def expand_at(self, f: torch.Tensor) -> Expansion:
+        """The expansion at given row values, shape (B, N)."""
+        with torch.no_grad():
+            return self._expand(f, self.likelihood.derivatives(self.rows.y, f))
+
     def data(self, structure: Structure, B: int) -> CompressedTasks:
         """The data, of noise 1, under which weights follow the normal distribution at their mode."""
         return self.expand(structure, B).pseudo.compressed()
