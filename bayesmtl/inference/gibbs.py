@@ -25,7 +25,8 @@ NUM_DRAWS = 500  # by default, per chain
 TRAJECTORY = 1.6  # length in units of the metric's standard deviations: about a quarter period
 _MAX_STEPS = 16
 _TARGET = 0.8  # mean acceptance
-# Share of warm-up at which the chains' own spread replaces the curvature at the mode, and their mean the mode.
+# Share of warm-up at which the chains' own spread replaces the curvature at the mode, and their mean the
+# mode.
 _LEARNED_AT = 0.5
 
 
@@ -35,10 +36,10 @@ def gibbs(problem: Problem, settings: Settings) -> Draws:
     Approximates nothing. With one Polya-Gamma variable omega per row the rows become Gaussian data, so that a
     sweep is: omega given W, row by row; the hyperparameters given omega by Hamiltonian Monte Carlo with W
     and Z integrated out; Z and W given both, exactly and all at once. Where events are rare, such draws of
-    W move slowly, so the sweep ends with another draw of each task's weights given Z and the hyperparameters:
-    proposed under a second-order expansion of the likelihood at a point that warm-up has found, which does
-    not know where the task is, and accepted or not by Metropolis' rule, task by task. Chains are one batch. They start around the mode of the Laplace
-    approximation, whose curvature is the first metric.
+    W move slowly. So the sweep ends with another draw of each task's weights given Z and the
+    hyperparameters: proposed under a second-order expansion of the likelihood at a point that warm-up has
+    found, and accepted or not by Metropolis' rule, task by task. Chains are one batch. They start around the
+    mode of the Laplace approximation, whose curvature is the first metric.
 
     `Fit.check` says whether the run was long enough. A sweep costs time in proportion to the number of rows,
     and for `Binomial` to the number of trials.
