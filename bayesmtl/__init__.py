@@ -9,7 +9,7 @@ from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData
 from bayesmtl.kernels import GPyTorchKernel, Matern
-from bayesmtl.likelihoods import Gaussian
+from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, Poisson
 from bayesmtl.models import LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
 from bayesmtl.results import Fit, GPFit, Partition, Prediction, TaskSimilarity, load
@@ -24,6 +24,8 @@ from bayesmtl.sharing import (
 )
 
 __all__ = [
+    "Bernoulli",
+    "Binomial",
     "Clusters",
     "DirichletProcess",
     "Fit",
@@ -45,6 +47,7 @@ __all__ = [
     "Normal",
     "Partition",
     "PitmanYor",
+    "Poisson",
     "Pooled",
     "Prediction",
     "TaskData",

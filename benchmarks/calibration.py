@@ -94,14 +94,14 @@ class Ranks:
         return min(1.0, float(table["p"].min() * len(table)))
 
 
-def template(seed: int = 0) -> bm.TaskData:
-    """Rows of four tasks, one feature and an intercept; targets are placeholders for simulated ones.
+def template(seed: int = 0, rows_per_task: tuple[int, ...] = ROWS_PER_TASK) -> bm.TaskData:
+    """Rows of a few tasks, one feature and an intercept; targets are placeholders for simulated ones.
 
     Models standardise a target by its own spread, which simulated targets would change from the prior's units
     to others. So the target is not standardised here; the features are, in simulation and fit alike.
     """
     rng = np.random.default_rng(seed)
-    task = np.repeat([f"task_{t}" for t in range(len(ROWS_PER_TASK))], ROWS_PER_TASK)
+    task = np.repeat([f"task_{t}" for t in range(len(rows_per_task))], rows_per_task)
     X = rng.normal(size=(len(task), 1))
     return bm.TaskData.from_arrays(X, np.zeros(len(task)), task).with_target_standardization("none")
 
@@ -111,7 +111,7 @@ def _log_density(
 ) -> tuple[np.ndarray, np.ndarray]:
     """log p(y | W, noise), and log p(y, W, population | hyperparameters) up to a constant, each (draws,)."""
     flat = {name: array.to_numpy().reshape(-1, *array.shape[2:]) for name, array in posterior.items()}
-    standardization = data.standardization()
+    standardization = model.likelihood.standardization(data)
     weights = standardization.weights_to_standard(flat["weights"])
     S, T, D = weights.shape
     if "task_noise" in flat:
@@ -119,11 +119,11 @@ def _log_density(
     elif "noise" in flat:
         sigma = np.repeat(flat["noise"][:, None], T, axis=1)
     else:
-        sigma = np.full((S, T), model.likelihood.noise)
+        sigma = np.full((S, T), getattr(model.likelihood, "noise", 1.0))
     X = standardization.standardize_features(data.X)
     fitted = np.einsum("nd,snd->sn", X, weights[:, data.task])
     sigma_rows = sigma[:, data.task]
-    likelihood = stats.norm.logpdf(data.y, fitted, sigma_rows).sum(axis=1)
+    likelihood = model.likelihood.log_density(data.y, fitted, sigma_rows).sum(axis=1)
     joint = likelihood.copy()
     center = np.zeros((S, D))
     if "population" in flat:
@@ -177,6 +177,8 @@ def calibrate(
     fitter: bm.LinearModel | None = None,
     method: str = "exact",
     num_warmup: int = 100,
+    num_draws: int = NUM_DRAWS,
+    rows_per_task: tuple[int, ...] = ROWS_PER_TASK,
     seed: int = 0,
 ) -> Ranks:
     """Ranks of true values among the draws of fits.
@@ -187,12 +189,14 @@ def calibrate(
         fitter: The model that is fitted; the simulating one unless the test is to be tested.
         method: The engine.
         num_warmup: Iterations of each chain before its draws.
+        num_draws: Iterations of each chain after that, of which the last is used.
+        rows_per_task: Rows of each task.
         seed: Source of randomness; simulation i uses seed + i.
     """
     start = time.perf_counter()
     fitter = fitter or simulator
     rng = np.random.default_rng([seed, 7])
-    data = template()
+    data = template(rows_per_task=rows_per_task)
     collected: dict[str, list[float]] = {}
     for i in range(num_simulations):
         simulated, truth = simulator.simulate(data, seed=seed + i)
@@ -203,7 +207,7 @@ def calibrate(
                 method=method,
                 seed=seed + i,
                 num_chains=NUM_CHAINS,
-                num_draws=NUM_DRAWS,
+                num_draws=num_draws,
                 num_warmup=num_warmup,
                 progress=False,
             )

@@ -78,7 +78,7 @@ def residual_root(structure: Structure, group: TaskGroup) -> torch.Tensor | None
 
 def factor_tasks(group: TaskGroup, structure: Structure, noise: torch.Tensor) -> torch.Tensor:
     """Cholesky factors of C_t = sigma_t^2 I + F_t S_t F_t', shape (B, T_g, r, r)."""
-    T, r, _ = group.rows.shape
+    T, r, _ = group.rows.shape[-3:]
     root = residual_root(structure, group)
     if root is None:
         C = torch.zeros(noise.shape[0], T, r, r, dtype=noise.dtype)
@@ -106,7 +106,7 @@ def _basis_design(loadings: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
 
 
 def _whiten_group(group: TaskGroup, structure: Structure, noise: torch.Tensor) -> WhitenedGroup:
-    T, r, _ = group.rows.shape
+    T, r, _ = group.rows.shape[-3:]
     L = factor_tasks(group, structure, noise)
     # solved from the right, so that the result lies row by row in memory: products read it twice as fast
     columns = group.rows.transpose(-1, -2).expand(noise.shape[0], T, -1, r)

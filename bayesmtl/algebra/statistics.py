@@ -115,8 +115,9 @@ class TaskGroup:
 
     Args:
         index: Which tasks, shape (T_g,).
-        rows: Rotated features and targets [F_t, c_t], shape (T_g, r, D + 1); tasks of rank below r are
-            padded with zero rows, which carry no information.
+        rows: Rotated features and targets [F_t, c_t], shape (T_g, r, D + 1), or (B, T_g, r, D + 1) where
+            they differ by hyperparameter value; tasks of rank below r are padded with zero rows, which carry
+            no information.
     """
 
     index: torch.Tensor
@@ -145,7 +146,7 @@ class CompressedTasks:
 
     Args:
         groups: The rotated rows, tasks of about the same rank together.
-        residual: Residual sum of squares of each task's own least-squares fit, shape (T,).
+        residual: Residual sum of squares of each task's own least-squares fit, shape (T,) or (B, T).
         count: n_t, shape (T,).
     """
 

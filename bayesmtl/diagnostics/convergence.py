@@ -12,6 +12,8 @@ import xarray as xr
 from arviz_stats.base.array import array_stats
 
 RHAT_LIMIT = 1.01  # Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021)
+PARETO_LIMIT = 0.7  # Vehtari, Simpson, Gelman, Yao and Gabry (2024)
+ESS_LEAST = 100  # of importance sampling, all chains together
 ESS_PER_CHAIN = 50  # 400 for four chains, the same source: enough for R-hat and quantiles to be stable
 _SCREENED = 30
 
@@ -133,7 +135,7 @@ def _halves(columns: np.ndarray) -> np.ndarray:
 def check_draws(
     posterior: xr.Dataset, sample_stats: dict[str, np.ndarray], *, method: str, complete: bool
 ) -> Check:
-    """Judge draws by R-hat, effective sample sizes and divergences, or a mode by its optimiser.
+    """Judge draws by R-hat, effective sample sizes and divergences, by Pareto k, or a mode by its optimiser.
 
     Args:
         posterior: Arrays with dimensions (chain, draw, ...), named.
@@ -155,6 +157,9 @@ def check_draws(
             messages.append("The optimiser stopped before it reached a mode; another seed may help.")
         if float(np.max(sample_stats["start_disagreement"])) > 0.1:
             notes.append("Starts ended in different modes; the better one is used.")
+    elif method == "laplace":  # independent draws, too
+        table = mixing_table(xr.Dataset())
+        messages.extend(_importance_messages(sample_stats))
     else:
         table = mixing_table(posterior)
     if not table.empty:
@@ -163,6 +168,27 @@ def check_draws(
         number = int(sample_stats["diverging"].sum())
         messages.append(f"{number} trajectories diverged; a longer num_warmup gives smaller steps.")
     return Check(not messages, tuple(messages), table, tuple(notes))
+
+
+def _importance_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
+    """Judge importance sampling of hyperparameters; nothing was sampled where all are known."""
+    messages = []
+    if "pareto_k" in sample_stats:
+        k, effective = (float(sample_stats[name].flat[0]) for name in ("pareto_k", "importance_ess"))
+        if not k <= PARETO_LIMIT:
+            messages.append(
+                f"Few of the proposed hyperparameters carry all the weight (Pareto k {k:.2f}, above "
+                f"{PARETO_LIMIT}): the normal approximation at their mode is too far from the posterior; fit "
+                "by sampling, or with fewer hyperparameters."
+            )
+        elif not effective >= ESS_LEAST:
+            messages.append(
+                f"Few independent draws of the hyperparameters: effective sample size {effective:.0f}, below "
+                f"{ESS_LEAST}; fit with a larger num_draws."
+            )
+        if not bool(np.all(sample_stats["converged"])):
+            messages.append("The optimiser stopped before it reached a mode; another seed may help.")
+    return messages
 
 
 def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:

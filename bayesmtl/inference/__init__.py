@@ -4,30 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from bayesmtl.errors import SpecificationError
+from bayesmtl.inference.augmented_gibbs import augmented_gibbs
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
+from bayesmtl.inference.laplace import laplace
 from bayesmtl.inference.partition_gibbs import partition_gibbs
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings, whole_number
+from bayesmtl.likelihoods import Likelihood, Rowwise
 from bayesmtl.sharing import Sharing
+
+
+def gibbs(problem: Problem, settings: Settings) -> Draws:
+    """Gibbs sampling: of the partition of the tasks, or with Polya-Gamma variables for the rows."""
+    return (partition_gibbs if problem.sharing.has_partition else augmented_gibbs)(problem, settings)
+
 
 ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "exact": exact,
     "empirical_bayes": empirical_bayes,
-    "gibbs": partition_gibbs,
+    "laplace": laplace,
+    "gibbs": gibbs,
 }
 """Every engine by the name that `fit(method=...)` takes."""
 
-
-def supports(engine: str, sharing: Sharing) -> bool:
-    """Whether an engine can sample this sharing prior: partitions need Gibbs moves, and only they do."""
-    return sharing.has_partition == (engine == "gibbs")
-
-
 # Numbers handled per density evaluation (T r D, for one chain) beyond which a full posterior takes minutes.
 _LARGE = 20_000_000
+# Polya-Gamma variables per sweep (of one chain) beyond which the same is true of "gibbs".
+_MANY_VARIABLES = 20_000
+
+
+def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
+    """Whether an engine can work with a sharing prior and a likelihood.
+
+    Example:
+        >>> from bayesmtl.likelihoods import Bernoulli
+        >>> from bayesmtl.sharing import Hierarchical
+        >>> [name for name in ENGINES if handles(name, Hierarchical(), Bernoulli())]
+        ['laplace', 'gibbs']
+    """
+    if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
+        return method == "gibbs" and likelihood.compresses
+    if method == "laplace":
+        return True
+    if method == "gibbs":
+        return isinstance(likelihood, Rowwise) and likelihood.polya_gamma(np.zeros(1)) is not None
+    return likelihood.compresses
 
 
 def choose(problem: Problem, method: str) -> tuple[str, str]:
@@ -38,20 +64,28 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         method: "auto" or the name of an engine.
 
     Raises:
-        SpecificationError: If the method is unknown, or cannot sample this sharing prior.
+        SpecificationError: If the method is unknown, or no engine can work with the sharing prior and the
+            likelihood, or not this one.
     """
-    sharing = problem.sharing
-    if method in ENGINES:
-        if not supports(method, sharing):
-            usable = [engine for engine in ENGINES if supports(engine, sharing)]
-            kind = "partitions of the tasks" if sharing.has_partition else "no partition of the tasks"
-            raise SpecificationError(
-                "method",
-                expected=" or ".join(map(repr, ("auto", *usable))) + f" for {type(sharing).__name__}",
-                found=repr(method),
-                remedy=f'{type(sharing).__name__} has {kind}; "auto" chooses an engine that fits.',
-            )
+    sharing, likelihood = problem.sharing, problem.likelihood
+    able = [name for name in ENGINES if handles(name, sharing, likelihood)]
+    pair = f"{type(sharing).__name__} with {type(likelihood).__name__}"
+    if not able:
+        raise SpecificationError(
+            "likelihood",
+            expected=f"one whose weights integrate out, such as Gaussian(), for {type(sharing).__name__}",
+            found=type(likelihood).__name__,
+            remedy="Partitions of the tasks are sampled for Gaussian likelihoods only.",
+        )
+    if method in able:
         return method, "asked for"
+    if method in ENGINES:
+        raise SpecificationError(
+            "method",
+            expected=f"{' or '.join(map(repr, ('auto', *able)))} for {pair}",
+            found=repr(method),
+            remedy=_why_not(method, sharing),
+        )
     if method != "auto":
         raise SpecificationError(
             "method",
@@ -60,10 +94,10 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
             remedy='Use "auto" to let the data decide.',
         )
     if sharing.has_partition:
-        return (
-            "gibbs",
-            "the partition of the tasks is unknown: Gibbs and split-merge moves with weights integrated out",
-        )
+        reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, weights integrated out"
+        return "gibbs", reason
+    if problem.rows is not None:
+        return _choose_rowwise(able, likelihood, int(problem.rows.real.sum()))
     size = sum(group.rows.numel() for group in problem.tasks.groups)
     if size > _LARGE:
         reason = f"{problem.tasks.num_tasks} tasks make every density evaluation slow"
@@ -71,15 +105,37 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
     return "exact", "Gaussian noise: the weights integrate out exactly, and the data are small enough"
 
 
+def _why_not(method: str, sharing: Sharing) -> str:
+    if sharing.has_partition:
+        return f'{type(sharing).__name__} has partitions of the tasks; "auto" chooses an engine that fits.'
+    if method == "gibbs":
+        return "It needs a partition of the tasks, or a Polya-Gamma representation: a logit link."
+    return "Its weights do not integrate out exactly."
+
+
+def _choose_rowwise(able: list[str], likelihood: Likelihood, num_rows: int) -> tuple[str, str]:
+    name = type(likelihood).__name__
+    if "gibbs" not in able:
+        return "laplace", f"{name} has no exact engine; the weights integrate out by Laplace's method"
+    num_variables = num_rows * getattr(likelihood, "trials", 1)
+    if num_variables > _MANY_VARIABLES:
+        reason = f"{num_variables} Polya-Gamma variables make every sweep slow"
+        return "laplace", reason + '; method="gibbs" gives the exact posterior and takes longer'
+    return "gibbs", f"{name} with a logit link: Polya-Gamma variables make it Gaussian, and rows are few"
+
+
 __all__ = [
     "ENGINES",
     "Draws",
     "Problem",
     "Settings",
+    "augmented_gibbs",
     "choose",
     "empirical_bayes",
     "exact",
+    "gibbs",
+    "handles",
+    "laplace",
     "partition_gibbs",
-    "supports",
     "whole_number",
 ]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
+from bayesmtl.algebra.statistics import CompressedTasks
+from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.problem import Problem
 
 _CHUNK = 1_000_000  # weights and their rows of workspace handled at once, in numbers
+_ROWS_AT_ONCE = 200_000  # row values, where there are rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +45,18 @@ def complete_draws(
     rng: np.random.Generator,
     *,
     complete: bool = True,
+    data: Callable[[Structure, int], CompressedTasks] | None = None,
 ) -> Draws:
-    """Draw Z and W exactly for every kept hyperparameter point (C, N, P)."""
+    """Draw Z and W for every kept hyperparameter point (C, N, P): exactly, given Gaussian data.
+
+    Args:
+        problem: The posterior.
+        points: Coordinates of the hyperparameters.
+        sample_stats: What the engine recorded, each (C, N).
+        rng: Source of randomness.
+        complete: Whether these are all draws that were asked for.
+        data: The data for a structure of B hyperparameter values, where they are not those of the problem.
+    """
     C, N, P = points.shape
     values = problem.space.constrain(points.reshape(C * N, P))
     T, D = problem.tasks.num_tasks, problem.tasks.num_features
@@ -50,13 +64,16 @@ def complete_draws(
     one_value = bool((flat == flat[0]).all())  # a mode: all draws share its factors
     rank = max(group.rows.shape[1] for group in problem.tasks.groups)
     size = max(1, _CHUNK // (T * (D + rank if one_value else D * rank)))
+    if problem.rows is not None and not one_value:
+        size = max(1, min(size, _ROWS_AT_ONCE // problem.rows.size))
     parts = []
     for start in range(0, C * N, size):
         B = min(size, C * N - start)
         chunk = {name: value[:1] if one_value else value[start : start + B] for name, value in values.items()}
-        structure, noise = problem.structure(chunk), problem.noise(chunk, 1 if one_value else B)
-        num_draws = B if one_value else 1
-        parts.append(draw_posterior(problem.tasks, structure, noise, rng, num_draws))
+        values_at_once, num_draws = (1, B) if one_value else (B, 1)
+        structure, noise = problem.structure(chunk), problem.noise(chunk, values_at_once)
+        tasks = problem.tasks if data is None else data(structure, values_at_once)
+        parts.append(draw_posterior(tasks, structure, noise, rng, num_draws))
     draws = WeightDraws(
         torch.cat([part.weights for part in parts]),
         torch.cat([part.basis for part in parts]),

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
 from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.hmc import HMC, stacked
-from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest, spread_root
+from bayesmtl.inference.mode import around_modes
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.target import Target
 
 NUM_DRAWS = 500  # by default, per chain
-# Standard deviations of the normal approximation that chains start from a mode. The bulk of the posterior is
-# easily reached from its mode, from far outside it is not.
-_START_SPREAD = 1.0
 
 
 def exact(problem: Problem, settings: Settings) -> Draws:
@@ -70,7 +65,7 @@ def sample_hyperparameters(
         state = checkpoint.load()
     if state is None:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        state = hmc.start(*_around_modes(problem, settings.num_chains, rng), generator)
+        state = hmc.start(*around_modes(problem, problem, settings.num_chains, rng), generator)
     total = settings.num_warmup + num_draws
     description = f"{settings.num_chains} chains"
     complete = True
@@ -86,22 +81,3 @@ def sample_hyperparameters(
     if checkpoint is not None:
         checkpoint.save(state)
     return *stacked(state, num_draws), complete
-
-
-def _around_modes(
-    problem: Target, num_chains: int, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points where chains start (C, P), taking turns among the modes found, and a root of their metric.
-
-    Both are kept to a few digits: as guesses they need no more, and what the order of the rows or of the
-    tasks changes by rounding would grow along the chains.
-    """
-    modes = find_modes(problem, problem.space.initial(rng, NUM_STARTS))
-    modes = [replace(mode, point=problem.canonical(mode.point[None])[0]) for mode in modes]
-    best = highest(modes)
-    root = spread_root(problem, best.point, rng)
-    scale = root.diagonal().sqrt().to(torch.bfloat16).double()
-    root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
-    centers = torch.stack([modes[chain % len(modes)].point for chain in range(num_chains)]).round(decimals=3)
-    fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
-    return centers + _START_SPREAD * fresh @ root.T, root

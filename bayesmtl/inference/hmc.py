@@ -204,7 +204,7 @@ class HMC:
             return gradient
 
         momentum = self._fresh_momentum(state)
-        point, last, gradient = _leapfrog(
+        point, last, gradient = leapfrog(
             field, state.points, momentum, state.gradient, state.root, state.step.step_size, num_steps
         )
         accepted, stats = self._accept(state, point, value, _kinetic(momentum) - _kinetic(last), num_steps)
@@ -218,7 +218,7 @@ class HMC:
         short = SHORT if state.trajectories % SHORT_EVERY == 0 else 1.0
         num_steps = _num_steps(short * state.trajectory * self._jitter(state), step, MAX_STEPS)
         field, points, momentum = state.surrogate.gradient, state.points.numpy(), self._fresh_momentum(state)
-        ended = _leapfrog(field, points, momentum.numpy(), field(points), state.root.numpy(), step, num_steps)
+        ended = leapfrog(field, points, momentum.numpy(), field(points), state.root.numpy(), step, num_steps)
         point, last = torch.from_numpy(ended[0]), torch.from_numpy(ended[1])
         if state.iteration < self.renewed_at[-1]:
             value, _ = self._evaluate(state, point)
@@ -319,7 +319,7 @@ class HMC:
         state.trajectory = self.trajectory * math.sqrt(max(widest, 1.0))
 
 
-def _leapfrog(
+def leapfrog(
     field: Callable[[Any], Any],
     point: Any,
     momentum: Any,

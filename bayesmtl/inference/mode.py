@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from bayesmtl.inference.target import Target
+from bayesmtl.inference.target import Density, Target
 
 NUM_STARTS = 2  # to notice that there is more than one mode
 # Tight, so that what the order of the rows changes by rounding moves a mode by about as little.
@@ -22,6 +22,9 @@ _EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count 
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
 _NUM_PROBES = 16
 _AT_ONCE = 8  # points evaluated together
+# Standard deviations of the normal approximation that chains start from a mode. The bulk of the posterior is
+# easily reached from its mode, from far outside it is not.
+_START_SPREAD = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +42,11 @@ class Mode:
     converged: bool
 
 
-def find_modes(problem: Target, starts: torch.Tensor) -> list[Mode]:
+def find_modes(density: Density, starts: torch.Tensor) -> list[Mode]:
     """The mode that L-BFGS reaches from each start (S, P), in the order of the starts."""
 
     def negative(point: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = problem.value_and_gradient(torch.from_numpy(point)[None])
+        value, gradient = density.value_and_gradient(torch.from_numpy(point)[None])
         # L-BFGS backs off from an infinite value; NaN would stop it
         return -float(value[0]), -gradient[0].numpy()
 
@@ -62,7 +65,7 @@ def highest(modes: list[Mode]) -> Mode:
     return next(mode for mode in modes if mode.value > top - _EQUALLY_HIGH)
 
 
-def spread_root(problem: Target, point: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def spread_root(density: Density, point: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A root of the covariance of the normal approximation at a point (P,), shape (P, P).
 
     The Hessian is differenced from exact gradients; directions along which the density hardly bends, or bends
@@ -71,21 +74,51 @@ def spread_root(problem: Target, point: torch.Tensor, rng: np.random.Generator) 
     """
     P = len(point)
     if P <= _MOST_DENSE:
-        hessian = _hessian_times(problem, point, torch.eye(P, dtype=point.dtype))
+        hessian = _hessian_times(density, point, torch.eye(P, dtype=point.dtype))
         precisions, directions = torch.linalg.eigh(-0.5 * (hessian + hessian.T))
         # the symmetric root: eigenvectors alone turn or change sign with rounding
         root: torch.Tensor = (directions / precisions.clamp(min=_WIDEST**-2).sqrt()) @ directions.T
         return root
     probes = torch.from_numpy(rng.choice([-1.0, 1.0], (_NUM_PROBES, P)))
-    diagonal = -(probes * _hessian_times(problem, point, probes)).mean(0)
+    diagonal = -(probes * _hessian_times(density, point, probes)).mean(0)
     return torch.diag(diagonal.clamp(min=_WIDEST**-2) ** -0.5)
 
 
-def _hessian_times(problem: Target, point: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+def _hessian_times(density: Density, point: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """Hessian times directions, both as rows (K, P)."""
     gradients = [
-        problem.value_and_gradient(point + shift)[1]
+        density.value_and_gradient(point + shift)[1]
         for shift in torch.cat([_STEP * directions, -_STEP * directions]).split(_AT_ONCE)
     ]
     forward, backward = torch.cat(gradients).chunk(2)
     return (forward - backward) / (2 * _STEP)
+
+
+def around_modes(
+    density: Density, target: Target, num_chains: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points where chains start (C, P), taking turns among the modes found, and a root of their metric.
+
+    Args:
+        density: Where modes are searched: the target itself, or an approximation of it.
+        target: What is to be sampled.
+        num_chains: C.
+        rng: Source of randomness.
+    """
+    modes = find_modes(density, target.space.initial(rng, NUM_STARTS))
+    modes = [replace(mode, point=target.canonical(mode.point[None])[0]) for mode in modes]
+    _, root = rounded(highest(modes).point, spread_root(density, highest(modes).point, rng))
+    centers = torch.stack([rounded(modes[chain % len(modes)].point, root)[0] for chain in range(num_chains)])
+    fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
+    return centers + _START_SPREAD * fresh @ root.T, root
+
+
+def rounded(point: torch.Tensor, root: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A point (P,) and a root (P, P) to a few digits.
+
+    As guesses they need no more, and what the order of the rows or of the tasks changes by rounding would
+    grow along chains, or decide who is drawn.
+    """
+    scale = root.diagonal().sqrt().to(torch.bfloat16).double()
+    root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
+    return point.round(decimals=3), root

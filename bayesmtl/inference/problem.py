@@ -1,4 +1,4 @@
-"""A posterior to explore: a sharing prior and a likelihood met with compressed data."""
+"""A posterior to explore: a sharing prior and a likelihood met with data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.algebra.collapsed import log_marginal
+from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.target import Target
@@ -31,6 +32,7 @@ class Problem(Target):
         target_scale: What one standardised unit is in the target's units, shape (T,).
         membership: Clusters of the tasks, one partition for each point that is evaluated, shape (B, T);
             needed where the sharing prior has partitions, whose density is given one.
+        rows: The rows themselves, for likelihoods that do not compress; `None` for the others.
     """
 
     sharing: Sharing
@@ -39,6 +41,7 @@ class Problem(Target):
     task_names: tuple[str, ...]
     target_scale: np.ndarray
     membership: torch.Tensor | None = None
+    rows: TaskRows | None = None
 
     def given(self, membership: torch.Tensor) -> Problem:
         """The posterior of the hyperparameters given partitions of the tasks, shape (B, T)."""
@@ -64,7 +67,10 @@ class Problem(Target):
         return self.likelihood.noise_sd(values, self.task_names, self.target_scale, num_draws)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
-        """log p(y, hyperparameters) at points (B, P) with all weights integrated out, shape (B,)."""
+        """log p(y, hyperparameters) at points (B, P) with all weights integrated out, shape (B,).
+
+        For likelihoods that compress; `LaplaceMarginal` is its counterpart for the others.
+        """
         log_prior, values = self.space.log_prior(points)
         noise = self.noise(values, points.shape[0])
         if isinstance(self.sharing, PartitionSharing):

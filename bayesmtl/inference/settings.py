@@ -50,3 +50,14 @@ def whole_number(name: str, value: object, least: int) -> int:
             remedy=f"Pass a whole number, such as {max(least, 100) if name != 'seed' else 0}.",
         )
     return int(value)
+
+
+def refuse_checkpoint(settings: Settings, method: str) -> None:
+    """Raise a SpecificationError where a checkpoint is asked of an engine that writes none."""
+    if settings.checkpoint is not None:
+        raise SpecificationError(
+            "checkpoint",
+            expected=f'none under method="{method}"',
+            found=repr(str(settings.checkpoint)),
+            remedy='Only "exact" saves its runs; leave it out.',
+        )

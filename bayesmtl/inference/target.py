@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from bayesmtl.parameters import ParameterSpace
+
+
+class Density(Protocol):
+    """A log density of the hyperparameters: what is searched for modes, and sampled."""
+
+    def value(self, points: torch.Tensor) -> torch.Tensor:
+        """Log density at points (B, P), shape (B,); -inf where it cannot be evaluated."""
+
+    def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same with its gradient (B, P), zeros where it cannot be evaluated."""
 
 
 class Target(ABC):
@@ -42,17 +54,26 @@ class Target(ABC):
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """`log_density` without its gradient; -inf where it cannot be evaluated."""
         with torch.no_grad():
-            return torch.nan_to_num(self.log_density(points), nan=-torch.inf, posinf=-torch.inf)
+            return finite_or_least(self.log_density(points))
 
     def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`log_density` and its gradient; -inf and zeros where it cannot be evaluated."""
-        points = points.detach().requires_grad_()
-        with torch.enable_grad():
-            value = self.log_density(points)
-            (gradient,) = torch.autograd.grad(value.sum(), points)
-        value = value.detach()
-        usable = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
-        return (
-            torch.where(usable, value, -torch.inf),
-            torch.where(usable[:, None], gradient, 0.0),
-        )
+        return differentiate(self.log_density, points)
+
+
+def finite_or_least(value: torch.Tensor) -> torch.Tensor:
+    """Log densities with -inf where they are not finite."""
+    return torch.nan_to_num(value, nan=-torch.inf, posinf=-torch.inf)
+
+
+def differentiate(
+    log_density: Callable[[torch.Tensor], torch.Tensor], points: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A log density at points (B, P) and its gradient; -inf and zeros where they cannot be evaluated."""
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        value = log_density(points)
+        (gradient,) = torch.autograd.grad(value.sum(), points)
+    value = value.detach()
+    usable = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
+    return torch.where(usable, value, -torch.inf), torch.where(usable[:, None], gradient, 0.0)

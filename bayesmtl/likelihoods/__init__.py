@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from bayesmtl.likelihoods.base import Likelihood
+from bayesmtl.likelihoods.bernoulli import Bernoulli
+from bayesmtl.likelihoods.binomial import Binomial
 from bayesmtl.likelihoods.gaussian import Gaussian
+from bayesmtl.likelihoods.poisson import Poisson
+from bayesmtl.likelihoods.rowwise import Derivatives, PolyaGamma, Rowwise
 
-REGISTRY: dict[str, type[Likelihood]] = {"Gaussian": Gaussian}
+REGISTRY: dict[str, type[Likelihood]] = {
+    "Gaussian": Gaussian,
+    "Bernoulli": Bernoulli,
+    "Binomial": Binomial,
+    "Poisson": Poisson,
+}
 """Every likelihood by name. A new likelihood is added here and nowhere else."""
 
-__all__ = ["REGISTRY", "Gaussian", "Likelihood"]
+__all__ = [
+    "REGISTRY",
+    "Bernoulli",
+    "Binomial",
+    "Derivatives",
+    "Gaussian",
+    "Likelihood",
+    "Poisson",
+    "PolyaGamma",
+    "Rowwise",
+]

@@ -5,17 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
+from bayesmtl.data import Standardization, TaskData
 from bayesmtl.parameters import Parameter, Reported, Values
 
 
 @dataclass(frozen=True)
 class Likelihood(ABC):
     """y | f_t(x), dispersion_t. A likelihood is a frozen dataclass of options and priors."""
+
+    compresses: ClassVar[bool] = False
+    """Whether sufficient statistics stand for the rows: the likelihood is Gaussian in the weights."""
+
+    unit: ClassVar[str] = "target"
+    """What f_t(x) is measured in."""
 
     @abstractmethod
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
@@ -24,6 +31,17 @@ class Likelihood(ABC):
         Raises:
             SpecificationError: Naming the tasks and what to do.
         """
+
+    def check_target(self, y: np.ndarray, name: str) -> None:  # noqa: B027 - most values are allowed
+        """Refuse observed targets (n,) that this likelihood gives no probability.
+
+        Raises:
+            DataError: Naming the target and the values.
+        """
+
+    def standardization(self, data: TaskData) -> Standardization:
+        """Centres and scales of the features, and of the target where this likelihood scales with it."""
+        return data.standardization()
 
     @abstractmethod
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
@@ -41,6 +59,18 @@ class Likelihood(ABC):
             target_scale: What one standardised unit is in the target's units, shape (T,).
             num_draws: B.
         """
+
+    @abstractmethod
+    def log_density(self, y: np.ndarray, f: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """log p(y | f), elementwise; f and noise in the target's units."""
+
+    @abstractmethod
+    def mean(self, f: np.ndarray) -> np.ndarray:
+        """E[y | f], elementwise: f itself, a probability, a rate."""
+
+    @abstractmethod
+    def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """New observations y | f, elementwise."""
 
     @abstractmethod
     def report(self, values: Values) -> dict[str, Reported]:

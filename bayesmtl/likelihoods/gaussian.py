@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ class Gaussian(Likelihood):
         >>> Gaussian(noise={"lab_1": 2.0, "lab_2": 0.5}).parameters(num_tasks=2)
         ()
     """
+
+    compresses: ClassVar[bool] = True
 
     noise: str | float | Mapping[str, float] = "shared"
     scale: Prior = field(default_factory=HalfNormal)
@@ -113,6 +116,18 @@ class Gaussian(Likelihood):
         else:
             known = np.full(len(task_names), self.noise)
         return torch.from_numpy(known / target_scale).expand(num_draws, -1)
+
+    def log_density(self, y: np.ndarray, f: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """log N(y | f, noise^2), elementwise."""
+        return np.asarray(-0.5 * ((y - f) / noise) ** 2 - np.log(noise) - 0.5 * math.log(2 * math.pi))
+
+    def mean(self, f: np.ndarray) -> np.ndarray:
+        """The function itself."""
+        return f
+
+    def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The function with its noise."""
+        return np.asarray(f + noise * rng.normal(size=f.shape))
 
     def report(self, values: Values) -> dict[str, Reported]:
         """sigma, and for "task" also the spread and every task's own level."""

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
+from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
@@ -34,7 +35,7 @@ def check_data(data: object) -> None:
 
 @dataclass(frozen=True)
 class LinearModel:
-    """Related linear regressions, one per task: y | f_t(x) with f_t(x) = x'w_t and W = A Z + E.
+    """Related (generalised) linear regressions, one per task: y | f_t(x), f_t(x) = x'w_t, W = A Z + E.
 
     A specification only: immutable, without data. The features are the columns of the data.
 
@@ -82,17 +83,19 @@ class LinearModel:
 
         Args:
             data: Rows of T tasks; rows without a target do not count.
-            method: "exact" for the full posterior, "empirical_bayes" for hyperparameters at their mode, or
-                "auto"; the fit records the choice and its reason.
+            method: "exact" for the full posterior and "empirical_bayes" for hyperparameters at their mode,
+                both for Gaussian likelihoods; "gibbs" for the full posterior under a logit link; "laplace",
+                approximate, for all likelihoods; or "auto"; the fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 500 of "exact" and 250 of "empirical_bayes", whose
-                draws are independent.
-            num_warmup: Iterations per chain to adapt in ("exact" only).
+            num_draws: Kept draws per chain; by default 500 of "exact" and "gibbs" and 250 of the others,
+                whose draws are independent.
+            num_warmup: Iterations per chain to adapt in ("exact" and "gibbs" only).
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
 
         Raises:
+            DataError: If a target is none that the likelihood allows.
             SpecificationError: If the model does not fit the data, or an option is unknown.
             CheckpointError: If the checkpoint is damaged or belongs to another run.
 
@@ -101,7 +104,7 @@ class LinearModel:
         """
         check_data(data)
         settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
-        standardization = data.standardization()
+        standardization = self.likelihood.standardization(data)
         problem, statistics = self._problem(data, standardization)
         name, reason = choose(problem, method)
         draws = ENGINES[name](problem, settings)
@@ -125,17 +128,23 @@ class LinearModel:
     def _problem(self, data: TaskData, standardization: Standardization) -> tuple[Problem, TaskStatistics]:
         observed = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, observed)
-        statistics = TaskStatistics.from_rows(
+        self.likelihood.check_target(data.y[data.observed], data.target_name)
+        rows = (
             standardization.standardize_features(data.X),
             standardization.standardize_target(data.y, data.task),
             data.task,
             data.num_tasks,
         )
-        target_scale = standardization.target_scale
-        return (
-            Problem(self.sharing, self.likelihood, statistics.compress(), data.task_names, target_scale),
-            statistics,
+        statistics = TaskStatistics.from_rows(*rows)
+        problem = Problem(
+            self.sharing,
+            self.likelihood,
+            statistics.compress(),
+            data.task_names,
+            standardization.target_scale,
+            rows=None if self.likelihood.compresses else TaskRows.of(*rows),
         )
+        return problem, statistics
 
     def sample_prior(self, data: TaskData, *, num_draws: int = 500, seed: int) -> xr.Dataset:
         """Draw hyperparameters and weights from the prior, in the units of `data`.
@@ -170,8 +179,9 @@ class LinearModel:
         sd = noise.expand(1, data.num_tasks)[0].numpy()[data.task]
         X = standardization.standardize_features(data.X)
         rng = np.random.default_rng([seed, 1])
-        y = (X * weights[data.task]).sum(axis=1) + sd * rng.normal(size=len(X))
-        y = np.where(data.observed, standardization.unstandardize_target(y, data.task), np.nan)
+        latent = standardization.unstandardize_target((X * weights[data.task]).sum(axis=1), data.task)
+        y = self.likelihood.draw(latent, standardization.unstandardize_sd(sd, data.task), rng)
+        y = np.where(data.observed, y, np.nan)
         features = np.array(data.feature_names, dtype=str)
         names = {"task": np.array(data.task_names, dtype=str), "feature": features, "feature_other": features}
         truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
@@ -181,7 +191,7 @@ class LinearModel:
         check_data(data)
         num_draws = whole_number("num_draws", num_draws, 1)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
-        standardization = data.standardization()
+        standardization = self.likelihood.standardization(data)
         problem, _ = self._problem(data, standardization)
         values = problem.space.sample(rng, num_draws)
         if isinstance(self.sharing, PartitionSharing):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,8 +44,8 @@ def to_datatree(fit: Fit) -> xr.DataTree:
 
     latent, sd = latent_draws(fit, data.X[observed], task), noise_draws(fit)[..., task]
     y = data.y[observed]
-    log_likelihood = -0.5 * ((y - latent) / sd) ** 2 - np.log(sd) - 0.5 * math.log(2 * math.pi)
-    predicted = latent + sd * fit.generator(1).normal(size=latent.shape)
+    log_likelihood = fit.likelihood.log_density(y, latent, sd)
+    predicted = fit.likelihood.draw(latent, sd, fit.generator(1))
 
     def pointwise(values: np.ndarray) -> xr.Dataset:
         array = xr.DataArray(values, dims=("chain", "draw", "obs"))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
@@ -87,7 +88,12 @@ class Fit:
             self.statistics.compress(),
             self.task_names,
             self.standardization.target_scale,
+            rows=None if self.likelihood.compresses else self._rows(),
         )
+
+    def _rows(self) -> TaskRows:
+        X = self.standardization.standardize_features(self.data.X)
+        return TaskRows.of(X, self.data.y, self.data.task, len(self.task_names))
 
     @cached_property
     def posterior(self) -> xr.Dataset:
@@ -181,7 +187,8 @@ class Fit:
 
         Args:
             new: A frame with the training columns (the target may be absent) or a TaskData.
-            kind: "observation" for a new target with its noise, "latent" for the task's function.
+            kind: "observation" for a new target with its noise, "latent" for the task's function on the
+                scale of the target: its mean, a probability, a rate.
             new_tasks: What to do about a task that is not known: "error", or "population" for draws of a
                 task from the population, with the population's spread.
             num_draws: Posterior draws to use, spread evenly over the chains, at most as many as there are.
@@ -228,7 +235,8 @@ class Fit:
 
         Raises:
             DataError: If no row has a target.
-            SpecificationError: If tasks are standardised one by one and a task is new.
+            SpecificationError: If tasks are standardised one by one and a task is new, or the likelihood is
+                not Gaussian: the density of new rows then has no closed form.
         """
         return update.condition(self, new)
 

@@ -112,7 +112,7 @@ class GPFit:
         names = {"task": tasks, "task_other": tasks, "feature": np.array(self.feature_names, dtype=str)}
         arrays = {}
         for name, reported in reports.items():
-            values, unit = in_user_units(reported, self.standardization)
+            values, unit = in_user_units(reported, self.standardization, self.likelihood.unit)
             shaped = values.reshape(C, N, *values.shape[1:])
             arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *reported.dims), attrs={"unit": unit})
         used = {dim for array in arrays.values() for dim in array.dims[2:]}

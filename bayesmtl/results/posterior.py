@@ -14,8 +14,8 @@ from bayesmtl.parameters import Reported
 from bayesmtl.sharing import Sharing
 
 
-def in_user_units(reported: Reported, standardization: Standardization) -> tuple[np.ndarray, str]:
-    """A reported quantity in the user's units, and the words for them.
+def in_user_units(reported: Reported, standardization: Standardization, unit: str) -> tuple[np.ndarray, str]:
+    """A reported quantity in the user's units, and the words for them, `unit` being that of the functions.
 
     Where every task's target is standardised by itself the population has no units of its own: its
     quantities stay in standardised units and say so.
@@ -24,14 +24,14 @@ def in_user_units(reported: Reported, standardization: Standardization) -> tuple
     own_scales = standardization.target == "task"
     if reported.unit == "target" and (not own_scales or "task" in reported.dims):
         scale = standardization.target_scale if "task" in reported.dims else standardization.target_scale[0]
-        return values * scale, "target"
+        return values * scale, unit
     if reported.unit == "feature":
         return values * standardization.feature_scale[-values.shape[-1] :], "feature"
     if reported.unit == "coefficient" and not own_scales:
-        return standardization.residual_scale_to_user(values), "target per feature"
+        return standardization.residual_scale_to_user(values), f"{unit} per feature"
     if reported.unit == "covariance" and not own_scales:
-        unit = standardization.residual_scale_to_user(np.ones(values.shape[-1]))
-        return values * unit[:, None] * unit, "product of two coefficients"
+        scale = standardization.residual_scale_to_user(np.ones(values.shape[-1]))
+        return values * scale[:, None] * scale, "product of two coefficients"
     return values, "none" if reported.unit == "none" else "standardised"
 
 
@@ -59,18 +59,19 @@ def posterior_dataset(
         shaped = values.reshape(C, N, *values.shape[1:])
         arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *dims), attrs={"unit": unit})
 
+    per_feature = f"{likelihood.unit} per feature"
     weights = draws.weights.flatten(0, 1).numpy()
     if sharing.has_population:
         mean = draws.basis[:, :, 0].flatten(0, 1).numpy()
         if standardization.target == "task":
             add("population", ("feature",), mean, "standardised")
         else:
-            add("population", ("feature",), standardization.population_to_user(mean), "target per feature")
+            add("population", ("feature",), standardization.population_to_user(mean), per_feature)
     reports = {**sharing.report(flat), **likelihood.report(flat)}
     for name, reported in reports.items():
-        values, unit = in_user_units(reported, standardization)
+        values, unit = in_user_units(reported, standardization, likelihood.unit)
         add(name, reported.dims, values, unit)
-    add("weights", ("task", "feature"), standardization.weights_to_user(weights), "target per feature")
+    add("weights", ("task", "feature"), standardization.weights_to_user(weights), per_feature)
     used = {dim for array in arrays.values() for dim in array.dims}
     named = {dim: names for dim, names in coordinates.items() if dim in used}
     return xr.Dataset(arrays, coords={"chain": np.arange(C), "draw": np.arange(N), **named})

@@ -45,7 +45,7 @@ class Prediction:
     """Draws of a new observation, or of the function, for every row asked for.
 
     Args:
-        draws: Dimensions (draw, obs) in the target's units; coordinate `task` along obs.
+        draws: Dimensions (draw, obs) on the target's scale; coordinate `task` along obs.
         mean: Posterior mean of each row, free of the noise's Monte Carlo error, shape (obs,).
         kind: "observation" or "latent".
         new: Which rows belong to a task without training rows, bool (obs,).
@@ -137,14 +137,15 @@ def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_dr
         for row in np.flatnonzero(codes < 0):
             codes[row] = position[str(rows.task_labels[row])]
     X = standardization.standardize_features(rows.X)
-    draws = np.empty((len(chosen), len(X)))
+    latent = np.empty((len(chosen), len(X)))
     for code in np.unique(codes):
         where = codes == code
-        draws[:, where] = weights[:, code] @ X[where].T
-    mean = standardization.unstandardize_target(draws.mean(axis=0), codes)
+        latent[:, where] = weights[:, code] @ X[where].T
+    latent = standardization.unstandardize_target(latent, codes)
+    draws = fit.likelihood.mean(latent)
+    mean = draws.mean(axis=0)
     if kind == "observation":
-        draws += noise[:, codes] * rng.normal(size=draws.shape)
-    draws = standardization.unstandardize_target(draws, codes)
+        draws = fit.likelihood.draw(latent, standardization.unstandardize_sd(noise[:, codes], codes), rng)
     index = pd.RangeIndex(len(X)) if rows.index is None else rows.index
     coords = {
         "draw": np.arange(len(chosen)),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from arviz_stats.base.array import array_stats
 
 from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization
-from bayesmtl.errors import ConvergenceWarning, DataError, listing
+from bayesmtl.diagnostics.convergence import PARETO_LIMIT
+from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError, listing
 from bayesmtl.inference import Draws
+from bayesmtl.inference.importance import smooth
 from bayesmtl.parameters import Values
 from bayesmtl.results.update_clusters import weigh_clusters
 from bayesmtl.sharing import PartitionSharing
@@ -23,12 +23,18 @@ from bayesmtl.sharing import PartitionSharing
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
 
-PARETO_LIMIT = 0.7  # Vehtari, Simpson, Gelman, Yao and Gabry (2024)
 _CANDIDATES = 32  # tries for each quantity of a new task's own, such as its noise level
 
 
 def condition(fit: Fit, new: Any) -> Fit:
     """See `Fit.condition`."""
+    if not fit.likelihood.compresses:
+        raise SpecificationError(
+            "condition",
+            expected="a fit with a Gaussian likelihood",
+            found=f"one with {fit.likelihood!r}",
+            remedy="Put the new rows behind the old ones and fit the model again.",
+        )
     rows = fit.schema.encode(new)
     observed = ~np.isnan(rows.y)
     if not observed.any():
@@ -136,7 +142,7 @@ def _resample(
     log_weight: np.ndarray, rng: np.random.Generator, touched: np.ndarray, names: tuple[str, ...]
 ) -> np.ndarray:
     """Positions of the draws to keep: systematic resampling after Pareto smoothing of the weights."""
-    smoothed, k = _smooth(log_weight)
+    smoothed, k = smooth(log_weight)
     if not k <= PARETO_LIMIT:
         warnings.warn(
             f"The rows of {listing([names[t] for t in touched])} change the population so much that few "
@@ -149,18 +155,6 @@ def _resample(
     weight = np.exp(smoothed - smoothed.max())
     edges = np.cumsum(weight / weight.sum())
     return np.minimum(np.searchsorted(edges, (rng.random() + np.arange(S)) / S), S - 1)
-
-
-def _smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pareto-smoothed log weights and the shape k of their tail; infinite where the tail cannot be judged."""
-    if np.ptp(log_weight) < 1e-8:  # the rows say nothing about the population
-        return log_weight, -np.inf
-    S = len(log_weight)
-    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :]
-    if len(np.unique(tail)) < 5:  # too few draws, or too few different ones
-        return log_weight, np.inf
-    smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
-    return smoothed, float(k)
 
 
 def _redraw(

@@ -1,0 +1,127 @@
+"""Importance sampling of hyperparameters: proposals, Pareto-smoothed weights, resampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from arviz_stats.base.array import array_stats
+
+from bayesmtl.inference.target import Density
+
+ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
+_ROUNDS = 4  # of adapting the proposal
+_DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
+_MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A multivariate t, cut to the side of zero on which a point lies, for coordinates that have a sign.
+
+    Args:
+        center: Shape (P,).
+        root: Root of its scale matrix, shape (P, P).
+        signed: Coordinates in which x and -x mean the same, bool (P,).
+        side: A point on the wanted side, shape (P,).
+    """
+
+    center: torch.Tensor
+    root: torch.Tensor
+    signed: torch.Tensor
+    side: torch.Tensor
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom; more coordinates put a t's mass further out, and need lighter tails."""
+        return _DEGREES + len(self.center)
+
+    def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
+        """Points on the wanted side, at most `number`, shape (M, P)."""
+        P, sign = len(self.center), torch.where(self.side < 0, -1.0, 1.0).to(self.center.dtype)
+        kept: list[torch.Tensor] = []
+        count = 0
+        for _ in range(_MOST_TRIES):
+            normal = torch.from_numpy(rng.standard_normal((number, P)))
+            stretch = torch.from_numpy(np.sqrt(self.degrees / rng.chisquare(self.degrees, (number, 1))))
+            points = self.center + stretch * (normal @ self.root.T)
+            right = ((points * sign >= 0) | ~self.signed).all(1)
+            kept.append(points[right])
+            count += int(right.sum())
+            if count >= number:
+                break
+        return torch.cat(kept)[:number]
+
+    def log_density(self, points: torch.Tensor) -> torch.Tensor:
+        """Up to a constant, shape (M,)."""
+        white = torch.linalg.solve(self.root, (points - self.center).T)
+        return -0.5 * (self.degrees + len(self.center)) * torch.log1p((white**2).sum(0) / self.degrees)
+
+    def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Proposal:
+        """The proposal with the centre and spread of weighted points."""
+        center = weights @ points
+        apart = points - center
+        covariance = (apart * weights[:, None]).T @ apart
+        # a few heavy points have the spread of a line: keep a share of the old one
+        share = 1 / (1 + len(center) * float((weights**2).sum()))
+        covariance = share * covariance + (1 - share) * self.root @ self.root.T
+        return Proposal(center, torch.linalg.cholesky(covariance), self.signed, self.side)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSample:
+    """Points with weights that sum to 1.
+
+    Args:
+        points: Shape (M, P).
+        weights: Pareto-smoothed, shape (M,).
+        pareto_k: Shape of the weights' tail; infinite where it cannot be judged.
+    """
+
+    points: torch.Tensor
+    weights: torch.Tensor
+    pareto_k: float
+
+
+def weighted_sample(
+    density: Density, proposal: Proposal, number: int, rng: np.random.Generator
+) -> WeightedSample:
+    """Importance sampling, the proposal adapted while the tail of the weights asks for it; the best round."""
+    best: WeightedSample | None = None
+    for _ in range(_ROUNDS):
+        points = proposal.draw(number, rng)
+        log_weight = (density.value(points) - proposal.log_density(points)).numpy()
+        log_weights, k = smooth(log_weight)
+        weights = np.exp(log_weights - log_weights.max())
+        sample = WeightedSample(points, torch.from_numpy(weights / weights.sum()), k)
+        if best is None or k < best.pareto_k:
+            best = sample
+        if best.pareto_k < ENOUGH:
+            break
+        proposal = proposal.adapted(points, sample.weights)
+    assert best is not None
+    return best
+
+
+def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log weights and the shape k of their tail; infinite where the tail cannot be judged."""
+    possible = np.isfinite(log_weight)
+    if not possible.any():
+        return np.zeros_like(log_weight), np.inf
+    log_weight = np.where(possible, log_weight, log_weight[possible].min() - 1e3)
+    if np.ptp(log_weight) < 1e-8:  # the weights say nothing
+        return log_weight, -np.inf
+    S = len(log_weight)
+    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :]
+    if len(np.unique(tail)) < 5:  # too few draws, or too few different ones
+        return log_weight, np.inf
+    smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
+    return smoothed, float(k)
+
+
+def systematic(weights: torch.Tensor, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of `number` draws in proportion to weights that sum to 1, to within one copy each."""
+    edges = np.cumsum(weights.numpy())
+    return np.minimum(np.searchsorted(edges, (rng.random() + np.arange(number)) / number), len(edges) - 1)

@@ -1,0 +1,202 @@
+"""Likelihoods: densities are SciPy's, derivatives those of automatic differentiation, bad targets refused."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import bayesmtl as bm
+from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.likelihoods import REGISTRY, Rowwise
+
+F = np.linspace(-6.0, 6.0, 25)
+CASES = {
+    "logit": (bm.Bernoulli(), [0.0, 1.0], lambda y: stats.bernoulli.logpmf(y, stats.logistic.cdf(F))),
+    "probit": (bm.Bernoulli("probit"), [0.0, 1.0], lambda y: stats.bernoulli.logpmf(y, stats.norm.cdf(F))),
+    "binomial": (bm.Binomial(7), [0.0, 3.0, 7.0], lambda y: stats.binom.logpmf(y, 7, stats.logistic.cdf(F))),
+    "poisson": (bm.Poisson(), [0.0, 1.0, 40.0], lambda y: stats.poisson.logpmf(y, np.exp(F))),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+def test_log_density_is_scipys(case):
+    likelihood, targets, expected = case
+    for y in targets:
+        np.testing.assert_allclose(likelihood.log_density(np.full(25, y), F, 1.0), expected(y), atol=1e-9)
+
+
+def test_derivatives_are_those_of_automatic_differentiation(case):
+    likelihood, targets, _ = case
+    for y in targets:
+        given = torch.full((25,), y, dtype=torch.float64)
+        f = torch.from_numpy(F).requires_grad_()
+        expected = [likelihood.derivatives(given, f).value]
+        for _ in range(3):
+            (slope,) = torch.autograd.grad(expected[-1].sum(), f, create_graph=True)
+            expected.append(slope)
+        found = [*likelihood.derivatives(given, f), likelihood.third_derivative(given, f)]
+        for order, (first, second) in enumerate(zip(found, expected, strict=True)):
+            torch.testing.assert_close(first, second, rtol=1e-7, atol=1e-9, msg=f"derivative {order}")
+
+
+def test_log_density_is_concave_and_finite_far_out(case):
+    likelihood, targets, _ = case
+    f = torch.tensor([-35.0, -20.0, 20.0, 35.0], dtype=torch.float64)
+    for y in targets:
+        at = likelihood.derivatives(torch.full((4,), y, dtype=torch.float64), f)
+        assert all(bool(torch.isfinite(part).all()) for part in at)
+        assert bool((at.second <= 0).all())
+
+
+def test_draws_have_the_mean(case):
+    """5 standard errors of 20,000 draws, 5 values of f, 4 likelihoods: fails by chance once in 80,000."""
+    likelihood = case[0]
+    f = np.repeat([[-2.0, -0.5, 0.0, 1.0, 2.5]], 20_000, axis=0)
+    draws = likelihood.draw(f, np.ones(1), np.random.default_rng(0))
+    likelihood.check_target(draws.ravel(), "y")  # what it draws it also allows
+    gap = np.abs(draws.mean(axis=0) - likelihood.mean(f[0]))
+    assert np.all(gap < 5 * draws.std(axis=0) / np.sqrt(20_000))
+
+
+def test_the_starting_point_explains_the_target(case):
+    """Newton's method sets out from where a row's own target is no surprise."""
+    likelihood, targets, _ = case
+    for y in map(lambda y: torch.tensor([y], dtype=torch.float64), targets):
+        start = likelihood.start(y)
+        assert bool(torch.isfinite(start).all())
+        assert float(likelihood.derivatives(y, start).value) > -4.0
+
+
+@pytest.mark.parametrize("likelihood", [bm.Bernoulli(), bm.Binomial(3)])
+def test_polya_gamma_representation(likelihood):
+    """p(y | f) over p(y | 0) is exp(kappa f) / cosh(f / 2)^shape, the transform of PG(shape, 0)."""
+    y = np.array([0.0, 1.0])
+    shape, kappa = likelihood.polya_gamma(y)
+    for f in (-3.0, 0.7):
+        expected = likelihood.log_density(y, np.full(2, f), 1.0) - likelihood.log_density(y, np.zeros(2), 1.0)
+        np.testing.assert_allclose(kappa * f - shape * np.log(np.cosh(f / 2)), expected, rtol=1e-12)
+
+
+def test_no_polya_gamma_elsewhere():
+    assert bm.Poisson().polya_gamma(np.zeros(2)) is None
+    assert bm.Bernoulli("probit").polya_gamma(np.zeros(2)) is None
+
+
+def test_plain_data_and_back(case):
+    likelihood = case[0]
+    content = likelihood.to_dict()
+    assert REGISTRY[content["likelihood"]].from_fields(content) == likelihood
+
+
+@pytest.mark.parametrize(
+    "make, parameter",
+    [
+        (lambda: bm.Bernoulli(link="cloglog"), "link"),
+        (lambda: bm.Binomial(trials=0), "trials"),
+        (lambda: bm.Binomial(trials=2.5), "trials"),
+        (lambda: bm.Binomial(trials=True), "trials"),
+    ],
+)
+def test_bad_options(make, parameter):
+    with pytest.raises(SpecificationError, match=f"`{parameter}`: expected"):
+        make()
+
+
+def data_of(y) -> bm.TaskData:
+    rng = np.random.default_rng(0)
+    return bm.TaskData.from_arrays(
+        rng.normal(size=(len(y), 1)), y, np.repeat(["a", "b"], len(y) // 2), target_name="cured"
+    )
+
+
+BAD = {
+    "a third value": (bm.Bernoulli(), [0, 1, 2, 1], "0 and 1.*1 of 4 values that are not, such as '2'"),
+    "probabilities": (bm.Bernoulli(), [0.2, 1, 0, 1], "such as '0.2'"),
+    "minus one for no": (bm.Bernoulli(), [-1, 1, -1, 1], "2 of 4.*'-1'.*Code the event as 1"),
+    "a negative count": (bm.Poisson(), [3, -1, 2, 0], "whole numbers of at least 0.*'-1'"),
+    "a fraction": (bm.Poisson(), [3, 1.5, 2, 0], "'1.5'.*Gaussian"),
+    "more successes than trials": (bm.Binomial(3), [3, 4, 2, 0], "0 to 3.*'4'"),
+    "a share of the trials": (bm.Binomial(3), [3, 0.5, 2, 0], "'0.5'.*Give successes, not shares"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_targets_are_refused(name):
+    likelihood, y, message = BAD[name]
+    model = bm.LinearModel(likelihood=likelihood)
+    with pytest.raises(DataError, match=f"`cured`: expected.*{message}"):
+        model.fit(data_of(y), seed=0, progress=False)
+
+
+def test_strings_are_refused_where_data_come_in():
+    with pytest.raises(DataError, match=r"`cured`: expected numbers.*'yes', 'no'"):
+        data_of(["yes", "no", "yes", "no"])
+
+
+def test_booleans_are_zeros_and_ones():
+    bm.Bernoulli().check_target(data_of([True, False, True, True]).y, "cured")
+
+
+def test_missing_targets_are_no_bad_targets():
+    model = bm.LinearModel(likelihood=bm.Bernoulli())
+    fit = model.fit(
+        data_of([1, np.nan, 0, 1]), method="laplace", seed=0, num_chains=1, num_draws=4, progress=False
+    )
+    assert np.isfinite(fit.posterior["weights"]).all()
+
+
+def test_targets_are_not_standardised_one_task_at_a_time():
+    data = data_of([0, 1, 0, 1]).with_target_standardization("task")
+    with pytest.raises(SpecificationError, match=r"`target_standardization`.*Bernoulli.*keeps its units"):
+        bm.LinearModel(likelihood=bm.Bernoulli()).fit(data, seed=0, progress=False)
+
+
+REFUSED = [
+    (method, likelihood)
+    for likelihood in (bm.Bernoulli(), bm.Binomial(2), bm.Poisson())
+    for method in ("exact", "empirical_bayes")
+] + [("gibbs", bm.Poisson()), ("gibbs", bm.Bernoulli("probit")), ("gibbs", bm.Gaussian())]
+
+
+@pytest.mark.parametrize("method, likelihood", REFUSED)
+def test_engines_refuse_what_they_cannot_do(method, likelihood):
+    with pytest.raises(SpecificationError, match=rf"`method`: expected 'auto' or .* found '{method}'"):
+        bm.LinearModel(likelihood=likelihood).fit(
+            data_of([0, 1, 0, 1]), method=method, seed=0, progress=False
+        )
+
+
+@pytest.mark.parametrize(
+    "likelihood, method, words",
+    [
+        (bm.Bernoulli(), "gibbs", "Polya-Gamma variables make it Gaussian"),
+        (bm.Binomial(6000), "laplace", "24000 Polya-Gamma variables make every sweep slow"),
+        (bm.Bernoulli("probit"), "laplace", "no exact engine"),
+        (bm.Poisson(), "laplace", "no exact engine"),
+        (bm.Gaussian(), "exact", "Gaussian noise"),
+    ],
+)
+def test_auto_chooses_and_says_why(likelihood, method, words):
+    from bayesmtl.inference import choose
+
+    data = data_of([0, 1, 0, 1])
+    problem, _ = bm.LinearModel(likelihood=likelihood)._problem(data, likelihood.standardization(data))
+    name, reason = choose(problem, "auto")
+    assert name == method and words in reason
+
+
+@pytest.mark.parametrize("method", ["laplace", "gibbs"])
+def test_engines_without_checkpoints_say_so(method, tmp_path):
+    with pytest.raises(SpecificationError, match="`checkpoint`: expected none"):
+        bm.LinearModel(likelihood=bm.Bernoulli()).fit(
+            data_of([0, 1, 0, 1]), method=method, seed=0, progress=False, checkpoint=tmp_path / "run.npz"
+        )
+
+
+def test_rowwise_likelihoods_are_marked():
+    for cls in REGISTRY.values():
+        assert cls.compresses != issubclass(cls, Rowwise)
