@@ -288,7 +288,8 @@ def _default_amplitude(prior: Prior, instead: str) -> None:
 
 
 def _amplitude(prior: Prior) -> Parameter:
-    return Parameter("amplitude", (), prior, "signed")
+    # on the logarithm, where it trades off against length-scales along a line
+    return Parameter("amplitude", (), prior, "log")
 
 
 def _same(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 import bayesmtl as bm
 from bayesmtl.errors import (
     BayesMTLError,
+    CheckpointError,
     ConvergenceWarning,
     DataError,
     FitFileError,
@@ -221,6 +222,18 @@ def test_same_seed_same_answer_and_global_state_is_left_alone(data, sampled):
     after = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all() and before[2] == after[2]
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_run_goes_on_from_its_checkpoint(data, sampled, tmp_path):
+    model = bm.MultitaskGP(likelihood=bm.Gaussian(noise="task"))
+    options = {"method": "exact", "seed": 0, "num_chains": 2, "num_warmup": 20, "progress": False}
+    path = tmp_path / "run.ckpt"
+    model.fit(data, num_draws=8, checkpoint=path, **options)
+    longer = model.fit(data, num_draws=20, checkpoint=path, **options)
+    for name, values in sampled.hyperparameters.items():
+        assert torch.equal(values, longer.hyperparameters[name])
+    with pytest.raises(CheckpointError):
+        bm.MultitaskGP().fit(data, num_draws=8, checkpoint=path, **options)
 
 
 def test_files_give_the_same_predictions(fit, data, tmp_path):

@@ -18,7 +18,7 @@ from bayesmtl.errors import ConvergenceWarning
 
 pytestmark = [pytest.mark.slow, pytest.mark.statistical]
 
-REPLICATIONS = 18
+REPLICATIONS = 14
 
 
 def test_hyperparameters_are_calibrated():
