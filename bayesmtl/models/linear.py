@@ -90,7 +90,7 @@ class LinearModel:
                 draws are independent.
             num_warmup: Iterations per chain to adapt in ("exact" only).
             progress: Whether to show progress on stderr.
-            checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
+            checkpoint: File to save a run in every few seconds and to resume it from ("exact" and "gibbs").
 
         Raises:
             SpecificationError: If the model does not fit the data, or an option is unknown.
