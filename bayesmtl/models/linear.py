@@ -82,13 +82,14 @@ class LinearModel:
 
         Args:
             data: Rows of T tasks; rows without a target do not count.
-            method: "exact" for the full posterior, "empirical_bayes" for hyperparameters at their mode, or
-                "auto"; the fit records the choice and its reason.
+            method: "exact" for the full posterior, "empirical_bayes" for hyperparameters at their mode,
+                "gibbs" for the full posterior of a prior with partitions of the tasks, or "auto"; the fit
+                records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 500 of "exact" and 250 of "empirical_bayes", whose
-                draws are independent.
-            num_warmup: Iterations per chain to adapt in ("exact" only).
+            num_draws: Kept draws per chain; by default 500 of "exact" and "gibbs" and 250 of
+                "empirical_bayes", whose draws are independent.
+            num_warmup: Iterations per chain to adapt in ("exact" and "gibbs").
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact" and "gibbs").
 

@@ -287,7 +287,7 @@ def enumerated(model: bm.LinearModel, data: bm.TaskData) -> np.ndarray:
     points = torch.zeros(len(partitions), 0, dtype=torch.float64)
     probability = torch.softmax(problem.given(partitions).log_density(points), 0).numpy()
     together = (partitions[:, :, None] == partitions[:, None]).numpy()
-    return np.einsum("p,ptu->tu", probability, together)
+    return np.clip(np.einsum("p,ptu->tu", probability, together), 0.0, 1.0)
 
 
 def fitted(model: bm.LinearModel, data: bm.TaskData, num_draws: int = 500) -> bm.Fit:
