@@ -111,23 +111,32 @@ class PartitionSampler:
         return state
 
     def advance(self, state: State) -> None:
-        """One iteration of all chains, in place."""
+        """One iteration of all chains, in place; an interrupted one leaves no trace."""
+        iteration, further, randomness = state.iteration, state.further, state.generator.get_state()
+        try:
+            self._advance(state)
+        except BaseException:
+            if state.iteration == iteration:
+                state.further = further
+                state.generator.set_state(randomness)
+            raise
+
+    def _advance(self, state: State) -> None:
         membership = self.move_partition(state.points, state.further["membership"], state.generator)
+        kept = state.further["kept"]
+        if state.iteration >= self.num_warmup:
+            kept = torch.cat([kept, membership[:, None]], dim=1)
+        state.further = {"membership": membership, "kept": kept}
         self.given = self.problem.given(membership)
         state.value, state.gradient = self._value_and_gradient(state.points)
         if state.points.shape[1]:
             self.hmc.advance(state)
-        else:  # every hyperparameter is known
-            state.iteration += 1
-            if state.iteration > self.num_warmup:
-                state.draws.append(state.points)
-                ones = torch.ones_like(state.value)
-                state.stats.append(torch.stack([ones, 0 * ones, 0 * ones, state.value, 0 * ones], dim=1))
-        # in one step, so that an interrupt leaves no half of it
-        kept = state.further["kept"]
-        if len(state.draws) > kept.shape[1]:
-            kept = torch.cat([kept, membership[:, None]], dim=1)
-        state.further = {"membership": membership, "kept": kept}
+            return
+        state.iteration += 1  # every hyperparameter is known
+        if state.iteration > self.num_warmup:
+            state.draws.append(state.points)
+            ones = torch.ones_like(state.value)
+            state.stats.append(torch.stack([ones, 0 * ones, 0 * ones, state.value, 0 * ones], dim=1))
 
     def move_partition(
         self, points: torch.Tensor, membership: torch.Tensor, generator: torch.Generator

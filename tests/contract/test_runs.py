@@ -89,6 +89,7 @@ MODELS = {
     "Hierarchical": bm.LinearModel(),
     "full, noise by task": bm.LinearModel(bm.Hierarchical(covariance="full"), bm.Gaussian(noise="task")),
     "LowRank": bm.LinearModel(bm.LowRank(rank=2)),
+    "DirichletProcess": bm.LinearModel(bm.DirichletProcess()),
 }
 
 
@@ -113,6 +114,7 @@ def test_a_killed_run_resumes_bit_for_bit(
 def test_every_model_resumes_bit_for_bit(name, lab_data, stop_after, save_always, tmp_path, monkeypatch):
     """In a warm-up long enough for every stage of adaptation, killed after it and within."""
     path, run = tmp_path / "run.npz", {"num_warmup": 30, "num_draws": 6}
+    run["method"] = "auto"  # which takes "gibbs" for partitions and "exact" for all others
     expected = fit(lab_data, MODELS[name], **run)
     for done in (28, 33):
         with monkeypatch.context() as patch:
@@ -127,6 +129,19 @@ def test_every_model_resumes_bit_for_bit(name, lab_data, stop_after, save_always
             with pytest.raises(RuntimeError, match="power cut"):
                 fit(lab_data, MODELS[name], checkpoint=path, **run)
     assert_same_draws(fit(lab_data, MODELS[name], checkpoint=path, **run), expected)
+
+
+def test_partitions_are_kept_when_interrupted(lab_data, stop_after, tmp_path, monkeypatch):
+    """As many partitions as draws, those of the undisturbed run; and the same run goes on."""
+    model, path, run = bm.LinearModel(bm.DirichletProcess()), tmp_path / "run.npz", {"method": "gibbs"}
+    whole = fit(lab_data, model, **run)
+    stop_after(20 + 7, KeyboardInterrupt())
+    part = fit(lab_data, model, checkpoint=path, **run)
+    assert not part.complete and part.partition().draws.sizes["draw"] == 2 * 7
+    kept = whole.draws.hyperparameters["cluster"][:, :7]
+    assert torch.equal(part.draws.hyperparameters["cluster"], kept)
+    monkeypatch.undo()
+    assert_same_draws(fit(lab_data, model, checkpoint=path, **run), whole)
 
 
 def test_a_finished_run_is_not_run_again(lab_data, undisturbed, tmp_path, monkeypatch):
