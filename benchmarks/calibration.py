@@ -85,7 +85,7 @@ ROWWISE: dict[str, tuple[bm.LinearModel, str]] = {
         ("Hierarchical diagonal", bm.Hierarchical(), bm.Poisson(), "laplace"),
     )
 }
-"""Outcomes and counts, with the engine; laplace is approximate, and with so few rows may be told from exact."""
+"""Outcomes and counts, with the engine; laplace is approximate, and may be told from exact with few rows."""
 
 
 @dataclass(frozen=True)
