@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from bayesmtl.errors import SpecificationError
+from bayesmtl.inference.augmented_gibbs import gibbs
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
-from bayesmtl.inference.gibbs import gibbs
 from bayesmtl.inference.laplace import laplace
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings, whole_number

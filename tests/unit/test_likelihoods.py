@@ -11,7 +11,7 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import choose
-from bayesmtl.inference.gibbs import Gibbs
+from bayesmtl.inference.augmented_gibbs import Gibbs
 from bayesmtl.likelihoods import REGISTRY, Rowwise
 
 F = np.linspace(-6.0, 6.0, 25)
