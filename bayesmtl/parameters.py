@@ -104,7 +104,7 @@ class Parameter:
         """Dispersed but harmless starting coordinates, shape (num_chains, size)."""
         shape = (num_chains, self.size)
         if self.space == "signed":
-            return rng.uniform(0.05, 0.5, shape)
+            return rng.uniform(0.05, 0.25, shape)
         if self.space == "log":
             return rng.uniform(-1.0, 0.0, shape)
         return rng.normal(0.0, 0.5 if self.space == "real" else 0.1, shape)

@@ -17,12 +17,11 @@ multiplied by their number, the model's (Bonferroni).
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -31,12 +30,12 @@ from scipy import stats
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
+from benchmarks.common import Options, main, table, verdict
 
 NUM_CHAINS = 64
 NUM_DRAWS = 20  # of each chain; only its last is used
 ROWS_PER_TASK = (2, 4, 5, 8)
 FALSE_ALARM = 1e-4  # of the whole table
-RESULTS = Path(__file__).parent / "results" / "calibration.md"
 
 MODELS: dict[str, bm.LinearModel] = {
     f"{name}, noise {noise}": bm.LinearModel(sharing, bm.Gaussian(noise="task" if noise == "task" else noise))
@@ -248,65 +247,46 @@ def calibrate(
     return Ranks(uniform, time.perf_counter() - start)
 
 
-def table(num_simulations: int, *, names: list[str] | None = None) -> pd.DataFrame:
+def run(options: Options) -> str:
     """Calibrate every pair; one row each."""
     runs = [(name, model, "exact") for name, model in MODELS.items()]
     runs += [(f"{name}, all known", model, "empirical_bayes") for name, model in KNOWN.items()]
     runs += [(name, model, method) for name, (model, method) in ROWWISE.items()]
-    rows = []
+    num_simulations = options.simulations
+    if options.reduced:
+        runs, num_simulations = runs[:1] + runs[-1:], 3
+    rows = {}
     for name, model, method in runs:
-        if names and not any(part in name for part in names):
-            continue
-        ranks = calibrate(model, num_simulations, method=method, num_warmup=150)
+        ranks = calibrate(model, num_simulations, method=method)
         p_values = ranks.p_values()
         worst = p_values["p"].idxmin()
-        rows.append(
-            {
-                "model": name,
-                "engine": method,
-                "quantities": len(p_values),
-                "worst quantity": worst,
-                "its mean rank": round(float(p_values.loc[worst, "mean rank"]), 3),
-                "its spread": round(float(p_values.loc[worst, "spread"]), 3),
-                "p (all quantities)": float(f"{ranks.p_value():.2g}"),
-                "seconds": round(ranks.seconds, 1),
-            }
-        )
-        print(rows[-1], flush=True)
-    return pd.DataFrame(rows)
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    lines = ["| " + " | ".join(frame.columns) + " |", "|" + " --- |" * len(frame.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+        rows[name] = {
+            "engine": method,
+            "quantities": len(p_values),
+            "worst quantity": worst,
+            "its mean rank": f"{p_values.loc[worst, 'mean rank']:.3f}",
+            "its spread": f"{p_values.loc[worst, 'spread']:.3f}",
+            "p (all quantities)": float(f"{ranks.p_value():.2g}"),
+            "seconds": f"{ranks.seconds:.0f}",
+        }
+        print(name, rows[name], file=sys.stderr, flush=True)
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    limit = FALSE_ALARM / len(frame)
+    failed = frame.index[frame["p (all quantities)"] < limit].tolist()
+    sizes = ", ".join(map(str, ROWS_PER_TASK))
+    lines = [
+        f"{num_simulations} simulated data sets per model (`--simulations`), 4 tasks with {sizes} rows, "
+        f"{NUM_CHAINS} independent draws per fit. A pair fails below p = {limit:.1e} (false-alarm "
+        f"probability {FALSE_ALARM:g} in all). Mean ranks are .5 and spreads 1 where posteriors are right; "
+        "a spread above 1 means intervals that "
+        "are too narrow.",
+        "",
+        table(frame),
+        "",
+        verdict("no pair departs from uniform ranks", ok=not failed, found=", ".join(failed) or "none does"),
+    ]
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Print the table and write it to benchmarks/results/calibration.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--simulations", type=int, default=200, help="simulated data sets per model")
-    parser.add_argument("--only", nargs="*", help="parts of the names of the models to run")
-    options = parser.parse_args(arguments)
-    frame = table(options.simulations, names=options.only)
-    limit = FALSE_ALARM / len(frame)
-    failed = frame.loc[frame["p (all quantities)"] < limit, "model"].tolist()
-    verdict = f"Not calibrated: {', '.join(failed)}." if failed else "No pair departs from uniform ranks."
-    rows = ", ".join(map(str, ROWS_PER_TASK))
-    text = (
-        "# Simulation-based calibration\n\n"
-        f"`python -m benchmarks.calibration --simulations {options.simulations}`: {options.simulations} "
-        f"simulated data sets per model, 4 tasks with {rows} rows, {NUM_CHAINS} independent draws per fit. A "
-        f"pair fails below p = {limit:.1e} (false-alarm probability {FALSE_ALARM:g} in all). Mean ranks "
-        "are .5 and spreads 1 where posteriors are right; a spread above 1 means intervals that are too "
-        f"narrow.\n\n{verdict}\n\n{_markdown(frame)}\n"
-    )
-    print(text)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text)
-    if failed:
-        raise SystemExit(1)
-
-
 if __name__ == "__main__":
-    main()
+    main("calibration", "Simulation-based calibration", run)

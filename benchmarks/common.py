@@ -35,10 +35,12 @@ class Options:
     Args:
         reduced: Little data and few draws: whether it runs, not how well.
         cap: Seconds after which a slow peer is stopped.
+        simulations: Simulated data sets per model, where there are any.
     """
 
     reduced: bool = False
     cap: float = 1200.0
+    simulations: int = 200
 
 
 @dataclass
@@ -112,11 +114,14 @@ def main(name: str, title: str, run: Callable[[Options], str], packages: Sequenc
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=title)
     parser.add_argument("--reduced", action="store_true", help="little data, to see that it runs")
     parser.add_argument("--cap", type=float, default=Options.cap, help="seconds that a slow peer may take")
+    parser.add_argument(
+        "--simulations", type=int, default=Options.simulations, help="data sets per model of the calibration"
+    )
     parser.add_argument("--out", type=Path, help="folder for the report (default benchmarks/results)")
     given = parser.parse_args()
     before = _processor_ticks()
     try:
-        body = run(Options(given.reduced, given.cap))
+        body = run(Options(given.reduced, given.cap, given.simulations))
     except (bm.errors.MissingDataSetError, bm.errors.MissingDependencyError) as error:
         sys.exit(f"Skipped: {error}")
     command = f"OMP_NUM_THREADS=1 python -m benchmarks.{name}{' --reduced' if given.reduced else ''}"

@@ -114,7 +114,7 @@ def methods(reduced: bool) -> dict[str, Learn]:
         "hierarchical, diagonal, empirical Bayes": ours(bm.Hierarchical(), eb, reduced),
         "hierarchical, isotropic, empirical Bayes": ours(bm.Hierarchical("isotropic"), eb, reduced),
         "hierarchical, full, empirical Bayes": ours(bm.Hierarchical("full"), eb, reduced),
-        "low rank (2), exact": ours(bm.LowRank(2), "exact", reduced),
+        "low rank (2), empirical Bayes": ours(bm.LowRank(2), eb, reduced),
         RIDGE: ridge,
         LEVELS: intercepts,
         POOLED: ours(bm.Pooled(), "exact", reduced),

@@ -123,7 +123,6 @@ class Fit:
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units."""
         prediction.check_mass(mass)
-        prediction.check_mass(mass)
         weights = self.posterior["weights"].stack(sample=("chain", "draw")).transpose("task", "feature", ...)
         values = weights.to_numpy()
         lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)
@@ -329,6 +328,9 @@ class Fit:
             f"{self.schema.target_name}: {len(self.task_names)} tasks, {len(self.feature_names)} features",
             f"{C} chains x {N} draws by {self.method} ({self.reason})",
         ]
+        missing = self.data.num_rows - int(self.data.observed.sum())
+        if missing:
+            parts.append(f"{missing} of {self.data.num_rows} rows without a target, which do not count")
         if self.added_tasks:
             parts.append(f"conditioned on rows of {listing(self.added_tasks)}")
         if not self.complete:

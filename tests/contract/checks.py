@@ -312,6 +312,8 @@ def check_missing_targets(subject: Subject) -> None:
     assert_same_draws(subject.short, fit)
     assert f"{missing} of {len(subject.frame)}" in repr(subject.data)
     assert f"{missing} of {len(subject.frame)}" in subject.data._repr_html_()
+    assert f"{missing} of {len(subject.frame)}" in repr(subject.short)
+    assert "without a target" not in repr(fit)
 
 
 def check_small_tasks(subject: Subject) -> None:

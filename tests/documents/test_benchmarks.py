@@ -22,6 +22,7 @@ NEEDS = {
     "new_tasks": ("exam", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
+    "calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""
 
