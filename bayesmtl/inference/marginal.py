@@ -66,7 +66,8 @@ class Expansion:
 class LaplaceMarginal:
     """log p(y, hyperparameters) with all weights integrated out by Laplace's method.
 
-    Each search for a mode starts from the last one found, which saves steps; the mode is the same.
+    The search for the weights' mode starts from the last one found for a single point, which saves steps; the
+    mode is the same.
 
     Args:
         problem: A problem with rows.
@@ -97,7 +98,8 @@ class LaplaceMarginal:
         """The expansion at the mode of the weights, for a structure of B hyperparameter values."""
         with torch.no_grad():
             f, at = self._mode(structure, B)
-            self._last = f[0] if bool(torch.isfinite(f[0]).all()) else self._last
+            if B == 1 and bool(torch.isfinite(f).all()):  # one point after the other: a search
+                self._last = f[0]
             return self._expand(f, at)
 
     def expand_at(self, f: torch.Tensor) -> Expansion:

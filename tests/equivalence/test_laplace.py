@@ -162,7 +162,7 @@ def test_the_mode_does_not_depend_on_where_the_search_starts(far):
     density = LaplaceMarginal(problem)
     points = problem.space.initial(rng, 1)
     fresh = density.value(points)
-    density.value(points + (2.0 if far else 0.1))  # the next search starts there
+    density.value(points + (2.0 if far else 0.1))  # a single point: the next search starts there
     torch.testing.assert_close(density.value(points), fresh, rtol=1e-9, atol=1e-7)
 
 

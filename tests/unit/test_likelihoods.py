@@ -1,12 +1,17 @@
 """Likelihoods: densities are SciPy's, derivatives those of automatic differentiation, bad targets refused."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
 import bayesmtl as bm
-from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
+from bayesmtl.inference import choose
+from bayesmtl.inference.augmented_gibbs import Gibbs
 from bayesmtl.likelihoods import REGISTRY, Rowwise
 
 F = np.linspace(-6.0, 6.0, 25)
@@ -181,8 +186,6 @@ def test_engines_refuse_what_they_cannot_do(method, likelihood):
     ],
 )
 def test_auto_chooses_and_says_why(likelihood, method, words):
-    from bayesmtl.inference import choose
-
     data = data_of([0, 1, 0, 1])
     problem, _ = bm.LinearModel(likelihood=likelihood)._problem(data, likelihood.standardization(data))
     name, reason = choose(problem, "auto")
@@ -200,3 +203,58 @@ def test_engines_without_checkpoints_say_so(method, tmp_path):
 def test_rowwise_likelihoods_are_marked():
     for cls in REGISTRY.values():
         assert cls.compresses != issubclass(cls, Rowwise)
+
+
+def test_an_interrupted_gibbs_run_gives_what_was_drawn(monkeypatch):
+    """Ctrl-C in place of a sweep: after four draws they are returned, marked; before, it is passed on."""
+    model, data = bm.LinearModel(likelihood=bm.Bernoulli()), data_of([0, 1, 0, 1, 1, 0, 0, 1])
+    run = {"method": "gibbs", "seed": 0, "num_chains": 2, "num_draws": 8, "num_warmup": 20, "progress": False}
+    advance = Gibbs.advance
+
+    def stopping(self, state, rng):
+        if state.iteration == stop:
+            raise KeyboardInterrupt
+        advance(self, state, rng)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        whole = model.fit(data, **run)
+        monkeypatch.setattr(Gibbs, "advance", stopping)
+        stop = 20 + 5
+        part = model.fit(data, **run)
+        assert whole.complete and not part.complete and "INCOMPLETE" in repr(part)
+        assert np.array_equal(part.posterior["weights"], whole.posterior["weights"][:, :5])
+        stop = 20 + 3
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(data, **run)
+
+
+def test_known_hyperparameters():
+    """With nothing to sample but weights: gibbs draws them, laplace has no importance weights to judge."""
+    sharing = bm.Hierarchical(scale=bm.Fixed(0.5))
+    model, data = bm.LinearModel(sharing, bm.Bernoulli()), data_of([0, 1, 0, 1, 1, 0, 0, 1])
+    settings = {"seed": 0, "num_draws": 300, "num_warmup": 40, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        laplace, gibbs = (model.fit(data, method=method, **settings) for method in ("laplace", "gibbs"))
+    assert laplace.check().ok and "pareto_k" not in laplace.draws.sample_stats
+    first, second = laplace.coefficients(), gibbs.coefficients()
+    # 1,200 draws: five standard errors are .2 sd or less; Laplace's own error is a few hundredths
+    assert np.all(np.abs(first["mean"] - second["mean"]) < 0.3 * second["sd"])
+    assert np.all(np.abs(first["sd"] / second["sd"] - 1) < 0.15)
+
+
+def test_a_poor_proposal_is_told():
+    """`check` judges the importance weights of laplace."""
+    data = data_of([0, 1, 0, 1, 1, 0, 0, 1])
+    model = bm.LinearModel(likelihood=bm.Bernoulli())
+    fit = model.fit(data, method="laplace", seed=0, progress=False)
+    assert fit.check().ok
+    for name, value, words in (
+        ("pareto_k", 0.9, "Pareto k 0.90, above 0.7"),
+        ("importance_ess", 20.0, "effective sample size 20, below 100"),
+        ("converged", False, "stopped before it reached a mode"),
+    ):
+        stats = fit.draws.sample_stats | {name: np.full((4, 250), value)}
+        check = replace(fit, draws=replace(fit.draws, sample_stats=stats)).check()
+        assert not check.ok and words in check.messages[0]
