@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import matplotlib
 
@@ -212,22 +213,30 @@ def test_a_fit_without_partition_refuses(lab_fit):
     "sharing, method",
     list(
         itertools.product(
-            [bm.Clusters(2), bm.DirichletProcess(), bm.PitmanYor()], ["exact", "empirical_bayes"]
+            [bm.Clusters(2), bm.DirichletProcess(), bm.PitmanYor()], ["exact", "empirical_bayes", "laplace"]
         )
     ),
     ids=str,
 )
 def test_other_engines_refuse_partitions(lab_data, sharing, method):
-    name = type(sharing).__name__
-    with pytest.raises(
-        SpecificationError, match=rf"`method`: expected 'auto' or 'gibbs' for {name}, found '{method}'"
-    ):
+    wanted = (
+        rf"`method`: expected 'auto' or 'gibbs' for {type(sharing).__name__} with Gaussian, found '{method}'"
+    )
+    with pytest.raises(SpecificationError, match=wanted):
         bm.LinearModel(sharing).fit(lab_data, method=method, seed=0)
 
 
 def test_gibbs_refuses_other_priors(lab_data):
-    with pytest.raises(SpecificationError, match=r"for Hierarchical, found 'gibbs'.*no partition"):
+    with pytest.raises(
+        SpecificationError, match=r"for Hierarchical with Gaussian, found 'gibbs'.*a partition"
+    ):
         bm.LinearModel().fit(lab_data, method="gibbs", seed=0)
+
+
+def test_partitions_need_a_gaussian_likelihood(lab_data):
+    yes = replace(lab_data, y=(lab_data.y > np.nanmedian(lab_data.y)).astype(float))
+    with pytest.raises(SpecificationError, match=r"`likelihood`: .* for DirichletProcess, found Bernoulli"):
+        bm.LinearModel(bm.DirichletProcess(), bm.Bernoulli()).fit(yes, seed=0)
 
 
 BAD = {
