@@ -60,7 +60,7 @@ class PitmanYor(PartitionSharing):
     def log_open(self, num_clusters: torch.Tensor, values: Values) -> torch.Tensor:
         """log(concentration + discount k)."""
         concentration = values["concentration"].reshape(-1, *([1] * (num_clusters.dim() - 1)))
-        return (concentration + self.discount * num_clusters).log()
+        return (concentration + self.discount * num_clusters.double()).log()
 
     def log_total(self, num_tasks: int, values: Values) -> torch.Tensor:
         """log of concentration (concentration + 1) .. (concentration + T - 1)."""

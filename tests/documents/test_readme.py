@@ -57,3 +57,16 @@ def test_files_and_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for link in re.findall(r"\]\(([^)#:]+)\)", README):
         assert os.path.exists(ROOT / link), link
+
+
+def test_benchmark_numbers_are_in_their_tables():
+    rows = re.findall(
+        r"^\|[^|]*\|([^|]*)\| \[\w+\]\((benchmarks/results/\w+\.md)\) \|$", README, re.MULTILINE
+    )
+    assert rows
+    for text, path in rows:
+        table = (ROOT / path).read_text(encoding="utf-8")
+        written = set(re.findall(r"\d[\d,]*(?:\.\d+)?", table))
+        # what is measured has a point, or many digits; small whole numbers name the setting
+        for number in re.findall(r"\d[\d,]*\.\d+|\d[\d,]{2,}", text):
+            assert number in written, f"{path} does not have {number}"

@@ -80,7 +80,7 @@ def test_no_evidence_is_lost_or_counted_twice():
     data = balanced([2, 1, 2, 1, 2])
     first, later = split(data)
     model = bm.LinearModel(bm.Hierarchical(scale=bm.Fixed(0.6)), bm.Gaussian(noise=NOISE))
-    fit = model.fit(first, method="exact", seed=0, num_draws=200, progress=False)
+    fit = model.fit(first, method="exact", seed=0, num_draws=500, progress=False)
     updated = fit.condition(later)
     X, y = fit.standardization.standardize_features(data.X), data.y
     whole = TaskStatistics.from_rows(X, y, data.task, 5)

@@ -57,7 +57,7 @@ def problem_of(
     tasks = TaskStatistics.from_rows(X, y, task, T).compress()
     names = tuple(f"t{t}" for t in range(T))
     rows = None if likelihood.compresses else TaskRows.of(X, y, task, T)
-    return Problem(sharing, likelihood, tasks, names, np.ones(T), rows)
+    return Problem(sharing, likelihood, tasks, names, np.ones(T), rows=rows)
 
 
 def inputs(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
