@@ -11,9 +11,11 @@ pooled:
    posterior, rejected ones where the surrogate is poor among them, and it is fitted again with them. Where
    too few are accepted, exact gradients are followed for a while.
 
+Each fit also learns from exact gradients at normal points around the chains, spread as the chains are.
+
 If in the end trajectories on the surrogate are accepted often enough, kept draws use it and pay two exact
 densities each; if not, draws follow exact gradients. Lengths are jittered so that no direction is caught in
-its period, and now and then a trajectory is short, which is accepted even where the surrogate is poor. After
+its period, and now and then a step of a random walk is taken, which needs no surrogate. After
 warm-up nothing adapts: the chain is a fixed Markov chain with the posterior as its stationary distribution.
 
 Source: Neal (2011) for the algorithm; Hoffman and Gelman (2014) for dual averaging; Hoffman, Radul and
@@ -40,23 +42,31 @@ MAX_EARLY_STEPS = 10
 # Length of a trajectory in units of the widest direction's standard deviation. A quarter period is 1.57, but
 # scales that trade off against each other lie on arcs, along which a longer way pays: best of 1.6, 2.4 and
 # 3.2 in effective draws per evaluation on a model with 24 hyperparameters.
-TRAJECTORY = 2.4
+TRAJECTORY = 2.8
 # Shares of warm-up at which the metric is renewed; from the second on also the surrogate, from the third on
 # if the one before has served. The last one settles it.
-RENEWED_AT = (0.1, 0.3, 0.45, 0.6, 0.8)
+RENEWED_AT = (0.1, 0.15, 0.3, 0.5, 0.75)
 # Mean acceptance below which exact gradients are the better bargain: a trajectory on them costs several times
 # as much, and nearly all are accepted.
 SURROGATE_ACCEPTANCE = 0.4
 TRAJECTORIES_PER_DRAW = 2  # on the surrogate: a draw of all weights costs about as much as a trajectory
 SURROGATE_STEP = 0.25  # in the metric's units; its steps cost nothing, so the path is followed closely
-# Every so many trajectories on the surrogate are short, by this factor: where it is poor, as in a tail that
-# warm-up hardly saw, a chain would reject long ones many times in a row.
-SHORT_EVERY, SHORT = 6, 0.1
+# Every so many moves on the surrogate are steps of a random walk, of this length over the root of the number
+# of coordinates: where the surrogate is poor, as in a tail that warm-up hardly saw, a chain would reject its
+# trajectories many times in a row.
+WALK_EVERY, WALK = 6, 2.4
 DIVERGENCE = 1000.0  # energy error beyond which a trajectory has left the level set, as in Stan
 # What lies this and the number of coordinates below the chains' log density is of no use to the surrogate:
 # the gradients at ends of trajectories that went astray would outweigh all others.
 _TYPICAL = 10.0
-_ALONG_THE_WAY = 0.1  # weight of a point on an exact trajectory: its neighbours tell nearly the same
+# Weight of a point on an exact trajectory: its neighbours tell nearly the same.
+_ALONG_THE_WAY = 0.3
+# And of any point: its density to this power, up to so far (in logs) above the median. Where draws are rare
+# the surrogate may be rough.
+_DENSITY_POWER, _DENSITY_CAP = 0.3, 3.0
+# Points on trajectories lie close together. Before each fit but the last, so many exact gradients per
+# coefficient are taken at normal points around the chains, somewhat wider than the chains are.
+_EXPLORED, _EXPLORED_WIDTH = 4, 1.3
 _METRIC_FROM = 0.3  # share of a window that is dropped before its covariance is taken
 
 
@@ -200,7 +210,7 @@ class HMC:
 
         def field(points: torch.Tensor) -> torch.Tensor:
             nonlocal value
-            value, gradient = self._evaluate(state, points)
+            value, gradient = self._evaluate(state, points, _ALONG_THE_WAY)
             return gradient
 
         momentum = self._fresh_momentum(state)
@@ -214,24 +224,32 @@ class HMC:
     def _on_surrogate(self, state: State) -> torch.Tensor:
         """Follow the surrogate and accept by the exact density; returns statistics, shape (C, 5)."""
         assert state.surrogate is not None and state.trajectory is not None
-        step = min(SURROGATE_STEP, state.step.step_size)
-        short = SHORT if state.trajectories % SHORT_EVERY == 0 else 1.0
-        num_steps = _num_steps(short * state.trajectory * self._jitter(state), step, MAX_STEPS)
-        field, points, momentum = state.surrogate.gradient, state.points.numpy(), self._fresh_momentum(state)
-        ended = leapfrog(field, points, momentum.numpy(), field(points), state.root.numpy(), step, num_steps)
-        point, last = torch.from_numpy(ended[0]), torch.from_numpy(ended[1])
+        momentum = self._fresh_momentum(state)
+        if state.trajectories % WALK_EVERY == 0:
+            num_steps, last = 0, momentum
+            step = WALK / math.sqrt(momentum.shape[1]) * self._jitter(state)
+            point = state.points + step * (momentum @ state.root.T)
+        else:
+            step = min(SURROGATE_STEP, state.step.step_size)
+            num_steps = _num_steps(state.trajectory * self._jitter(state), step, MAX_STEPS)
+            field, points = state.surrogate.gradient, state.points.numpy()
+            ended = leapfrog(
+                field, points, momentum.numpy(), field(points), state.root.numpy(), step, num_steps
+            )
+            point, last = torch.from_numpy(ended[0]), torch.from_numpy(ended[1])
         if state.iteration < self.renewed_at[-1]:
-            value, _ = self._evaluate(state, point)
+            value, _ = self._evaluate(state, point, 1.0)
         else:
             value = self.value(point)
         _, stats = self._accept(state, point, value, _kinetic(momentum) - _kinetic(last), num_steps)
         return stats
 
-    def _evaluate(self, state: State, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _evaluate(
+        self, state: State, points: torch.Tensor, weight: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         value, gradient = self.value_and_gradient(points)
         if self.may_use_surrogate and self.renewed_at[0] <= state.iteration < self.renewed_at[-1]:
-            weight = torch.full_like(value, _ALONG_THE_WAY if state.surrogate is None else 1.0)
-            state.history.append((points, value, gradient, weight))
+            state.history.append((points, value, gradient, torch.full_like(value, weight)))
         return value, gradient
 
     def _jitter(self, state: State) -> float:
@@ -280,23 +298,37 @@ class HMC:
             _, state.gradient = self.value_and_gradient(state.points)
         else:
             self._learn_metric(state)
-            if state.iteration <= self.renewed_at[1]:  # later points are all from the same distribution
-                state.window = []
             starting = self.may_use_surrogate and state.iteration > self.renewed_at[0] and not last
             if state.surrogate is not None or starting:
                 self._learn_surrogate(state)
+            if state.iteration <= self.renewed_at[1]:  # later points are all from the same distribution
+                state.window = []
         if state.surrogate is None:
             state.step = StepSize(self.target_acceptance, 0.5)
 
     def _learn_surrogate(self, state: State) -> None:
+        if state.iteration < self.renewed_at[-1]:  # the last one has their ends to learn from
+            self._explore(state)
         points, values, gradients, weights = (torch.cat(part) for part in zip(*state.history, strict=True))
-        use = values > state.value.median() - _TYPICAL - points.shape[1]
+        above = values - values.median()
+        use = above > -_TYPICAL - points.shape[1]
+        weights = weights * torch.exp(_DENSITY_POWER * above.clamp(max=_DENSITY_CAP))
         learned_from = (points[use], gradients[use], weights[use], self.signed)
         surrogate = Surrogate.fit(*(part.numpy() for part in learned_from))
         if surrogate is not None:
             # the first metric comes from exact trajectories, which say how far a step may go
             state.step.step_size = state.step.averaged() if state.surrogate is None else SURROGATE_STEP
             state.surrogate, state.trial = surrogate, []
+
+    def _explore(self, state: State) -> None:
+        """Pay for exact gradients at normal points around the chains, which trajectories do not spread to."""
+        points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])
+        center = torch.where(self.signed, points.abs(), points).mean(0)
+        for _ in range(math.ceil(_EXPLORED * Surrogate.size(center.shape[1]) / len(center))):
+            away = self._fresh_momentum(state) @ state.root.T
+            points = center + _EXPLORED_WIDTH * away
+            value, gradient = self.value_and_gradient(points)
+            state.history.append((points, value, gradient, torch.ones_like(value)))
 
     def _learn_metric(self, state: State) -> None:
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])

@@ -61,6 +61,11 @@ class Surrogate:
         gradient: np.ndarray = np.where(self.signed, 2 * points, 1.0) * force
         return gradient
 
+    @staticmethod
+    def size(num_coordinates: int) -> int:
+        """Coefficients of each coordinate's force."""
+        return 1 + (DEGREE + 1) * num_coordinates
+
     @classmethod
     def fit(
         cls, points: np.ndarray, gradients: np.ndarray, weights: np.ndarray, signed: np.ndarray
@@ -74,7 +79,7 @@ class Surrogate:
             signed: Which coordinates are scales on the signed line, bool (P,).
         """
         n, P = points.shape
-        size = 1 + (DEGREE + 1) * P
+        size = cls.size(P)
         if n < _ROWS_PER_COEFFICIENT * size:
             return None
         curvature = 3 * (points**2).mean(0)
