@@ -21,6 +21,7 @@ from bayesmtl.sharing import (
     LowRank,
     PitmanYor,
     Pooled,
+    TaskCovariance,
 )
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "Poisson",
     "Pooled",
     "Prediction",
+    "TaskCovariance",
     "TaskData",
     "TaskSimilarity",
     "__version__",

@@ -33,6 +33,12 @@ def check_data(data: object) -> None:
         )
 
 
+def _coordinates(data: TaskData) -> dict[str, np.ndarray]:
+    """Names along the dimensions of results."""
+    tasks, features = (np.array(names, dtype=str) for names in (data.task_names, data.feature_names))
+    return {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
+
+
 @dataclass(frozen=True)
 class LinearModel:
     """Related (generalised) linear regressions, one per task: y | f_t(x), f_t(x) = x'w_t, W = A Z + E.
@@ -159,8 +165,7 @@ class LinearModel:
             The same names and dimensions as `Fit.posterior`, with one chain.
         """
         draws, standardization = self._prior_draws(data, num_draws, seed)
-        features = np.array(data.feature_names, dtype=str)
-        names = {"task": np.array(data.task_names, dtype=str), "feature": features, "feature_other": features}
+        names = _coordinates(data)
         return posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
 
     def simulate(self, data: TaskData, *, seed: int) -> tuple[TaskData, xr.Dataset]:
@@ -183,8 +188,7 @@ class LinearModel:
         latent = standardization.unstandardize_target((X * weights[data.task]).sum(axis=1), data.task)
         y = self.likelihood.draw(latent, standardization.unstandardize_sd(sd, data.task), rng)
         y = np.where(data.observed, y, np.nan)
-        features = np.array(data.feature_names, dtype=str)
-        names = {"task": np.array(data.task_names, dtype=str), "feature": features, "feature_other": features}
+        names = _coordinates(data)
         truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
         return replace(data, y=y), truth
 

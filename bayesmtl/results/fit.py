@@ -104,7 +104,8 @@ class Fit:
         is measured in.
         """
         features = np.array(self.feature_names, dtype=str)
-        names = {"task": np.array(self.task_names, dtype=str), "feature": features, "feature_other": features}
+        tasks = np.array(self.task_names, dtype=str)
+        names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
         return posterior_dataset(self.draws, self.sharing, self.likelihood, self.standardization, names)
 
     def check(self) -> Check:
@@ -260,7 +261,8 @@ class Fit:
             tasks: Names of the tasks wanted, in this order; default all.
             reference: Rows whose features are the reference inputs; default the pooled training rows.
             kind: "function", or "structure" for the similarity in the prior's own terms, where it has one:
-                for `LowRank`, the cosine of the tasks' loadings; for partitions, whether they are together.
+                for `LowRank`, the cosine of the tasks' loadings; for `TaskCovariance`, the correlation of the
+                tasks' weights around the population; for partitions, whether they are together.
             num_draws: Posterior draws to use.
 
         Raises:
@@ -287,6 +289,10 @@ class Fit:
             cluster = self.draws.hyperparameters["cluster"].flatten(0, 1)[chosen][:, codes].numpy()
             values = (cluster[:, :, None] == cluster[:, None, :]).astype(float)
             meaning = "whether two tasks are in one cluster"
+        elif kind == "structure" and self.sharing.has_correlation:
+            L = self.draws.hyperparameters["task_correlation"].flatten(0, 1)[chosen][:, codes]
+            values = (L @ L.transpose(-1, -2)).clamp(-1.0, 1.0).numpy()
+            meaning = "correlation of the tasks' weights around the population"
         elif kind == "structure":
             loadings = self._loadings()[chosen][:, codes]
             values = function_similarity(loadings, np.eye(loadings.shape[-1]))
