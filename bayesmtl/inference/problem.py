@@ -60,7 +60,7 @@ class Problem(Target):
 
     @property
     def target_acceptance(self) -> float:
-        """Higher for correlations of tasks: few features leave nearly singular matrices likely, in a funnel."""
+        """Higher for correlations of tasks: few features leave nearly singular ones likely, in a funnel."""
         return 0.95 if self.sharing.has_correlation else super().target_acceptance
 
     def structure(self, values: Values) -> Structure:

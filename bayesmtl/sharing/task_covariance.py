@@ -38,7 +38,9 @@ class TaskCovariance(Sharing):
             standardised units.
         task_scale: Prior of how widely each task departs, in units of the others; the default LogNormal(1,
             .5) has 90 % of its mass between .44 and 2.3. Fixed(1.0) for tasks that depart alike.
-        mean_scale: Scale of mu ~ N(0, mean_scale^2 I), as in `Hierarchical`.
+        mean_scale: Scale of mu ~ N(0, mean_scale^2 I). The default HalfNormal(1) lets the data do without a
+            population: a mean that all tasks share would hide that some of them oppose each other. With
+            Fixed(1e-6) there is none, and Omega is the correlation of the weights themselves.
 
     Source: multi-task relationship learning (Zhang and Yeung, 2010) has the same matrix-normal prior and
     maximises over Omega; here Omega has a proper prior (Lewandowski, Kurowicka and Joe, 2009) and a
@@ -54,7 +56,7 @@ class TaskCovariance(Sharing):
     correlation: LKJ = field(default_factory=LKJ)
     scale: Prior = field(default_factory=HalfNormal)
     task_scale: Prior = field(default_factory=lambda: LogNormal(1.0, 0.5))
-    mean_scale: Prior = field(default_factory=lambda: Fixed(1.0))
+    mean_scale: Prior = field(default_factory=HalfNormal)
 
     def __post_init__(self) -> None:
         super().__post_init__()
