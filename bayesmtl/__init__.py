@@ -7,7 +7,7 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
-from bayesmtl.data import TaskData
+from bayesmtl.data import TaskData, TaskSummaries
 from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, Poisson
 from bayesmtl.models import LinearModel, MultitaskGP
@@ -54,6 +54,7 @@ __all__ = [
     "TaskCovariance",
     "TaskData",
     "TaskSimilarity",
+    "TaskSummaries",
     "__version__",
     "datasets",
     "errors",
