@@ -7,13 +7,13 @@ parts are merged decides the last bits; whoever merges keeps it fixed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from bayesmtl.data.labels import sort_order
+from bayesmtl.data.labels import label_of, sort_order
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind, is_constant
 from bayesmtl.errors import DataError, listing
 
@@ -159,58 +159,72 @@ class Accumulator:
     """
 
     def __init__(self, num_columns: int):
-        self.names: dict[str, int] = {}
-        self.reference: np.ndarray | None = None
         p = num_columns
+        self.labels: dict[Hashable, int] = {}
+        self.reference: np.ndarray | None = None
         self.low, self.high = np.full(p, np.inf), np.full(p, -np.inf)
-        self.sums = {"rows": np.zeros(0), "count": np.zeros(0), "first": np.zeros((0, p))}
-        self.sums["second"] = np.zeros((0, p, p))
+        self.rows = np.zeros(0)
+        self.products = np.zeros((0, p + 1, p + 1))  # of (v - r, 1)
 
-    def add(self, values: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> None:
+    def add(self, values: np.ndarray, codes: np.ndarray, labels: Sequence[Hashable]) -> None:
         """Add rows.
 
         Args:
-            values: Features and target (n, p); the target NaN where not observed.
-            codes: Task of each row (n,), indices into `names`.
-            names: Names of the tasks of this chunk.
+            values: Features and target by column (p, n); the target NaN where not observed.
+            codes: Task of each row (n,), indices into `labels`.
+            labels: Tasks of this chunk.
         """
-        places = [self.names.setdefault(name, len(self.names)) for name in names]
+        places = [self.labels.setdefault(label, len(self.labels)) for label in labels]
         known, merged = np.unique(np.array(places, dtype=int), return_inverse=True)
         codes = merged[codes]
-        T = len(self.names)
-        for name, total in self.sums.items():
-            if len(total) < T:
-                room = np.zeros((max(T, 2 * len(total)) - len(total), *total.shape[1:]))
-                self.sums[name] = np.concatenate([total, room])
-        self.sums["rows"][known] += np.bincount(codes, minlength=len(known))
-        seen = ~np.isnan(values[:, -1])
+        self._make_room()
+        count = np.bincount(codes, minlength=len(known))
+        self.rows[known] += count
+        seen = ~np.isnan(values[-1])
         if not seen.all():
-            values, codes = values[seen], codes[seen]
-        if not len(values):
+            values, codes = values[:, seen], codes[seen]
+            count = np.bincount(codes, minlength=len(known))
+        p, n = values.shape
+        if not n:
             return
         if self.reference is None:
-            self.reference = values.mean(axis=0)
-        np.minimum(self.low, values.min(axis=0), out=self.low)
-        np.maximum(self.high, values.max(axis=0), out=self.high)
-        count = np.bincount(codes, minlength=len(known))
+            self.reference = values.mean(axis=1)
+        np.minimum(self.low, values.min(axis=1), out=self.low)
+        np.maximum(self.high, values.max(axis=1), out=self.high)
+        padded = np.zeros((n + 1, p + 1))  # the last row stands for none
+        np.subtract(values.T, self.reference, out=padded[:-1, :-1])
+        padded[:-1, -1] = 1.0
         narrow = codes.astype(np.uint16) if len(known) <= 2**16 else codes  # sorted faster
-        order = np.argsort(narrow, kind="stable")
-        shifted = np.concatenate([values[order] - self.reference, np.zeros((1, values.shape[1]))])
+        order = np.append(np.argsort(narrow, kind="stable"), n)
         starts = np.cumsum(count) - count
-        self.sums["count"][known] += count
         # tasks of about the same size are one batch of products, padded with rows of zeros
         size_class = np.frexp(np.maximum(count - 1, 0).astype(float))[1]
         for size in np.unique(size_class[count > 0]):
             tasks = np.flatnonzero((size_class == size) & (count > 0))
             offset = np.arange(count[tasks].max())
             inside = offset < count[tasks][:, None]
-            block = shifted[np.where(inside, starts[tasks][:, None] + offset, len(order))]
-            self.sums["first"][known[tasks]] += block.sum(axis=1)
-            self.sums["second"][known[tasks]] += np.swapaxes(block, 1, 2) @ block
+            block = padded[order[np.where(inside, starts[tasks][:, None] + offset, n)]]
+            self.products[known[tasks]] += np.swapaxes(block, 1, 2) @ block
+
+    def _make_room(self) -> None:
+        T, held = len(self.labels), len(self.rows)
+        if held < T:
+            more = max(T, 2 * held) - held
+            self.rows = np.concatenate([self.rows, np.zeros(more)])
+            self.products = np.concatenate([self.products, np.zeros((more, *self.products.shape[1:]))])
 
     def finish(self) -> TaskMoments:
         """What was added up."""
-        T = len(self.names)
+        T = len(self.labels)
         reference = np.zeros(len(self.low)) if self.reference is None else self.reference
-        sums = {name: total[:T] for name, total in self.sums.items()}
-        return TaskMoments(tuple(self.names), reference, low=self.low, high=self.high, **sums)
+        total = self.products[:T]
+        return TaskMoments(
+            tuple(label_of(label) for label in self.labels),
+            reference,
+            self.rows[:T],
+            total[:, -1, -1],
+            total[:, :-1, -1],
+            total[:, :-1, :-1],
+            self.low,
+            self.high,
+        )
