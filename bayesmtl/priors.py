@@ -307,6 +307,24 @@ class LKJ(Prior):
         ).log_prob(value)
         return density
 
+    def log_prob_of_coordinates(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        """Log density of x = atanh of the partial correlations in a Cholesky factor, (..., D (D - 1) / 2).
+
+        The partial correlations p_ij of column j, row by row below the diagonal, are independent, 2 Beta(b_j,
+        b_j) - 1 with b_j = concentration + (D - 1 - j) / 2 for j = 1 .. D - 1 (the C-vine of the source), so
+        that x_ij has the log density b_j log(1 - p_ij^2) up to a constant.
+
+        Args:
+            x: Coordinates.
+            size: D.
+        """
+        column = torch.from_numpy(np.tril_indices(size, -1)[1])
+        b = self.concentration + 0.5 * (size - 2 - column).to(x.dtype)
+        constant = (2 * b - 1) * math.log(2) + 2 * torch.lgamma(b) - torch.lgamma(2 * b)
+        # log(1 - tanh(x)^2), also where tanh(x) rounds to 1
+        log_rest = 2 * (math.log(2) - x.abs() - torch.log1p(torch.exp(-2 * x.abs())))
+        return (b * log_rest - constant).sum(-1)
+
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Cholesky factors; the last two entries of `shape` are (D, D).
 
@@ -322,3 +340,31 @@ class LKJ(Prior):
             L[..., j + 1 :, j] = partial * np.sqrt(remaining[..., j + 1 :])
             remaining[..., j + 1 :] -= L[..., j + 1 :, j] ** 2
         return L
+
+    def next_row(self, L: np.ndarray, rng: np.random.Generator, *, further: int = 0) -> np.ndarray:
+        """Draw one further row of Cholesky factors, given the rows before it.
+
+        Rows l_j of a T x T factor are independent, l_j = (b, sqrt(1 - |b|^2)), with the direction of b
+        uniform and |b|^2 ~ Beta((j - 1) / 2, concentration + (T - j) / 2) (the onion of the source).
+
+        Args:
+            L: Cholesky factors of j - 1 rows, shape (..., j - 1, j - 1).
+            rng: Source of randomness.
+            further: T - j, rows that are to come behind this one.
+
+        Returns:
+            Shape (..., j, j).
+        """
+        *batch, k, _ = L.shape
+        grown = np.zeros((*batch, k + 1, k + 1))
+        grown[..., :k, :k] = L
+        square = (
+            rng.beta(k / 2, self.concentration + further / 2, size=(*batch, 1))
+            if k
+            else np.zeros((*batch, 1))
+        )
+        direction = rng.standard_normal((*batch, k))
+        direction /= np.linalg.norm(direction, axis=-1, keepdims=True) if k else 1.0
+        grown[..., k, :k] = np.sqrt(square) * direction
+        grown[..., k, k] = np.sqrt(1 - square[..., 0])
+        return grown

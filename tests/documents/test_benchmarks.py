@@ -18,6 +18,7 @@ HELPERS = {"__init__", "common", "peers", "run"}
 NEEDS = {
     "empirical_bayes": ("school", ()),
     "rows": (None, ()),
+    "scale": (None, ("pyarrow",)),
     "chem97": ("chem97", ()),
     "new_tasks": ("exam", ()),
     "grids": (None, ("gpytorch",)),

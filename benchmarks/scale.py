@@ -1,0 +1,229 @@
+"""A table that is never loaded: a million rows of ten thousand tasks from Parquet, and the full posterior.
+
+Every step runs in a process of its own, so that the largest resident memory is that step's. A plain scan reads
+the same columns in chunks of the same size, puts them into a matrix and adds up X'X: no tasks, no checks.
+`InstEval` (73,421 ratings of 1,128 lecturers), written to Parquet, is the real example.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+import bayesmtl as bm
+from benchmarks.common import Options, bulk_ess, main, rhat, table, verdict
+
+NUM_FEATURES = 10
+NUM_TASKS = 10_000
+ROWS = (100_000, 1_000_000, 10_000_000)
+FITTED = 1_000_000
+CHUNK = 2**18
+LIMIT = 60.0
+REPEATS = 5  # the quickest of so many scans and passes: other programs only ever slow them down
+FEATURES = [f"x{j}" for j in range(NUM_FEATURES)]
+
+
+def write(path: Path, num_rows: int, num_tasks: int) -> None:
+    """Tasks around a population, in no order, a chunk at a time."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=NUM_FEATURES) + 0.3 * rng.normal(size=(num_tasks, NUM_FEATURES))
+    level = rng.normal(size=num_tasks)
+    writer = None
+    for start in range(0, num_rows, CHUNK):
+        n = min(CHUNK, num_rows - start)
+        task, X = rng.integers(num_tasks, size=n), rng.normal(size=(n, NUM_FEATURES))
+        y = level[task] + (X * weights[task]).sum(1) + rng.normal(size=n)
+        columns = {"task": task, "y": y} | {name: X[:, j] for j, name in enumerate(FEATURES)}
+        batch = pa.table(columns)
+        writer = writer or pa.parquet.ParquetWriter(path, batch.schema)
+        writer.write_table(batch, row_group_size=CHUNK)
+    assert writer is not None
+    writer.close()
+
+
+def scan(path: str) -> float:
+    """Seconds for the columns of a file and X'X of all rows."""
+    start = time.perf_counter()
+    total = np.zeros((NUM_FEATURES + 1, NUM_FEATURES + 1))
+    file = pa.parquet.ParquetFile(path)
+    for batch in file.iter_batches(batch_size=CHUNK, columns=["task", *FEATURES, "y"]):
+        X = np.stack([batch.column(name).to_numpy() for name in (*FEATURES, "y")], axis=1)
+        total += X.T @ X
+    assert np.isfinite(total).all()
+    return time.perf_counter() - start
+
+
+def summarise(path: str) -> bm.TaskSummaries:
+    return bm.TaskData.from_parquet(path, task="task", target="y", features=FEATURES)
+
+
+def step(name: str, path: str, draws: int) -> dict[str, float]:
+    """One step, in this process."""
+    found: dict[str, float] = {}
+    if name == "nothing":
+        pass
+    elif name == "pass":
+        scans, passes = [], []
+        for _ in range(REPEATS):  # in turn, so that both meet the same company
+            scans.append(scan(path))
+            start = time.perf_counter()
+            summarise(path)
+            passes.append(time.perf_counter() - start)
+        found = {"scan": min(scans), "pass": min(passes)}
+    elif name == "memory":
+        summarise(path)
+    elif name == "fit":
+        found = posterior(summarise(path), draws)
+    # Linux counts in KiB, macOS in bytes
+    unit = 2**10 if sys.platform != "darwin" else 1
+    return found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+
+
+def posterior(sums: bm.TaskSummaries, draws: int) -> dict[str, float]:
+    """The full posterior of a hierarchical model: time, and how good the draws are."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    warmup = {} if draws > 100 else {"num_warmup": 40}
+    fit = bm.LinearModel(bm.Hierarchical()).fit(
+        sums, method="exact", seed=0, num_draws=draws, progress=False, **warmup
+    )
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    hyper = fit.draws.hyperparameters
+    shared = np.concatenate(
+        [
+            fit.draws.basis[:, :, 0].numpy(),
+            hyper["residual_scale"].abs().numpy(),
+            hyper["noise"].numpy()[..., None],
+        ],
+        axis=-1,
+    )
+    return {
+        "wall": wall,
+        "cpu": cpu,
+        "draws": float(shared.shape[0] * shared.shape[1]),
+        "ess": float(np.nanmin(bulk_ess(shared))),
+        "rhat": float(np.nanmax(rhat(shared))),
+    }
+
+
+def alone(name: str, path: Path, draws: int = 0) -> dict[str, float]:
+    """One step in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--step", name, str(path), str(draws)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    content: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return content
+
+
+def inst_eval(folder: Path) -> Iterator[str]:
+    """Ratings by lecturer, features as numbers, through Parquet and through a frame."""
+    if not bm.datasets.available().loc["inst_eval", "present"]:
+        yield "InstEval is not on this machine."
+        return
+    dataset = bm.datasets.load("inst_eval")
+    encoded = bm.TaskData.from_frame(
+        dataset.frame, task=dataset.task, target=dataset.target, features=list(dataset.features)
+    )
+    frame = encoded.to_frame()
+    frame.to_parquet(folder / "inst_eval.parquet")
+    features = list(encoded.feature_names[1:])
+    start = time.perf_counter()
+    sums = bm.TaskData.from_parquet(
+        folder / "inst_eval.parquet", task=dataset.task, target=dataset.target, features=features
+    )
+    passed, start = time.perf_counter() - start, time.perf_counter()
+    fit = bm.LinearModel().fit(sums, method="empirical_bayes", seed=0, progress=False)
+    fitted = time.perf_counter() - start
+    whole = bm.LinearModel().fit(encoded, method="empirical_bayes", seed=0, progress=False)
+    gap = np.abs(fit.coefficients()["mean"].to_numpy() - whole.coefficients()["mean"].to_numpy()).max()
+    rows = pd.DataFrame(
+        {
+            "rows": [f"{sums.num_rows:,}"],
+            "tasks": [f"{sums.num_tasks:,}"],
+            "columns": [sums.num_features],
+            "pass, s": [passed],
+            "empirical Bayes, s": [fitted],
+            "largest difference of a coefficient to the rows in memory": [f"{gap:.1e}"],
+        },
+        index=pd.Index(["InstEval by lecturer"], name="data"),
+    )
+    yield table(rows)
+
+
+def run(options: Options) -> str:
+    sizes, fitted, num_tasks, draws = ROWS, FITTED, NUM_TASKS, 500
+    if options.reduced:
+        sizes, fitted, num_tasks, draws = (2_000, 20_000), 20_000, 50, 20
+    rows, at = {}, 0.0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        nothing = alone("nothing", folder)["memory"]
+        for size in sizes:
+            path = folder / f"{size}.parquet"
+            write(path, size, num_tasks)
+            memory = alone("memory", path)["memory"]
+            found = alone("pass", path) if size <= fitted else {"scan": np.nan, "pass": np.nan}
+            rows[f"{size:,}"] = {
+                "tasks": f"{num_tasks:,}",
+                "plain scan, s": found["scan"],
+                "sums per task, s": found["pass"],
+                "share of the scan's speed": found["scan"] / found["pass"],
+                "largest memory, MB": f"{memory:.0f}",
+                "above that of the imports, MB": f"{memory - nothing:.0f}",
+            }
+            if size == fitted:
+                at = found["scan"] / found["pass"]
+                fit = alone("fit", path, draws)
+            path.unlink() if size != fitted else None
+        real = list(inst_eval(folder)) if not options.reduced else []
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("rows")
+    used = [float(value) for value in frame["above that of the imports, MB"]]
+    shown = pd.DataFrame(
+        {
+            "draws": [f"{fit['draws']:.0f}"],
+            "wall, s": [fit["wall"]],
+            "processor, s": [fit["cpu"]],
+            "smallest ESS, population, scales, noise": [f"{fit['ess']:.0f}"],
+            "largest R-hat": [f"{fit['rhat']:.4f}"],
+            "largest memory, MB": [f"{fit['memory']:.0f}"],
+        },
+        index=pd.Index([f"exact, {fitted:,} rows"], name="fit"),
+    )
+    lines = [
+        f"{num_tasks:,} tasks, {NUM_FEATURES} features and an intercept, one Parquet file. A plain scan "
+        "reads the same columns and adds up X'X; each time is the quickest of several.",
+        "",
+        table(frame),
+        "",
+        table(shown),
+        "",
+        *real,
+        "",
+        verdict("half the speed of a plain scan", ok=at >= 0.5, found=f"{at:.2f} of it"),
+        verdict(f"full posterior under {LIMIT:.0f} s", ok=fit["wall"] < LIMIT, found=f"{fit['wall']:.1f} s"),
+        verdict("smallest ESS at least 400", ok=fit["ess"] >= 400, found=f"{fit['ess']:.0f}"),
+        verdict(
+            "memory does not grow with rows, beyond the first full chunk",
+            ok=used[-1] <= 1.2 * used[1 if len(used) > 2 else 0] + 20,
+            found=" MB, ".join(f"{value:.0f}" for value in used) + " MB",
+        ),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--step"]:
+        print(json.dumps(step(sys.argv[2], sys.argv[3], int(sys.argv[4]))))
+    else:
+        main("scale", "Scale: from Parquet to the full posterior", run, ("pyarrow",))
