@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
+from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import SpecificationError
 from bayesmtl.inference.augmented_gibbs import augmented_gibbs
 from bayesmtl.inference.draws import Draws
@@ -13,7 +12,7 @@ from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
 from bayesmtl.inference.laplace import laplace
 from bayesmtl.inference.partition_gibbs import partition_gibbs
-from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
 from bayesmtl.likelihoods import Likelihood, Rowwise
 from bayesmtl.sharing import Sharing
@@ -52,7 +51,7 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
     if method == "laplace":
         return True
     if method == "gibbs":
-        return isinstance(likelihood, Rowwise) and likelihood.polya_gamma(np.zeros(1)) is not None
+        return isinstance(likelihood, Rowwise) and likelihood.augments
     return likelihood.compresses
 
 
@@ -97,7 +96,7 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, weights integrated out"
         return "gibbs", reason
     if problem.rows is not None:
-        return _choose_rowwise(able, likelihood, int(problem.rows.real.sum()))
+        return _choose_rowwise(able, likelihood, problem.rows)
     size = sum(group.rows.numel() for group in problem.tasks.groups)
     if size > _LARGE:
         reason = f"{problem.tasks.num_tasks} tasks make every density evaluation slow"
@@ -113,11 +112,12 @@ def _why_not(method: str, sharing: Sharing) -> str:
     return "Its weights do not integrate out exactly."
 
 
-def _choose_rowwise(able: list[str], likelihood: Likelihood, num_rows: int) -> tuple[str, str]:
+def _choose_rowwise(able: list[str], likelihood: Likelihood, rows: TaskRows) -> tuple[str, str]:
     name = type(likelihood).__name__
     if "gibbs" not in able:
         return "laplace", f"{name} has no exact engine; the weights integrate out by Laplace's method"
-    num_variables = num_rows * getattr(likelihood, "trials", 1)
+    trials = getattr(likelihood, "trials", 1)
+    num_variables = int((rows.trials[rows.real] if trials is None else rows.real * trials).sum())
     if num_variables > _MANY_VARIABLES:
         reason = f"{num_variables} Polya-Gamma variables make every sweep slow"
         return "laplace", reason + '; method="gibbs" gives the exact posterior and takes longer'
@@ -129,6 +129,7 @@ __all__ = [
     "Draws",
     "Problem",
     "Settings",
+    "StandardRows",
     "augmented_gibbs",
     "choose",
     "empirical_bayes",

@@ -15,12 +15,12 @@ from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
-from bayesmtl.inference.polya_gamma import polya_gamma
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
 from bayesmtl.inference.target import differentiate
-from bayesmtl.likelihoods import PolyaGamma, Rowwise
+from bayesmtl.likelihoods import Rowwise
+from bayesmtl.parameters import Values
 
 NUM_DRAWS = 500  # by default, per chain
 TRAJECTORY = 1.6  # length in units of the metric's standard deviations: about a quarter period
@@ -113,15 +113,9 @@ class Gibbs:
 
     def __init__(self, problem: Problem, num_warmup: int):
         assert problem.rows is not None and isinstance(problem.likelihood, Rowwise)
-        self.problem, self.num_warmup = problem, num_warmup
-        self.rows, self.likelihood = problem.rows, problem.likelihood
+        assert problem.likelihood.augments
+        self.problem, self.num_warmup, self.rows = problem, num_warmup, problem.rows
         self.marginal = LaplaceMarginal(problem)
-        real = self.rows.real
-        augmentation = self.likelihood.polya_gamma(self.rows.y[real].numpy())
-        assert augmentation is not None
-        self.augmentation: PolyaGamma = augmentation
-        self.kappa = torch.zeros(1, self.rows.size, dtype=torch.float64)
-        self.kappa[0, real] = torch.from_numpy(augmentation.kappa)
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """Hyperparameters around the mode of the Laplace approximation, and weights from it."""
@@ -129,20 +123,22 @@ class Gibbs:
         points, root = torch.zeros(num_chains, 0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)
         if P:
             points, root = around_modes(self.marginal, self.problem, num_chains, rng)
-        structure = self.problem.structure(self.problem.space.constrain(points))
-        expansion = self.marginal.expand(structure, num_chains)
+        values = self.problem.space.constrain(points)
+        structure = self.problem.structure(values)
+        expansion = self.marginal.expand(structure, num_chains, values)
         current = draw_posterior(expansion.pseudo.compressed(), structure, self._noise(num_chains), rng)
-        reference = self.marginal.expand_at(expansion.f.mean(0, keepdim=True))
+        reference = self._reference(expansion.f, points)
         nothing = (torch.zeros_like(current.weights[0]), 0)
         return State(points, current, StepSize(_TARGET, 0.5), root, reference, nothing)
 
     def advance(self, state: State, rng: np.random.Generator) -> None:
         """One sweep of all chains, in place."""
-        data = self.augment(state.current.weights, rng)
+        data = self.augment(state.current.weights, self.problem.space.constrain(state.points), rng)
         stats = self._move(state, data, rng) if state.points.shape[1] else None
-        structure = self.problem.structure(self.problem.space.constrain(state.points))
+        values = self.problem.space.constrain(state.points)
+        structure = self.problem.structure(values)
         state.current = draw_posterior(data, structure, self._noise(len(state.points)), rng)
-        state.current, renewed = self.renew(state.current, state.reference, structure, rng)
+        state.current, renewed = self.renew(state.current, state.reference, structure, values, rng)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
             self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
@@ -153,16 +149,18 @@ class Gibbs:
         if stats is not None:
             state.stats.append(stats)
 
-    def augment(self, weights: torch.Tensor, rng: np.random.Generator) -> CompressedTasks:
+    def augment(self, weights: torch.Tensor, values: Values, rng: np.random.Generator) -> CompressedTasks:
         """Draw omega | W, and return the Gaussian data that the rows are given omega."""
-        real = self.rows.real
-        f = self.rows.predictor(weights)
-        omega = torch.ones_like(f)
-        omega[:, real] = torch.from_numpy(polya_gamma(self.augmentation.shape, f[:, real].numpy(), rng))
-        return self.rows.pseudo_data(omega, self.kappa).compressed()
+        omega, kappa = self.problem.outcomes(values).augment(self.rows.predictor(weights), rng)
+        return self.rows.pseudo_data(omega, kappa).compressed()
 
     def renew(
-        self, current: WeightDraws, reference: Expansion, structure: Structure, rng: np.random.Generator
+        self,
+        current: WeightDraws,
+        reference: Expansion,
+        structure: Structure,
+        values: Values,
+        rng: np.random.Generator,
     ) -> tuple[WeightDraws, torch.Tensor]:
         """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,).
 
@@ -172,10 +170,11 @@ class Gibbs:
         """
         data, noise = reference.pseudo.compressed(), self._noise(len(current.weights))
         proposed = draw_weights(data, structure, noise, current.basis, rng)
+        outcomes = self.problem.outcomes(values)
 
         def importance(weights: torch.Tensor) -> torch.Tensor:
             f = self.rows.predictor(weights)
-            value = self.likelihood.derivatives(self.rows.y, f).value
+            value = outcomes.derivatives(f).value
             return self.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
 
         ratio = importance(proposed.weights) - importance(current.weights)
@@ -186,6 +185,11 @@ class Gibbs:
             torch.where(accepted[..., None], proposed.factors, current.factors),
         )
         return moved, accepted.to(ratio.dtype).mean(1)
+
+    def _reference(self, f: torch.Tensor, points: torch.Tensor) -> Expansion:
+        """The expansion at the mean of row values (B, N) and of points (B, P), for all chains."""
+        values = self.problem.space.constrain(points.mean(0, keepdim=True))
+        return self.marginal.expand_at(f.mean(0, keepdim=True), values)
 
     def _noise(self, num_chains: int) -> torch.Tensor:
         return torch.ones(num_chains, 1, dtype=torch.float64)
@@ -227,7 +231,7 @@ class Gibbs:
             state.window.append(state.points)
         if state.iteration == round(_LEARNED_AT * self.num_warmup):
             mean = (state.weights_seen[0] / state.weights_seen[1])[None]
-            state.reference = self.marginal.expand_at(self.rows.predictor(mean))
+            state.reference = self._reference(self.rows.predictor(mean), state.points)
             if acceptance is not None:
                 self._learn_metric(state)
         if state.iteration == self.num_warmup:

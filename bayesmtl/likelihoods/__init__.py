@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bayesmtl.likelihoods.base import Likelihood
+from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
 from bayesmtl.likelihoods.bernoulli import Bernoulli
 from bayesmtl.likelihoods.binomial import Binomial
 from bayesmtl.likelihoods.gaussian import Gaussian
+from bayesmtl.likelihoods.outcomes import Outcomes
 from bayesmtl.likelihoods.poisson import Poisson
-from bayesmtl.likelihoods.rowwise import Derivatives, PolyaGamma, Rowwise
+from bayesmtl.likelihoods.rowwise import Derivatives, GaussianRows, PolyaGamma, Rowwise
 
 REGISTRY: dict[str, type[Likelihood]] = {
     "Gaussian": Gaussian,
@@ -18,12 +19,16 @@ REGISTRY: dict[str, type[Likelihood]] = {
 """Every likelihood by name. A new likelihood is added here and nowhere else."""
 
 __all__ = [
+    "NOTHING",
     "REGISTRY",
     "Bernoulli",
     "Binomial",
     "Derivatives",
     "Gaussian",
+    "GaussianRows",
+    "Given",
     "Likelihood",
+    "Outcomes",
     "Poisson",
     "PolyaGamma",
     "Rowwise",

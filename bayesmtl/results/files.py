@@ -34,6 +34,7 @@ FORMAT = 1
 _STATISTICS = tuple(field.name for field in fields(TaskStatistics))
 _DRAWS = ("basis", "weights", "factors")
 _ROWS = ("X", "y", "task")
+_MORE_ROWS = ("offset", "weights", "trials")  # where the data have them
 
 
 def _group(arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -63,7 +64,9 @@ def save(fit: Fit, path: str | Path) -> None:
         "draws": {name: getattr(fit.draws, name).numpy() for name in _DRAWS},
         "sample_stats": fit.draws.sample_stats,
         "statistics": {name: getattr(fit.statistics, name) for name in _STATISTICS},
-        "rows": {name: getattr(fit.data, name) for name in _ROWS},
+        "rows": {
+            name: values for name in (*_ROWS, *_MORE_ROWS) if (values := getattr(fit.data, name)) is not None
+        },
     }
     write(specification, groups, path)
 
@@ -188,6 +191,7 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
 
 def restore_data(training: Schema, rows: Mapping[str, np.ndarray], content: Mapping[str, Any]) -> TaskData:
     """The training rows."""
+    further: dict[str, Any] = {name: rows[name] for name in _MORE_ROWS if name in rows}
     return TaskData(
         X=rows["X"],
         y=rows["y"],
@@ -199,4 +203,6 @@ def restore_data(training: Schema, rows: Mapping[str, np.ndarray], content: Mapp
         descriptors=training.descriptors,
         target_standardization=content["target_standardization"],
         response=training.response,
+        row_columns=training.row_columns,
+        **further,
     )

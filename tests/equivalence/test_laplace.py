@@ -18,7 +18,7 @@ from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.inference.importance import Proposal, smooth, systematic, weighted_sample
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.problem import Problem
-from bayesmtl.likelihoods import Derivatives, Rowwise
+from bayesmtl.likelihoods import NOTHING, Derivatives, Rowwise
 
 NOISE = 0.7
 SHARINGS = {
@@ -36,17 +36,17 @@ class _GaussianRows(Rowwise):
 
     unit: ClassVar[str] = "target"
 
-    def derivatives(self, y, f):
+    def derivatives(self, y, f, given=NOTHING):
         value = -0.5 * ((y - f) / NOISE) ** 2 - np.log(NOISE) - 0.5 * np.log(2 * np.pi)
         return Derivatives(value, (y - f) / NOISE**2, torch.full_like(y - f, -(NOISE**-2)))
 
-    def third_derivative(self, y, f):
+    def third_derivative(self, y, f, given=NOTHING):
         return torch.zeros_like(y - f)
 
-    def mean(self, f):
+    def mean(self, f, given=NOTHING):
         return f
 
-    def draw(self, f, noise, rng):
+    def draw(self, f, noise, rng, given=NOTHING):
         return f + NOISE * rng.normal(size=f.shape)
 
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from bayesmtl.inference.polya_gamma import polya_gamma
+from bayesmtl.likelihoods.polya_gamma import polya_gamma
 
 NUM_DRAWS = 100_000
 LIMIT = 5.5
