@@ -19,7 +19,7 @@ from bayesmtl.sharing import Sharing
 
 
 def gibbs(problem: Problem, settings: Settings) -> Draws:
-    """Gibbs sampling: of the partition of the tasks, or with Polya-Gamma variables for the rows."""
+    """Gibbs sampling: of the partition of the tasks, or with auxiliary variables for the rows."""
     return (partition_gibbs if problem.sharing.has_partition else augmented_gibbs)(problem, settings)
 
 
@@ -33,7 +33,7 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
 
 # Numbers handled per density evaluation (T r D, for one chain) beyond which a full posterior takes minutes.
 _LARGE = 20_000_000
-# Polya-Gamma variables per sweep (of one chain) beyond which the same is true of "gibbs".
+# Auxiliary variables per sweep (of one chain) beyond which the same is true of "gibbs".
 _MANY_VARIABLES = 20_000
 
 
@@ -108,7 +108,7 @@ def _why_not(method: str, sharing: Sharing) -> str:
     if sharing.has_partition:
         return f'{type(sharing).__name__} has partitions of the tasks; "auto" chooses an engine that fits.'
     if method == "gibbs":
-        return "It needs a partition of the tasks, or a Polya-Gamma representation: a logit link."
+        return "It needs a partition of the tasks, or rows that auxiliary variables make Gaussian."
     return "Its weights do not integrate out exactly."
 
 
@@ -119,8 +119,10 @@ def _choose_rowwise(able: list[str], likelihood: Likelihood, rows: TaskRows) -> 
     trials = getattr(likelihood, "trials", 1)
     num_variables = int((rows.trials[rows.real] if trials is None else rows.real * trials).sum())
     if num_variables > _MANY_VARIABLES:
-        reason = f"{num_variables} Polya-Gamma variables make every sweep slow"
+        reason = f"{num_variables} auxiliary variables make every sweep slow"
         return "laplace", reason + '; method="gibbs" gives the exact posterior and takes longer'
+    if not hasattr(likelihood, "trials") and likelihood.parameters(1):
+        return "gibbs", f"{name}: auxiliary variables make it Gaussian, and rows are few"
     return "gibbs", f"{name} with a logit link: Polya-Gamma variables make it Gaussian, and rows are few"
 
 

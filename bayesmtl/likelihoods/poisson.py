@@ -11,7 +11,7 @@ import torch
 from bayesmtl.likelihoods.base import NOTHING, Given
 from bayesmtl.likelihoods.rowwise import Derivatives, Rowwise, refuse_values
 
-_LARGEST_RATE = 1e15  # what NumPy can draw from, and far beyond any count
+LARGEST_RATE = 1e15  # what NumPy can draw from, and far beyond any count
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,7 @@ class Poisson(Rowwise):
 
     def check_target(self, y: np.ndarray, name: str, trials: np.ndarray | None = None) -> None:
         """Whole numbers from 0 on."""
-        refuse_values(
-            y,
-            (y < 0) | (y != np.floor(y)),
-            name,
-            expected="whole numbers of at least 0 for Poisson()",
-            remedy="Give counts, not rates; a target that can be negative or fractional goes with "
-            "Gaussian().",
-        )
+        refuse_non_counts(y, name, "Poisson()")
 
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
@@ -61,4 +54,15 @@ class Poisson(Rowwise):
         self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator, given: Given = NOTHING
     ) -> np.ndarray:
         """Counts."""
-        return np.asarray(rng.poisson(np.minimum(np.exp(f), _LARGEST_RATE)), dtype=float)
+        return np.asarray(rng.poisson(np.minimum(np.exp(f), LARGEST_RATE)), dtype=float)
+
+
+def refuse_non_counts(y: np.ndarray, name: str, likelihood: str) -> None:
+    """Refuse targets that are no counts, naming some."""
+    refuse_values(
+        y,
+        (y < 0) | (y != np.floor(y)),
+        name,
+        expected=f"whole numbers of at least 0 for {likelihood}",
+        remedy="Give counts, not rates; a target that can be negative or fractional goes with Gaussian().",
+    )

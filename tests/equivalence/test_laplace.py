@@ -94,9 +94,12 @@ TARGETS = {
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", SHARINGS)
 def test_gradient_is_that_of_finite_differences(name, target):
+    check_gradient(SHARINGS[name], *TARGETS[target])
+
+
+def check_gradient(sharing: bm.sharing.Sharing, likelihood: Rowwise, draw) -> None:
     X, task, rng = inputs()
-    likelihood, draw = TARGETS[target]
-    problem = problem_of(SHARINGS[name], likelihood, draw(rng, len(task)).astype(float), X, task)
+    problem = problem_of(sharing, likelihood, draw(rng, len(task)).astype(float), X, task)
     density = LaplaceMarginal(problem)
     points = problem.space.initial(rng, 2)
     value, gradient = density.value_and_gradient(points)
@@ -107,6 +110,28 @@ def test_gradient_is_that_of_finite_differences(name, target):
         expected = (ahead - behind) / (2 * step)
         scale = 1e-6 * (1 + float(value.abs().max()))
         torch.testing.assert_close(gradient @ coordinate, expected, rtol=1e-4, atol=scale)
+
+
+OWN = {
+    "negative binomial": (bm.NegativeBinomial(), lambda rng, n: rng.negative_binomial(2, 0.4, n)),
+    "negative binomial, large counts": (
+        bm.NegativeBinomial(),
+        lambda rng, n: rng.negative_binomial(2, 0.0005, n),
+    ),
+    "student t": (bm.StudentT(), lambda rng, n: 0.5 * rng.standard_t(3, n)),
+    "student t, outliers": (
+        bm.StudentT(),
+        lambda rng, n: 0.3 * rng.normal(size=n) + np.where(np.arange(n) % 7 == 0, 30.0, 0.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("target", OWN)
+@pytest.mark.parametrize("name", ["Hierarchical full", "LowRank"])
+def test_gradient_with_hyperparameters_of_the_likelihood(name, target):
+    """Also where it acts through the mode and through the information of the rows."""
+    likelihood, draw = OWN[target]
+    check_gradient(SHARINGS[name], likelihood, draw)
 
 
 def brute_force(likelihood: Rowwise, y: np.ndarray, x: np.ndarray, scale: float) -> float:

@@ -61,6 +61,19 @@ def test_sums(c):
         assert_mean(np.exp(-s * draws[number == n]), math.exp(n * log_transform(c, s)))
 
 
+@pytest.mark.parametrize("c", [0.0, 0.05, 0.15, 2.0, 9.0, 60.0])
+def test_shapes_that_are_no_whole_numbers(c):
+    """PG(b, c) has b times the mean and the variance, and the transform to the power b."""
+    shape = np.tile([0.1, 1.0, 2.5, 40.3], NUM_DRAWS // 4)
+    draws = polya_gamma(shape, np.full(len(shape), c), np.random.default_rng(5))
+    assert np.all(draws > 0)
+    for b in (0.1, 1.0, 2.5, 40.3):
+        assert_mean(draws[shape == b], b * mean(c))
+        assert_mean((draws[shape == b] - b * mean(c)) ** 2, b * variance(c))
+        s = 1 / (b * mean(c))
+        assert_mean(np.exp(-s * draws[shape == b]), math.exp(b * log_transform(c, s)))
+
+
 def test_the_sign_and_the_shape_of_the_tilt():
     c = np.linspace(-4, 4, 12).reshape(3, 4)
     first = polya_gamma(np.array(2), c, np.random.default_rng(3))
