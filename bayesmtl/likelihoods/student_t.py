@@ -46,7 +46,7 @@ class StudentT(Rowwise):
 
     scales_target: ClassVar[bool] = True
     log_concave: ClassVar[bool] = False
-    small_step: ClassVar[float] = 1e-7  # steps shrink by a factor only, not quadratically
+    small_step: ClassVar[float] = 1e-5  # steps shrink by a factor only, not quadratically
 
     scale: Prior = field(default_factory=HalfNormal)
     degrees: Prior = field(default_factory=lambda: Gamma(2.0, 0.1))
