@@ -9,7 +9,7 @@ from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData, TaskSummaries
 from bayesmtl.kernels import GPyTorchKernel, Matern
-from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, Poisson
+from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, NegativeBinomial, Poisson, StudentT
 from bayesmtl.models import LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
 from bayesmtl.results import Fit, GPFit, Partition, Prediction, TaskSimilarity, load
@@ -45,12 +45,14 @@ __all__ = [
     "LowRank",
     "Matern",
     "MultitaskGP",
+    "NegativeBinomial",
     "Normal",
     "Partition",
     "PitmanYor",
     "Poisson",
     "Pooled",
     "Prediction",
+    "StudentT",
     "TaskCovariance",
     "TaskData",
     "TaskSimilarity",

@@ -55,6 +55,7 @@ class Parameter:
         prior: Its prior.
         space: How it is unconstrained.
         dims: Names of the dimensions in results, as many as `shape` has entries.
+        typical: For a space of "log" a value that starting points lie around.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Parameter:
     prior: Prior
     space: Space
     dims: tuple[str, ...] = ()
+    typical: float = 1.0
 
     @property
     def size(self) -> int:
@@ -112,7 +114,7 @@ class Parameter:
         if self.space == "signed":
             return rng.uniform(0.05, 0.25, shape)
         if self.space == "log":
-            return rng.uniform(-1.0, 0.0, shape)
+            return math.log(self.typical) + rng.uniform(-1.0, 0.0, shape)
         return rng.normal(0.0, 0.5 if self.space == "real" else 0.1, shape)
 
 

@@ -184,6 +184,7 @@ def log_likelihood_given_basis(
     log_noise = noise.log().expand(-1, T)
     constant = tasks.count * torch.log(torch.tensor(2 * torch.pi, dtype=noise.dtype))
     total = constant + 2 * tasks.count * log_noise + tasks.residual / noise**2
+    total = total.expand(basis.shape[0], -1).clone()  # one hyperparameter value may go with many Z
     for group in tasks.groups:
         L = factor_tasks(group, structure, noise)
         gap = group.c - (group.F @ shared[:, group.index, :, None]).squeeze(-1)

@@ -71,15 +71,33 @@ class TaskRows:
         y: Targets, shape (N,); 0 for padding.
         real: Which entries are rows and not padding, shape (N,).
         num_tasks: T.
+        task: Task of every entry, padding included, shape (N,).
+        weights: How often every row counts, shape (N,); 0 for padding.
+        offset: Known part of every row's function, shape (N,); 0 for padding.
+        trials: Number of trials of every row, shape (N,); 1 for padding and where none are known.
     """
 
     groups: tuple[tuple[Block, ...], ...]
     y: torch.Tensor
     real: torch.Tensor
     num_tasks: int
+    task: torch.Tensor
+    weights: torch.Tensor
+    offset: torch.Tensor
+    trials: torch.Tensor
 
     @classmethod
-    def of(cls, X: np.ndarray, y: np.ndarray, task: np.ndarray, num_tasks: int) -> TaskRows:
+    def of(
+        cls,
+        X: np.ndarray,
+        y: np.ndarray,
+        task: np.ndarray,
+        num_tasks: int,
+        *,
+        weights: np.ndarray | None = None,
+        offset: np.ndarray | None = None,
+        trials: np.ndarray | None = None,
+    ) -> TaskRows:
         """Lay out rows; rows whose target is NaN (not observed) do not count, and their order is irrelevant.
 
         Args:
@@ -87,11 +105,19 @@ class TaskRows:
             y: Targets, shape (n,), NaN where not observed.
             task: Task of each row, integers in 0 .. num_tasks - 1, shape (n,).
             num_tasks: T; tasks without rows are there, without information.
+            weights: How often rows count, shape (n,); once each by default.
+            offset: Known parts of the rows' functions, shape (n,); 0 by default.
+            trials: Numbers of trials, shape (n,); 1 by default.
         """
+        # columns of what goes with each row: target, weight, offset, trials, and whether it is a row
+        given = np.zeros((len(y), 5))
+        for column, (values, default) in enumerate(((y, 0), (weights, 1), (offset, 0), (trials, 1))):
+            given[:, column] = default if values is None else values
+        given[:, 4] = 1
         observed = ~np.isnan(y)
-        X, y, task = X[observed], y[observed], task[observed]
-        order = np.lexsort((y, *X.T[::-1], task))
-        X, y, task = X[order], y[order], task[order]
+        X, given, task = X[observed], given[observed], task[observed]
+        order = np.lexsort((*given.T[::-1], *X.T[::-1], task))
+        X, given, task = X[order], given[order], task[order]
         count = np.bincount(task, minlength=num_tasks)
         ends = np.cumsum(count)
         D = X.shape[1]
@@ -104,15 +130,16 @@ class TaskRows:
             length = 1 << (max(int(count[t]), 1) - 1).bit_length()
             shapes.setdefault((padded, length), []).append(t)
         groups: dict[int, list[Block]] = {}
-        targets, real, start = [], [], 0
+        parts, tasks, start = [], [], 0
         for (r, _), members in sorted(shapes.items()):
             m = max(1, int(count[members].max()))
             size = (len(members), m)
             X_b, Q, R = np.zeros((*size, D)), np.zeros((*size, r)), np.zeros((len(members), r, D))
-            y_b, real_b = np.zeros(size), np.zeros(size, dtype=bool)
+            given_b = np.zeros((*size, given.shape[1]))
+            given_b[..., 3] = 1
             for i, t in enumerate(members):
                 rows = slice(ends[t] - count[t], ends[t])
-                X_b[i, : count[t]], y_b[i, : count[t]], real_b[i, : count[t]] = X[rows], y[rows], True
+                X_b[i, : count[t]], given_b[i, : count[t]] = X[rows], given[rows]
                 Q_t, R_t = bases[t]
                 Q[i, : count[t], : Q_t.shape[1]], R[i, : R_t.shape[0]] = Q_t, R_t
             place = slice(start, start + len(members) * m)
@@ -120,11 +147,13 @@ class TaskRows:
             tensors = [torch.from_numpy(array) for array in (X_b, Q, R)]
             block = Block(torch.tensor(members), tensors[0], tensors[1], tensors[2], place)
             groups.setdefault(r, []).append(block)
-            targets.append(y_b.ravel())
-            real.append(real_b.ravel())
+            parts.append(given_b.reshape(-1, given.shape[1]))
+            tasks.append(np.repeat(members, m))
         layout = tuple(tuple(blocks) for blocks in groups.values())
-        y_all, real_all = (torch.from_numpy(np.concatenate(part)) for part in (targets, real))
-        return cls(layout, y_all, real_all, num_tasks)
+        columns = torch.from_numpy(np.concatenate(parts)).T.contiguous()
+        target, weight, known, number, real = columns.unbind(0)
+        index = torch.from_numpy(np.concatenate(tasks))
+        return cls(layout, target, real > 0, num_tasks, index, weight, known, number)
 
     @property
     def blocks(self) -> tuple[Block, ...]:

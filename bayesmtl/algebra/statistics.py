@@ -1,12 +1,13 @@
 """Sufficient statistics of a Gaussian multi-task regression: after this, nothing costs anything in n.
 
 Per task t the rows enter the likelihood only through G_t = X_t'X_t, b_t = X_t'y_t, s_t = y_t'y_t and n_t.
-They add up over rows, so they can be collected in chunks, on several machines, or later in time.
+They add up over rows, so they can be collected in chunks, on several machines, or later in time. A row of
+weight v counts v times: then X_t'V_t X_t, X_t'V_t y_t, y_t'V_t y_t and the sum of the weights stand there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class TaskStatistics:
         gram: G_t = X_t'X_t, shape (T, D, D).
         cross: b_t = X_t'y_t, shape (T, D).
         square: s_t = y_t'y_t, shape (T,).
-        count: n_t, number of observed rows, shape (T,).
+        count: n_t, number of observed rows, each as often as it counts, shape (T,).
 
     Example:
         >>> X, y, task = np.ones((3, 1)), np.array([1.0, 2.0, 4.0]), np.array([0, 0, 1])
@@ -42,7 +43,14 @@ class TaskStatistics:
     count: np.ndarray
 
     @classmethod
-    def from_rows(cls, X: np.ndarray, y: np.ndarray, task: np.ndarray, num_tasks: int) -> TaskStatistics:
+    def from_rows(
+        cls,
+        X: np.ndarray,
+        y: np.ndarray,
+        task: np.ndarray,
+        num_tasks: int,
+        weights: np.ndarray | None = None,
+    ) -> TaskStatistics:
         """Accumulate the statistics of rows; rows whose target is NaN (not observed) do not count.
 
         Args:
@@ -50,7 +58,14 @@ class TaskStatistics:
             y: Targets, shape (n,), NaN where not observed.
             task: Task of each row, integers in 0 .. num_tasks - 1, shape (n,).
             num_tasks: T; tasks without rows get zeros.
+            weights: How often rows count, positive, shape (n,); once each by default.
         """
+        if weights is not None:
+            root = np.sqrt(weights)
+            whole = cls.from_rows(root[:, None] * X, root * y, task, num_tasks)
+            seen = ~np.isnan(y)
+            count = np.bincount(task[seen], weights[seen], minlength=num_tasks)
+            return replace(whole, count=count)
         observed = ~np.isnan(y)
         if not observed.all():
             X, y, task = X[observed], y[observed], task[observed]

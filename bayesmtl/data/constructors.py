@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,20 @@ from bayesmtl.data.columns import named_columns, numbers, take_column
 from bayesmtl.data.design import Design
 from bayesmtl.data.expressions import parse_formula
 from bayesmtl.data.labels import encode_labels, label_of
+from bayesmtl.data.row_columns import read_row_columns
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
 
 Parts = dict[str, Any]
 
 
 def parts_of_frame(
-    frame: pd.DataFrame, task: str, target: str, features: Sequence[str], intercept: bool, descriptors: Any
+    frame: pd.DataFrame,
+    task: str,
+    target: str,
+    features: Sequence[str],
+    intercept: bool,
+    descriptors: Any,
+    further: Mapping[str, Any],
 ) -> Parts:
     """The parts of `TaskData.from_frame`."""
     frame = _filled(frame)
@@ -32,6 +39,7 @@ def parts_of_frame(
     task, target, features = str(task), str(target), [str(name) for name in features]
     _refuse_double_use(task, target, (target,), features)
     parts = _tasks_of(take_column(frame, task, "task"), task, descriptors)
+    parts |= read_row_columns(frame, (task, target), further)
     y = numbers(take_column(frame, target, "target"), target, role="the target")
     design = Design.from_columns(features, frame, intercept=intercept)
     return parts | {
@@ -43,7 +51,9 @@ def parts_of_frame(
     }
 
 
-def parts_of_formula(formula: str, frame: pd.DataFrame, task: str, descriptors: Any) -> Parts:
+def parts_of_formula(
+    formula: str, frame: pd.DataFrame, task: str, descriptors: Any, further: Mapping[str, Any]
+) -> Parts:
     """The parts of `TaskData.from_formula`."""
     parsed = parse_formula(formula)
     if parsed.response is None:
@@ -58,6 +68,7 @@ def parts_of_formula(formula: str, frame: pd.DataFrame, task: str, descriptors: 
     target_columns = (target,) if response is None else response.columns
     _refuse_double_use(task, target, target_columns, [source.column for source in parsed.sources])
     parts = _tasks_of(take_column(frame, task, "task"), task, descriptors)
+    parts |= read_row_columns(frame, (task, *target_columns), further)
     if response is None:
         y = numbers(take_column(frame, target, "target"), target, role="the target")
     else:
@@ -76,6 +87,7 @@ def parts_of_arrays(
     descriptors: Any,
     task_column: str,
     target_name: str,
+    further: Mapping[str, Any],
 ) -> Parts:
     """The parts of `TaskData.from_arrays`."""
     table = _feature_table(X, feature_names)
@@ -91,6 +103,7 @@ def parts_of_arrays(
         )
     _filled(table)
     parts = _tasks_of(labels, task_column, descriptors)
+    parts |= read_row_columns(table, (task_column, target_name), further)
     design = Design.from_columns(list(table.columns), table, intercept=intercept)
     index = X.index if isinstance(X, pd.DataFrame) else None
     parts |= {

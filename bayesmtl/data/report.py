@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayesmtl.data.row_columns import ARRAYS, as_columns
 from bayesmtl.data.standardization import is_constant
 from bayesmtl.errors import listing
 
@@ -46,6 +47,9 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
     ]
     if is_constant(data.y[data.observed]):
         told.append(("constant target", f"{data.y[data.observed][0]:g} in every observed row"))
+    arrays = {name: getattr(data, name) for name in ARRAYS}
+    for role, values in zip(data.row_columns, as_columns(arrays, data.row_columns).values(), strict=True):
+        told.append((role, f"{data.row_columns[role]}, {values.min():g} to {values.max():g}"))
     if data.descriptors is not None:
         told.append(("task descriptors", _names(map(str, data.descriptors.columns))))
     return told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from bayesmtl.data.columns import finite_target, named_columns, numbers, take_co
 from bayesmtl.data.design import INTERCEPT, Design
 from bayesmtl.data.labels import encode_labels
 from bayesmtl.data.plain import from_plain, to_plain
+from bayesmtl.data.row_columns import ARRAYS, read_again
 from bayesmtl.errors import DataError, SpecificationError, listing
 
 if TYPE_CHECKING:
@@ -28,12 +29,18 @@ class NewRows:
         y: Targets (m,), NaN where absent.
         task_labels: Task of each row (m,), strings; they need not be known.
         index: Row labels, or None.
+        offset: Known part of every row's function (m,), or None.
+        weights: How often every row counts (m,), or None for once or where no column says it.
+        trials: Number of trials of every row (m,), or None.
     """
 
     X: np.ndarray
     y: np.ndarray
     task_labels: np.ndarray
     index: pd.Index | None
+    offset: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    trials: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +54,8 @@ class Schema:
         task_names: Names of the T training tasks.
         response: How the target is computed from a frame, when it is an expression.
         descriptors: One row per training task, or None.
+        row_columns: Columns with offset (or exposure), weights and trials, by role; those of the offset and
+            the trials are needed to predict.
 
     Example:
         >>> from bayesmtl.data import TaskData
@@ -63,6 +72,7 @@ class Schema:
     task_names: tuple[str, ...]
     response: Design | None = None
     descriptors: pd.DataFrame | None = None
+    row_columns: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> NewRows:
         """Encode new rows; they keep their order and their labels.
@@ -73,8 +83,9 @@ class Schema:
                 arrays (X, task) or (X, y, task).
 
         Raises:
-            DataError: If a column or feature is missing, a TaskData has further features, a value is
-                missing or not finite, or a category unseen.
+            DataError: If a column or feature is missing (also that of an offset or of trials, which arrays
+                cannot give), a TaskData has further features, a value is missing or not finite, or a category
+                unseen.
         """
         if isinstance(new, pd.DataFrame):
             return self._encode_frame(new)
@@ -105,6 +116,7 @@ class Schema:
             "descriptors": None
             if table is None
             else {"names": list(table.columns), "values": [to_plain(table[name].tolist()) for name in table]},
+            "row_columns": dict(self.row_columns),
         }
 
     @classmethod
@@ -120,11 +132,12 @@ class Schema:
             if not all(isinstance(name, str) for name in names):
                 raise TypeError("a name is not a string")
             design, response, table = content["design"], content["response"], content["descriptors"]
+            row_columns = {str(role): str(name) for role, name in content.get("row_columns", {}).items()}
             descriptors = None
             if table is not None:
                 columns = dict(zip(table["names"], from_plain(table["values"]), strict=True))
                 descriptors = pd.DataFrame(columns, index=pd.Index(task_names, name=names[0]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SpecificationError(
                 "schema",
                 expected="the content that Schema.to_dict writes",
@@ -138,6 +151,7 @@ class Schema:
             task_names,
             None if response is None else Design.from_dict(response),
             descriptors,
+            row_columns,
         )
 
     def target_of(self, frame: pd.DataFrame) -> np.ndarray:
@@ -153,9 +167,18 @@ class Schema:
         frame = named_columns(new)
         labels = _labels(take_column(frame, self.task_column, "task"), self.task_column)
         X = self.design.encode(new)
-        return NewRows(X, self._checked(self.target_of(frame), new.index), labels, new.index)
+        y = self._checked(self.target_of(frame), new.index)
+        return NewRows(X, y, labels, new.index, **read_again(frame, self.row_columns))
 
     def _encode_arrays(self, X: Any, y: Any, task: Any) -> NewRows:
+        needed = [name for role, name in self.row_columns.items() if role != "weights"]
+        if needed:
+            raise DataError(
+                "new",
+                expected=f"a DataFrame or a TaskData, with {listing(needed)}",
+                found="arrays, which have no such column",
+                remedy="Put X, the task and these columns in a DataFrame.",
+            )
         encoded = self.design.encode(X if isinstance(X, pd.DataFrame) else np.asarray(X))
         labels = _labels(pd.Series(np.asarray(task)), self.task_column)
         target = (
@@ -185,7 +208,18 @@ class Schema:
                 "DataFrame itself.",
             )
         X = new.X[:, [theirs.index(name) for name in mine]]
-        return NewRows(X, new.y, np.array(new.task_names, dtype=object)[new.task], new.index)
+        further = {name: getattr(new, name) for name in ARRAYS}
+        roles = {"offset" if role == "exposure" else role for role in self.row_columns}
+        for name in ("offset", "trials"):
+            if (further[name] is None) == (name in roles):
+                raise DataError(
+                    "new",
+                    expected=f"data {'with' if name in roles else 'without'} `{name}`, as in training",
+                    found=f"data {'with' if further[name] is not None else 'without'} it",
+                    remedy=f"Build both alike; `{name}` is an argument of TaskData.from_frame.",
+                )
+        labels = np.array(new.task_names, dtype=object)[new.task]
+        return NewRows(X, new.y, labels, new.index, **further)
 
     def _checked(self, y: np.ndarray, index: pd.Index | None) -> np.ndarray:
         if not np.isnan(y).all():

@@ -70,6 +70,7 @@ class Standardization:
         *,
         intercept: bool,
         target: TargetKind = "pooled",
+        weights: np.ndarray | None = None,
     ) -> Standardization:
         """Measure centres and scales on the rows whose target was observed.
 
@@ -80,6 +81,7 @@ class Standardization:
             task_names: Names of the T tasks.
             intercept: Whether the model has an intercept.
             target: How targets are standardised.
+            weights: How often rows count (n,), positive; once each by default.
 
         Raises:
             DataError: If `target` is "task" and some task has fewer than two distinct observed targets.
@@ -88,16 +90,21 @@ class Standardization:
         check_target_kind(target)
         seen = ~np.isnan(y)
         first = 1 if intercept else 0
-        measured = [center_and_scale(column[seen], centred=intercept) for column in X.T[first:]]
+        counts = None if weights is None else weights[seen]
+        measured = [center_and_scale(column[seen], counts, centred=intercept) for column in X.T[first:]]
         constant = [(0.0, 1.0)] * first
         feature_center, feature_scale = np.array(constant + measured, dtype=np.float64).reshape(-1, 2).T
         num_tasks = len(task_names)
         if target == "task":
             targets = _by_task(y[seen], task[seen], num_tasks)
             _require_spread(targets, task_names)
-            pairs = [center_and_scale(values, centred=intercept) for values in targets]
+            shares = [None] * num_tasks if counts is None else _by_task(counts, task[seen], num_tasks)
+            pairs = [
+                center_and_scale(values, share, centred=intercept)
+                for values, share in zip(targets, shares, strict=True)
+            ]
         elif target == "pooled":
-            center, scale = center_and_scale(y[seen], centred=intercept)
+            center, scale = center_and_scale(y[seen], counts, centred=intercept)
             constant_target = intercept and is_constant(y[seen])
             pairs = [(center, 1.0 if constant_target else scale)] * num_tasks
         else:
@@ -247,11 +254,14 @@ def is_constant(values: np.ndarray) -> bool:
     return high / 2 - low / 2 <= _CONSTANT * max(abs(low), abs(high)) / 2
 
 
-def center_and_scale(values: np.ndarray, *, centred: bool) -> tuple[float, float]:
+def center_and_scale(
+    values: np.ndarray, weights: np.ndarray | None = None, *, centred: bool
+) -> tuple[float, float]:
     """Mean and standard deviation (over n) of a column, or 0 and root mean square when not `centred`.
 
-    A constant column gets its own size, or 1, for a scale. Values are first brought near 1 by an exact
-    power of two and centred in two passes, so that neither their size nor a large mean costs precision.
+    With weights a value counts as often as they say. A constant column gets its own size, or 1, for a scale.
+    Values are first brought near 1 by an exact power of two and centred in two passes, so that neither their
+    size nor a large mean costs precision.
 
     Example:
         >>> center_and_scale(np.array([1e9, 1e9 + 2.0]), centred=True)
@@ -268,9 +278,9 @@ def center_and_scale(values: np.ndarray, *, centred: bool) -> tuple[float, float
     near_one = np.ldexp(values, -exponent)
     center = 0.0
     if centred:
-        center = float(near_one.mean())
-        center += float((near_one - center).mean())
-    scale = float(np.sqrt(np.mean((near_one - center) ** 2)))
+        center = float(np.average(near_one, weights=weights))
+        center += float(np.average(near_one - center, weights=weights))
+    scale = float(np.sqrt(np.average((near_one - center) ** 2, weights=weights)))
     return float(np.ldexp(center, exponent)), float(np.ldexp(scale, exponent))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from bayesmtl.data.columns import finite_features, finite_target
 from bayesmtl.data.design import Design
 from bayesmtl.data.labels import label_of
 from bayesmtl.data.partition import draw_rows, draw_tasks
+from bayesmtl.data.row_columns import ARRAYS, as_columns, checked
 from bayesmtl.data.schema import Schema
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind
 from bayesmtl.data.summaries import TaskSummaries
@@ -39,10 +40,16 @@ class TaskData:
         descriptors: One row per task, indexed by `task_names` in that order, or None.
         target_standardization: "pooled", "task" or "none"; see `Standardization`.
         response: How the target is computed from a frame, when it is an expression.
+        offset: Known part of every row's function (n,), f = offset + x'w, or None.
+        weights: How often every row counts (n,), positive, or None for once: a row of weight 2 is as if it
+            stood there twice.
+        trials: Number of trials of every row (n,), for `Binomial`, or None.
+        row_columns: Columns of a frame that these three come from, by role: "offset", "exposure" (of which
+            the offset is the logarithm), "weights", "trials".
 
     Raises:
-        DataError: If the parts do not fit together, a feature is not finite, a target infinite, or no target
-            observed.
+        DataError: If the parts do not fit together, a feature is not finite, a target infinite, no target
+            observed, or an offset, weight or number of trials missing or out of range.
 
     Example:
         >>> frame = pd.DataFrame({"school": ["a", "a", "b"], "score": [1.0, 2.0, None], "hours": [3, 4, 5]})
@@ -62,12 +69,18 @@ class TaskData:
     descriptors: pd.DataFrame | None = None
     target_standardization: TargetKind = "pooled"
     response: Design | None = None
+    offset: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    trials: np.ndarray | None = None
+    row_columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, kind in (("X", np.float64), ("y", np.float64), ("task", np.int64)):
-            values = np.array(getattr(self, name), dtype=kind)
-            values.setflags(write=False)
-            object.__setattr__(self, name, values)
+        kinds = {"X": np.float64, "y": np.float64, "task": np.int64} | dict.fromkeys(ARRAYS, np.float64)
+        for name, kind in kinds.items():
+            if getattr(self, name) is not None:
+                values = np.array(getattr(self, name), dtype=kind)
+                values.setflags(write=False)
+                object.__setattr__(self, name, values)
         check_target_kind(self.target_standardization)
         names = (*self.design.feature_names, self.task_column, self.target_name)
         repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
@@ -78,8 +91,12 @@ class TaskData:
                 found=f"{listing(repeated)} more than once",
                 remedy="Rename the feature, or pass another task_column or target_name.",
             )
-        shapes = (self.X.shape, self.y.shape, self.task.shape)
-        expected = ((self.num_rows, len(self.design.feature_names)), (self.num_rows,), (self.num_rows,))
+        further = [values for name in ARRAYS if (values := getattr(self, name)) is not None]
+        shapes = (self.X.shape, *(values.shape for values in (self.y, self.task, *further)))
+        expected = (
+            (self.num_rows, len(self.design.feature_names)),
+            *[(self.num_rows,)] * (2 + len(further)),
+        )
         in_range = self.num_rows > 0 and 0 <= self.task.min() <= self.task.max() < len(self.task_names)
         if shapes != expected or not in_range:
             raise DataError(
@@ -90,6 +107,9 @@ class TaskData:
             )
         finite_features(self.X, self.feature_names, self.index)
         finite_target(self.y, self.target_name, self.index)
+        for name in ARRAYS:
+            if (values := getattr(self, name)) is not None:
+                checked(values, name, self.row_columns.get(name, name), self.index)
 
     @classmethod
     def from_frame(
@@ -101,6 +121,10 @@ class TaskData:
         features: Sequence[str],
         intercept: bool = True,
         descriptors: pd.DataFrame | None = None,
+        offset: Any = None,
+        exposure: Any = None,
+        weights: Any = None,
+        trials: Any = None,
     ) -> TaskData:
         """Take columns of a frame.
 
@@ -112,17 +136,29 @@ class TaskData:
                 with their first level as the reference.
             intercept: Whether to put a column of ones first.
             descriptors: One row per task, indexed by its label; rows of other tasks are left out.
+            offset: Column (or values) with the known part of each row's function, f = offset + x'w, on the
+                scale of f: the target's own, log odds, a log rate. Needed again to predict.
+            exposure: Column (or values) with a time, area or population that rates are per; the offset is its
+                logarithm.
+            weights: Column (or values) that says how often each row counts.
+            trials: Column (or values) with the number of trials of each row, for `Binomial()`. Needed again
+                to predict.
 
         Raises:
             DataError: If a column is unknown or used twice, a task label or feature missing, a feature not
-                finite, the target not numeric or nowhere observed.
+                finite, the target not numeric or nowhere observed, an offset, weight or number of trials
+                missing or out of range.
+            SpecificationError: If both an offset and an exposure are given.
 
         Example:
             >>> frame = pd.DataFrame({"lab": [1, 1, 2], "y": [0.1, 0.4, 0.3], "dose": [1, 2, 1]})
             >>> TaskData.from_frame(frame, task="lab", target="y", features=["dose"]).X.tolist()
             [[1.0, 1.0], [1.0, 2.0], [1.0, 1.0]]
         """
-        return cls(**constructors.parts_of_frame(frame, task, target, features, intercept, descriptors))
+        further = {"offset": offset, "exposure": exposure, "weights": weights, "trials": trials}
+        return cls(
+            **constructors.parts_of_frame(frame, task, target, features, intercept, descriptors, further)
+        )
 
     @classmethod
     def from_parquet(
@@ -171,7 +207,16 @@ class TaskData:
 
     @classmethod
     def from_formula(
-        cls, formula: str, frame: pd.DataFrame, *, task: str, descriptors: pd.DataFrame | None = None
+        cls,
+        formula: str,
+        frame: pd.DataFrame,
+        *,
+        task: str,
+        descriptors: pd.DataFrame | None = None,
+        offset: Any = None,
+        exposure: Any = None,
+        weights: Any = None,
+        trials: Any = None,
     ) -> TaskData:
         """Read features and target from a formula.
 
@@ -183,6 +228,10 @@ class TaskData:
             frame: One row per observation.
             task: Column with the task of each row.
             descriptors: One row per task, indexed by its label.
+            offset: As in `from_frame`, like `exposure`, `weights` and `trials`.
+            exposure: As in `from_frame`.
+            weights: As in `from_frame`.
+            trials: As in `from_frame`.
 
         Raises:
             SpecificationError: If the formula cannot be read, or holds anything but known functions.
@@ -194,7 +243,8 @@ class TaskData:
             >>> data.target_name, data.y.tolist(), data.feature_names
             ('log10(y)', [0.0, 1.0], ('Intercept', 'center(x)', 'sex[T.M]'))
         """
-        return cls(**constructors.parts_of_formula(formula, frame, task, descriptors))
+        further = {"offset": offset, "exposure": exposure, "weights": weights, "trials": trials}
+        return cls(**constructors.parts_of_formula(formula, frame, task, descriptors, further))
 
     @classmethod
     def from_arrays(
@@ -208,6 +258,10 @@ class TaskData:
         descriptors: pd.DataFrame | None = None,
         task_column: str = "task",
         target_name: str = "y",
+        offset: Any = None,
+        exposure: Any = None,
+        weights: Any = None,
+        trials: Any = None,
     ) -> TaskData:
         """Take arrays with one row per observation.
 
@@ -220,6 +274,11 @@ class TaskData:
             descriptors: One row per task, indexed by its label.
             task_column: Name for the task in messages and frames.
             target_name: Name for the target.
+            offset: Values (n,) with the role they have in `from_frame`, like `exposure`, `weights` and
+                `trials`; a frame to predict has a column of that name.
+            exposure: As in `from_frame`.
+            weights: As in `from_frame`.
+            trials: As in `from_frame`.
 
         Raises:
             DataError: If the sizes differ, or as in `from_frame`.
@@ -229,9 +288,10 @@ class TaskData:
             >>> data.feature_names
             ('Intercept', 'x0')
         """
+        further = {"offset": offset, "exposure": exposure, "weights": weights, "trials": trials}
         return cls(
             **constructors.parts_of_arrays(
-                X, y, task, feature_names, intercept, descriptors, task_column, target_name
+                X, y, task, feature_names, intercept, descriptors, task_column, target_name, further
             )
         )
 
@@ -339,22 +399,32 @@ class TaskData:
     def schema(self) -> Schema:
         """What prediction must know of this data, without its rows."""
         return Schema(
-            self.design, self.task_column, self.target_name, self.task_names, self.response, self.descriptors
+            self.design,
+            self.task_column,
+            self.target_name,
+            self.task_names,
+            self.response,
+            self.descriptors,
+            self.row_columns,
         )
 
     def standardization(self) -> Standardization:
-        """Centres and scales of these features and targets, over the observed rows.
+        """Centres and scales of these features and targets, over the observed rows with their weights.
+
+        An offset is no part of a target's size: what is measured is the target less the offset, unless
+        targets are not standardised.
 
         Raises:
             DataError: If targets are standardised per task and some task has fewer than two different ones.
         """
         return Standardization.of(
             self.X,
-            self.y,
+            self.y if self.offset is None else self.y - self.offset,
             self.task,
             self.task_names,
             intercept=self.has_intercept,
             target=self.target_standardization,
+            weights=self.weights,
         )
 
     def with_target_standardization(self, kind: TargetKind) -> TaskData:
@@ -438,11 +508,15 @@ class TaskData:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """The encoded features (without the intercept), the task and the target, one row per row."""
+        """The encoded features (without the intercept), the task, the target and what rows carry besides."""
         frame = pd.DataFrame(self.X, columns=list(self.feature_names), index=self.index)
         frame = frame[list(self._varying_names())].copy()
         frame[self.task_column] = np.array(self.task_names, dtype=object)[self.task]
         frame[self.target_name] = self.y
+        for name, values in as_columns(
+            {name: getattr(self, name) for name in ARRAYS}, self.row_columns
+        ).items():
+            frame[name] = values
         return frame
 
     def __repr__(self) -> str:
@@ -454,7 +528,8 @@ class TaskData:
     def _rows(self, rows: np.ndarray, **changes: Any) -> TaskData:
         """The rows of a mask (n,)."""
         index = None if self.index is None else self.index[rows]
-        kept = {"X": self.X[rows], "y": self.y[rows], "task": self.task[rows], "index": index}
+        named = ("X", "y", "task", *(name for name in ARRAYS if getattr(self, name) is not None))
+        kept = {name: getattr(self, name)[rows] for name in named} | {"index": index}
         return replace(self, **(kept | changes))
 
     def _varying_names(self) -> tuple[str, ...]:

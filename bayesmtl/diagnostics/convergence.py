@@ -160,6 +160,9 @@ def check_draws(
     elif method == "laplace":  # independent draws, too
         table = mixing_table(xr.Dataset())
         messages.extend(_importance_messages(sample_stats))
+        told, worth_knowing = _correction_messages(sample_stats)
+        messages.extend(told)
+        notes.extend(worth_knowing)
     else:
         table = mixing_table(posterior)
     if not table.empty:
@@ -189,6 +192,30 @@ def _importance_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
         if not bool(np.all(sample_stats["converged"])):
             messages.append("The optimiser stopped before it reached a mode; another seed may help.")
     return messages
+
+
+def _correction_messages(sample_stats: dict[str, np.ndarray]) -> tuple[list[str], list[str]]:
+    """Judge the importance weights that correct Laplace's approximation: messages and notes."""
+    if "pareto_k_weights" not in sample_stats:
+        return [], []
+    k, effective = (
+        float(sample_stats[name].flat[0]) for name in ("pareto_k_weights", "importance_ess_weights")
+    )
+    if not k <= PARETO_LIMIT:
+        return [
+            f"Laplace's approximation of the weights is too rough to be corrected (Pareto k {k:.2f}, above "
+            f"{PARETO_LIMIT}), so that intervals may be too narrow or too symmetric; fit by sampling."
+        ], []
+    if not effective >= ESS_LEAST:
+        return [
+            f"Few independent draws are left after the correction of Laplace's approximation of the weights: "
+            f"effective sample size {effective:.0f}, below {ESS_LEAST}; fit with a larger num_draws."
+        ], []
+    total = sample_stats["pareto_k_weights"].size
+    return [], [
+        f"Laplace's approximation of the weights was corrected by importance weights (effective sample size "
+        f"{effective:.0f} of {total} draws)."
+    ]
 
 
 def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
+from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import SpecificationError
 from bayesmtl.inference.augmented_gibbs import augmented_gibbs
 from bayesmtl.inference.draws import Draws
@@ -13,14 +12,14 @@ from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
 from bayesmtl.inference.laplace import laplace
 from bayesmtl.inference.partition_gibbs import partition_gibbs
-from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
 from bayesmtl.likelihoods import Likelihood, Rowwise
 from bayesmtl.sharing import Sharing
 
 
 def gibbs(problem: Problem, settings: Settings) -> Draws:
-    """Gibbs sampling: of the partition of the tasks, or with Polya-Gamma variables for the rows."""
+    """Gibbs sampling: of the partition of the tasks, or with auxiliary variables for the rows."""
     return (partition_gibbs if problem.sharing.has_partition else augmented_gibbs)(problem, settings)
 
 
@@ -34,7 +33,7 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
 
 # Numbers handled per density evaluation (T r D, for one chain) beyond which a full posterior takes minutes.
 _LARGE = 20_000_000
-# Polya-Gamma variables per sweep (of one chain) beyond which the same is true of "gibbs".
+# Auxiliary variables per sweep (of one chain) beyond which the same is true of "gibbs".
 _MANY_VARIABLES = 20_000
 
 
@@ -52,7 +51,7 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
     if method == "laplace":
         return True
     if method == "gibbs":
-        return isinstance(likelihood, Rowwise) and likelihood.polya_gamma(np.zeros(1)) is not None
+        return isinstance(likelihood, Rowwise) and likelihood.augments
     return likelihood.compresses
 
 
@@ -97,7 +96,7 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, weights integrated out"
         return "gibbs", reason
     if problem.rows is not None:
-        return _choose_rowwise(able, likelihood, int(problem.rows.real.sum()))
+        return _choose_rowwise(able, likelihood, problem.rows)
     size = sum(group.rows.numel() for group in problem.tasks.groups)
     if size > _LARGE:
         reason = f"{problem.tasks.num_tasks} tasks make every density evaluation slow"
@@ -109,18 +108,21 @@ def _why_not(method: str, sharing: Sharing) -> str:
     if sharing.has_partition:
         return f'{type(sharing).__name__} has partitions of the tasks; "auto" chooses an engine that fits.'
     if method == "gibbs":
-        return "It needs a partition of the tasks, or a Polya-Gamma representation: a logit link."
+        return "It needs a partition of the tasks, or rows that auxiliary variables make Gaussian."
     return "Its weights do not integrate out exactly."
 
 
-def _choose_rowwise(able: list[str], likelihood: Likelihood, num_rows: int) -> tuple[str, str]:
+def _choose_rowwise(able: list[str], likelihood: Likelihood, rows: TaskRows) -> tuple[str, str]:
     name = type(likelihood).__name__
     if "gibbs" not in able:
         return "laplace", f"{name} has no exact engine; the weights integrate out by Laplace's method"
-    num_variables = num_rows * getattr(likelihood, "trials", 1)
+    trials = getattr(likelihood, "trials", 1)
+    num_variables = int((rows.trials[rows.real] if trials is None else rows.real * trials).sum())
     if num_variables > _MANY_VARIABLES:
-        reason = f"{num_variables} Polya-Gamma variables make every sweep slow"
+        reason = f"{num_variables} auxiliary variables make every sweep slow"
         return "laplace", reason + '; method="gibbs" gives the exact posterior and takes longer'
+    if not hasattr(likelihood, "trials") and likelihood.parameters(1):
+        return "gibbs", f"{name}: auxiliary variables make it Gaussian, and rows are few"
     return "gibbs", f"{name} with a logit link: Polya-Gamma variables make it Gaussian, and rows are few"
 
 
@@ -129,6 +131,7 @@ __all__ = [
     "Draws",
     "Problem",
     "Settings",
+    "StandardRows",
     "augmented_gibbs",
     "choose",
     "empirical_bayes",

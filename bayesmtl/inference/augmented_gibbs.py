@@ -1,4 +1,4 @@
-"""The Gibbs engine: Polya-Gamma augmentation, with hyperparameters updated while all weights are out."""
+"""The Gibbs engine: auxiliary variables make the rows Gaussian, so that the weights integrate out."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
-from bayesmtl.inference.polya_gamma import polya_gamma
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
-from bayesmtl.inference.target import differentiate
-from bayesmtl.likelihoods import PolyaGamma, Rowwise
+from bayesmtl.inference.slice import slice_sample
+from bayesmtl.inference.target import differentiate, finite_or_least
+from bayesmtl.likelihoods import Rowwise
+from bayesmtl.parameters import ParameterSpace, Values
 
 NUM_DRAWS = 500  # by default, per chain
 TRAJECTORY = 1.6  # length in units of the metric's standard deviations: about a quarter period
@@ -32,11 +33,13 @@ _LEARNED_AT = 0.5
 
 
 def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
-    """Sample the full posterior of a model for yes/no outcomes or successes out of trials (logit link).
+    """Sample the full posterior of a model whose rows auxiliary variables make Gaussian.
 
-    Approximates nothing. With one Polya-Gamma variable omega per row the rows become Gaussian data, so that a
-    sweep is: omega given W, row by row; the hyperparameters given omega by Hamiltonian Monte Carlo with W
-    and Z integrated out; Z and W given both, exactly and all at once. Where events are rare, such draws of
+    Approximates nothing. With one auxiliary variable omega per row (Polya-Gamma for a logit link and for
+    `NegativeBinomial`, a precision for `StudentT`) the rows become Gaussian data, so that a sweep is: the
+    likelihood's own hyperparameters, such as a dispersion, given W by slice sampling, without omega; omega
+    given W, row by row; the hyperparameters of the sharing prior given omega by Hamiltonian Monte Carlo with
+    W and Z integrated out; Z and W given all that, exactly and at once. Where events are rare, such draws of
     W move slowly. So the sweep ends with another draw of each task's weights given Z and the
     hyperparameters: proposed under a second-order expansion of the likelihood at a point that warm-up has
     found, and accepted or not by Metropolis' rule, task by task. Chains are one batch. They start around the
@@ -45,8 +48,8 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
     `Fit.check` says whether the run was long enough. A sweep costs time in proportion to the number of rows,
     and for `Binomial` to the number of trials.
 
-    Source: Polson, Scott and Windle (2013) for the augmentation; updating the hyperparameters with the
-    weights integrated out is the `exact` engine's way, applied to the augmented data.
+    Source: Polson, Scott and Windle (2013) for Polya-Gamma augmentation; updating the hyperparameters with
+    the weights integrated out is the `exact` engine's way, applied to the augmented data.
 
     An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete.
 
@@ -78,13 +81,13 @@ class State:
         points: Hyperparameter coordinates, shape (C, P).
         current: W, Z and the coordinates along shared factors.
         step: Step-size adaptation.
-        root: Root of the inverse metric, shape (P, P).
+        root: Root of the inverse metric of the sharing prior's S coordinates, shape (S, S).
         reference: Expansion of the likelihood (of one batch entry) that proposals of weights come from.
         weights_seen: Sum of the weights of warm-up's sweeps, shape (T, D), and the number of them.
         window: Warm-up points.
         points_drawn: Kept points, each (C, P).
         draws: Kept weights and basis.
-        stats: Per kept draw: acceptance, energy error, steps, each (C, 3).
+        stats: Per kept draw: acceptance, energy error, steps, each (C, 3); none where S = 0.
         renewed: Per kept draw, the share of tasks whose proposed weights were accepted, each (C,).
         iteration: Sweeps done.
     """
@@ -107,21 +110,17 @@ class Gibbs:
     """Sweeps of a batch of chains.
 
     Args:
-        problem: A problem with rows and a Polya-Gamma representation.
+        problem: A problem with rows that auxiliary variables make Gaussian.
         num_warmup: Sweeps in which step size and metric adapt.
     """
 
     def __init__(self, problem: Problem, num_warmup: int):
         assert problem.rows is not None and isinstance(problem.likelihood, Rowwise)
-        self.problem, self.num_warmup = problem, num_warmup
-        self.rows, self.likelihood = problem.rows, problem.likelihood
+        assert problem.likelihood.augments
+        self.problem, self.num_warmup, self.rows = problem, num_warmup, problem.rows
         self.marginal = LaplaceMarginal(problem)
-        real = self.rows.real
-        augmentation = self.likelihood.polya_gamma(self.rows.y[real].numpy())
-        assert augmentation is not None
-        self.augmentation: PolyaGamma = augmentation
-        self.kappa = torch.zeros(1, self.rows.size, dtype=torch.float64)
-        self.kappa[0, real] = torch.from_numpy(augmentation.kappa)
+        T, D = problem.tasks.num_tasks, problem.tasks.num_features
+        self.num_shared = ParameterSpace(problem.sharing.parameters(T, D)).size
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """Hyperparameters around the mode of the Laplace approximation, and weights from it."""
@@ -129,20 +128,26 @@ class Gibbs:
         points, root = torch.zeros(num_chains, 0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)
         if P:
             points, root = around_modes(self.marginal, self.problem, num_chains, rng)
-        structure = self.problem.structure(self.problem.space.constrain(points))
-        expansion = self.marginal.expand(structure, num_chains)
+        if P > self.num_shared:
+            S = self.num_shared
+            root = torch.linalg.cholesky((root @ root.T)[:S, :S])
+        values = self.problem.space.constrain(points)
+        structure = self.problem.structure(values)
+        expansion = self.marginal.expand(structure, num_chains, values)
         current = draw_posterior(expansion.pseudo.compressed(), structure, self._noise(num_chains), rng)
-        reference = self.marginal.expand_at(expansion.f.mean(0, keepdim=True))
+        reference = self._reference(expansion.f, points)
         nothing = (torch.zeros_like(current.weights[0]), 0)
         return State(points, current, StepSize(_TARGET, 0.5), root, reference, nothing)
 
     def advance(self, state: State, rng: np.random.Generator) -> None:
         """One sweep of all chains, in place."""
-        data = self.augment(state.current.weights, rng)
-        stats = self._move(state, data, rng) if state.points.shape[1] else None
-        structure = self.problem.structure(self.problem.space.constrain(state.points))
+        self._move_own(state, rng)
+        data = self.augment(state.current.weights, self.problem.space.constrain(state.points), rng)
+        stats = self._move(state, data, rng) if self.num_shared else None
+        values = self.problem.space.constrain(state.points)
+        structure = self.problem.structure(values)
         state.current = draw_posterior(data, structure, self._noise(len(state.points)), rng)
-        state.current, renewed = self.renew(state.current, state.reference, structure, rng)
+        state.current, renewed = self.renew(state.current, state.reference, structure, values, rng)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
             self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
@@ -153,16 +158,18 @@ class Gibbs:
         if stats is not None:
             state.stats.append(stats)
 
-    def augment(self, weights: torch.Tensor, rng: np.random.Generator) -> CompressedTasks:
+    def augment(self, weights: torch.Tensor, values: Values, rng: np.random.Generator) -> CompressedTasks:
         """Draw omega | W, and return the Gaussian data that the rows are given omega."""
-        real = self.rows.real
-        f = self.rows.predictor(weights)
-        omega = torch.ones_like(f)
-        omega[:, real] = torch.from_numpy(polya_gamma(self.augmentation.shape, f[:, real].numpy(), rng))
-        return self.rows.pseudo_data(omega, self.kappa).compressed()
+        omega, kappa = self.problem.outcomes(values).augment(self.rows.predictor(weights), rng)
+        return self.rows.pseudo_data(omega, kappa).compressed()
 
     def renew(
-        self, current: WeightDraws, reference: Expansion, structure: Structure, rng: np.random.Generator
+        self,
+        current: WeightDraws,
+        reference: Expansion,
+        structure: Structure,
+        values: Values,
+        rng: np.random.Generator,
     ) -> tuple[WeightDraws, torch.Tensor]:
         """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,).
 
@@ -172,10 +179,11 @@ class Gibbs:
         """
         data, noise = reference.pseudo.compressed(), self._noise(len(current.weights))
         proposed = draw_weights(data, structure, noise, current.basis, rng)
+        outcomes = self.problem.outcomes(values)
 
         def importance(weights: torch.Tensor) -> torch.Tensor:
             f = self.rows.predictor(weights)
-            value = self.likelihood.derivatives(self.rows.y, f).value
+            value = outcomes.derivatives(f).value
             return self.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
 
         ratio = importance(proposed.weights) - importance(current.weights)
@@ -187,18 +195,38 @@ class Gibbs:
         )
         return moved, accepted.to(ratio.dtype).mean(1)
 
+    def _reference(self, f: torch.Tensor, points: torch.Tensor) -> Expansion:
+        """The expansion at the mean of row values (B, N) and of points (B, P), for all chains."""
+        values = self.problem.space.constrain(points.mean(0, keepdim=True))
+        return self.marginal.expand_at(f.mean(0, keepdim=True), values)
+
     def _noise(self, num_chains: int) -> torch.Tensor:
         return torch.ones(num_chains, 1, dtype=torch.float64)
 
+    def _move_own(self, state: State, rng: np.random.Generator) -> None:
+        """The likelihood's own hyperparameters given W, one after the other."""
+        f = self.rows.predictor(state.current.weights)
+        for position in range(self.num_shared, state.points.shape[1]):
+
+            def log_density(x: torch.Tensor, position: int = position) -> torch.Tensor:
+                points = state.points.clone()
+                points[:, position] = x
+                log_prior, values = self.problem.space.log_prior(points)
+                return finite_or_least(log_prior + self.problem.outcomes(values).derivatives(f).value.sum(1))
+
+            state.points = state.points.clone()
+            state.points[:, position] = slice_sample(log_density, state.points[:, position], rng)
+
     def _move(self, state: State, data: CompressedTasks, rng: np.random.Generator) -> torch.Tensor:
-        """One trajectory of the hyperparameters given omega; statistics (C, 3)."""
+        """One trajectory of the sharing prior's hyperparameters given omega; statistics (C, 3)."""
         space, noise = self.problem.space, self._noise(len(state.points))
+        present, own = state.points[:, : self.num_shared], state.points[:, self.num_shared :]
 
         def log_density(points: torch.Tensor) -> torch.Tensor:
-            log_prior, values = space.log_prior(points)
+            log_prior, values = space.log_prior(torch.cat([points, own], dim=1))
             return log_prior + log_marginal(data, self.problem.structure(values), noise)
 
-        start, gradient = differentiate(log_density, state.points)
+        start, gradient = differentiate(log_density, present)
         value = start
 
         def slope(points: torch.Tensor) -> torch.Tensor:
@@ -206,17 +234,17 @@ class Gibbs:
             value, gradient = differentiate(log_density, points)
             return gradient
 
-        momentum = torch.from_numpy(rng.standard_normal(tuple(state.points.shape)))
+        momentum = torch.from_numpy(rng.standard_normal(tuple(present.shape)))
         length = TRAJECTORY * (0.5 + rng.random()) / state.step.step_size
         num_steps = min(max(round(length), 1), _MAX_STEPS)
         point, last, _ = leapfrog(
-            slope, state.points, momentum, gradient, state.root, state.step.step_size, num_steps
+            slope, present, momentum, gradient, state.root, state.step.step_size, num_steps
         )
         error = start - value + 0.5 * (last**2).sum(1) - 0.5 * (momentum**2).sum(1)
         error = torch.nan_to_num(error, nan=torch.inf)
         acceptance = torch.exp(-error.clamp(min=0.0))
         accepted = torch.from_numpy(rng.random(len(error))) < acceptance
-        state.points = torch.where(accepted[:, None], point, state.points)
+        state.points = torch.cat([torch.where(accepted[:, None], point, present), own], dim=1)
         return torch.stack([acceptance, error, torch.full_like(error, float(num_steps))], dim=1)
 
     def _adapt(self, state: State, acceptance: float | None) -> None:
@@ -227,7 +255,7 @@ class Gibbs:
             state.window.append(state.points)
         if state.iteration == round(_LEARNED_AT * self.num_warmup):
             mean = (state.weights_seen[0] / state.weights_seen[1])[None]
-            state.reference = self.marginal.expand_at(self.rows.predictor(mean))
+            state.reference = self._reference(self.rows.predictor(mean), state.points)
             if acceptance is not None:
                 self._learn_metric(state)
         if state.iteration == self.num_warmup:
@@ -238,7 +266,7 @@ class Gibbs:
         """The spread of the chains, mixed with the present metric as far as they are short."""
         points = torch.stack(state.window[len(state.window) // 3 :])
         # x and -x are the same scale: a chain that changes sides has not moved far
-        points = torch.where(self.problem.space.signed(), points.abs(), points)
+        points = torch.where(self.problem.space.signed(), points.abs(), points)[..., : self.num_shared]
         deviations = (points - points.mean((0, 1))).flatten(0, 1)
         n, P = deviations.shape
         keep = n / (n + 10 * P)

@@ -12,6 +12,7 @@ from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.problem import Problem
+from bayesmtl.parameters import Values
 
 _CHUNK = 1_000_000  # weights and their rows of workspace handled at once, in numbers
 _ROWS_AT_ONCE = 200_000  # row values, where there are rows
@@ -45,7 +46,7 @@ def complete_draws(
     rng: np.random.Generator,
     *,
     complete: bool = True,
-    data: Callable[[Structure, int], CompressedTasks] | None = None,
+    data: Callable[[Structure, int, Values], CompressedTasks] | None = None,
 ) -> Draws:
     """Draw Z and W for every kept hyperparameter point (C, N, P): exactly, given Gaussian data.
 
@@ -55,7 +56,8 @@ def complete_draws(
         sample_stats: What the engine recorded, each (C, N).
         rng: Source of randomness.
         complete: Whether these are all draws that were asked for.
-        data: The data for a structure of B hyperparameter values, where they are not those of the problem.
+        data: The data for B hyperparameter values and their structure, where they are not those of the
+            problem.
     """
     C, N, P = points.shape
     values = problem.space.constrain(points.reshape(C * N, P))
@@ -75,7 +77,7 @@ def complete_draws(
         chunk = {name: value[:1] if one_value else value[start : start + B] for name, value in values.items()}
         values_at_once, num_draws = (1, B) if one_value else (B, 1)
         structure, noise = problem.structure(chunk), problem.noise(chunk, values_at_once)
-        tasks = problem.tasks if data is None else data(structure, values_at_once)
+        tasks = problem.tasks if data is None else data(structure, values_at_once, chunk)
         parts.append(draw_posterior(tasks, structure, noise, rng, num_draws))
     draws = WeightDraws(
         torch.cat([part.weights for part in parts]),

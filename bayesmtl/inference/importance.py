@@ -11,6 +11,7 @@ from arviz_stats.base.array import array_stats
 
 from bayesmtl.inference.target import Density
 
+RELIABLE = 0.7  # Pareto k up to which weights can be used (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
 ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
 _ROUNDS = 4  # of adapting the proposal
 _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from bayesmtl.inference.correction import corrected_draws
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.importance import Proposal, systematic, weighted_sample
 from bayesmtl.inference.marginal import LaplaceMarginal
@@ -21,17 +22,20 @@ _LEAST_PROPOSALS = 1000
 def laplace(problem: Problem, settings: Settings) -> Draws:
     """Integrate the weights out by Laplace's method and draw the hyperparameters by importance sampling.
 
-    Approximates twice for likelihoods other than Gaussian: the density of the hyperparameters is Laplace's,
-    from the mode of all weights and the curvature there, and the weights given hyperparameters are drawn from
-    the normal distribution at that mode. Both are close where tasks have many rows; with a few yes/no rows
-    per task, spreads between tasks and intervals of the weights come out somewhat too small or too symmetric.
-    Nothing that the engine reports can see this error: "gibbs" has none, where it applies. With a Gaussian
-    likelihood both are exact.
+    The density of the hyperparameters is Laplace's, from the mode of all weights and the curvature there, and
+    the weights given hyperparameters are drawn from the normal distribution at that mode. With a Gaussian
+    likelihood both are exact. With others both are approximate, the more so the fewer rows tasks have
+    (spreads between tasks come out too small, weights too symmetric), and importance weights correct them:
+    each draw is weighted by the true density over Laplace's, with several candidates for the weights of every
+    task, and resampled (`bayesmtl.inference.correction`). What is left is the error of a finite number of
+    draws. The shape of these weights' tail and their effective number are `pareto_k_weights` and
+    `importance_ess_weights` in `sample_stats`; where the tail is too heavy for a correction (Pareto k above
+    .7) hyperparameters stay those of Laplace's method, and `Fit.check` says so.
 
-    What is left is how hyperparameters are drawn: from a multivariate t around their mode, adapted to its own
-    weighted draws, weighted by the density, Pareto-smoothed and resampled. The shape k of the weights' tail
-    is in `sample_stats` as `pareto_k`, and `Fit.check` judges it. Scales, whose sign is irrelevant, are
-    proposed on the mode's side of zero only.
+    Hyperparameters are drawn from a multivariate t around their mode, adapted to its own weighted draws,
+    weighted by Laplace's density, Pareto-smoothed and resampled: `pareto_k` and `importance_ess`, which
+    `Fit.check` judges as well. Scales, whose sign is irrelevant, are proposed on the mode's side of zero
+    only.
 
     Raises:
         SpecificationError: If a checkpoint is asked for: the engine is too quick to need one.
@@ -40,13 +44,17 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     rng = np.random.default_rng(settings.seed)
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     density: Density = problem
-    data = None
+    marginal = None
     if not problem.likelihood.compresses:
         density = marginal = LaplaceMarginal(problem)
-        data = marginal.data
+
+    def draws(points: torch.Tensor, sample_stats: dict[str, np.ndarray]) -> Draws:
+        if marginal is None:
+            return complete_draws(problem, points, sample_stats, rng)
+        return corrected_draws(marginal, points, sample_stats, rng)
+
     if problem.space.size == 0:
-        points = torch.zeros(C, N, 0, dtype=torch.float64)
-        return complete_draws(problem, points, {}, rng, data=data)
+        return draws(torch.zeros(C, N, 0, dtype=torch.float64), {})
     modes = find_modes(density, problem.space.initial(rng, NUM_STARTS))
     mode = highest(modes)
     center, root = rounded(mode.point, spread_root(density, mode.point, rng))
@@ -60,4 +68,4 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
         "pareto_k": np.full((C, N), sample.pareto_k),
         "importance_ess": np.full((C, N), 1 / float((sample.weights**2).sum())),
     }
-    return complete_draws(problem, points, sample_stats, rng, data=data)
+    return draws(points, sample_stats)

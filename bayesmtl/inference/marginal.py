@@ -1,7 +1,7 @@
 """The Laplace approximation of log p(y | hyperparameters), and its gradient, for rows that do not compress.
 
 On paper                                                    In code
-l(f) = sum_i log p(y_i | f_i), g = l', Omega = -l''          `likelihood.derivatives`, `omega`
+l(f) = sum_i log p(y_i | f_i), g = l', Omega = -l''          `Outcomes.derivatives`, `.information`
 f = X W at the mode of log p(y | W) + log p(W | phi)         `Mode.f`
 log Z(G, b), integral of exp(b'w - w'G w / 2) p(W | phi)     `log_marginal` of pseudo-data
 L(phi) = l(f) - g'f - f'Omega f / 2 + log Z(X'Omega X, X'(g + Omega f))
@@ -15,8 +15,15 @@ l'''_i v_i / 2 =: s_i with v_i the posterior variance of f_i, and df/dphi is tha
 pseudo-data, since Newton's map does not depend on f at its fixed point. As X E[W] = d log Z / db and log Z is
 quadratic in b, both parts are the gradient of log Z(b) + log Z(b + X's / 2) - log Z(b - X's / 2).
 
+Hyperparameters theta of the likelihood itself, such as a dispersion, act through l, Omega and the mode,
+whose derivative is that of X E[W] under a linear term dg/dtheta. With u = X (E[W | b + X's] - E[W | b]) their
+gradient is that of sum_i l_i - v_i Omega_i / 2 + u_i g_i with f, v and u held fixed.
+
+A likelihood that is not log-concave gives another Omega, positive everywhere: the information expected of a
+row. If it does not depend on f then s = 0, and its mode is searched with precisions of their own.
+
 Source: Rasmussen and Williams (2006), sections 3.4 and 5.5.1, for the objective and the two parts of the
-gradient in Gaussian process classification; the last identity is ours.
+gradient in Gaussian process classification; the identities in s and u are ours.
 """
 
 from __future__ import annotations
@@ -32,12 +39,11 @@ from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.target import differentiate, finite_or_least
-from bayesmtl.likelihoods import Derivatives, Rowwise
+from bayesmtl.likelihoods import Derivatives, Outcomes
+from bayesmtl.parameters import Values
 
 _MAX_STEPS = 60
 _MAX_HALVINGS = 30
-# Newton's method converges quadratically: after a step of this size the next would be about its square.
-_SMALL_STEP = 1e-4
 _LEAST_PRECISION = (
     1e-10  # of a pseudo-row: one that says nothing, as under separation, keeps matrices regular
 )
@@ -74,12 +80,12 @@ class LaplaceMarginal:
     """
 
     def __init__(self, problem: Problem):
-        assert problem.rows is not None and isinstance(problem.likelihood, Rowwise)
+        assert problem.rows is not None
         self.problem = problem
         self.rows: TaskRows = problem.rows
-        self.likelihood: Rowwise = problem.likelihood
-        self._real = self.rows.real.to(self.rows.y.dtype)
-        self._last = torch.where(self.rows.real, self.likelihood.start(self.rows.y), 0.0)
+        own = problem.likelihood.parameters(problem.tasks.num_tasks)
+        self._has_own = any(parameter.size for parameter in own)
+        self._last: torch.Tensor | None = None
 
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """The log density at points (B, P), shape (B,); -inf where it cannot be evaluated."""
@@ -94,91 +100,125 @@ class LaplaceMarginal:
         values, gradients = zip(*parts, strict=True)
         return torch.cat(values), torch.cat(gradients)
 
-    def expand(self, structure: Structure, B: int) -> Expansion:
-        """The expansion at the mode of the weights, for a structure of B hyperparameter values."""
+    def expand(self, structure: Structure, B: int, values: Values) -> Expansion:
+        """The expansion at the mode of the weights, for B hyperparameter values and their structure."""
         with torch.no_grad():
-            f, at = self._mode(structure, B)
+            outcomes = self.problem.outcomes(values)
+            f = self._mode(outcomes, structure, B)
             if B == 1 and bool(torch.isfinite(f).all()):  # one point after the other: a search
                 self._last = f[0]
-            return self._expand(f, at)
+            return self._expand(outcomes, f)
 
-    def expand_at(self, f: torch.Tensor) -> Expansion:
+    def expand_at(self, f: torch.Tensor, values: Values) -> Expansion:
         """The expansion at given row values, shape (B, N)."""
         with torch.no_grad():
-            return self._expand(f, self.likelihood.derivatives(self.rows.y, f))
+            return self._expand(self.problem.outcomes(values), f)
 
-    def data(self, structure: Structure, B: int) -> CompressedTasks:
+    def data(self, structure: Structure, B: int, values: Values) -> CompressedTasks:
         """The data, of noise 1, under which weights follow the normal distribution at their mode."""
-        return self.expand(structure, B).pseudo.compressed()
+        return self.expand(structure, B, values).pseudo.compressed()
 
     def _log_density(self, points: torch.Tensor) -> torch.Tensor:
         B = len(points)
         log_prior, values = self.problem.space.log_prior(points)
         structure = self.problem.structure(values)
         fixed = Structure(*(None if part is None else part.detach() for part in _parts(structure)))
-        expansion = self.expand(fixed, B)
+        expansion = self.expand(fixed, B, {name: value.detach() for name, value in values.items()})
         noise = torch.ones(B, 1, dtype=points.dtype)
         at, f = expansion.at, expansion.f
-        remainder = at.value - at.first * f - 0.5 * expansion.omega * f**2
-        constant = (remainder * self._real).sum(1)
+        constant = (at.value - at.first * f - 0.5 * expansion.omega * f**2).sum(1)
         data = expansion.pseudo.compressed()
         density = log_prior + constant + log_marginal(data, structure, noise)
         if points.requires_grad:
-            with torch.no_grad():
-                _, covariance = posterior_moments(data, fixed, noise)
-                third = self.likelihood.third_derivative(self.rows.y, f) * self._real
-                third = torch.where(expansion.omega > _LEAST_PRECISION, third, 0.0)
-                shift = 0.25 * self.rows.variances(covariance) * third  # s / 2
-                up, down = (
-                    expansion.pseudo.with_linear(expansion.kappa + sign * shift).compressed()
-                    for sign in (1.0, -1.0)
-                )
-            through = log_marginal(up, structure, noise) - log_marginal(down, structure, noise)
+            through = self._through_mode(expansion, data, structure, fixed, values)
             density = density + through - through.detach()  # a gradient without a value
         return density
 
-    def _expand(self, f: torch.Tensor, at: Derivatives) -> Expansion:
-        omega = (-at.second).clamp(min=_LEAST_PRECISION)
+    def _through_mode(
+        self,
+        expansion: Expansion,
+        data: CompressedTasks,
+        structure: Structure,
+        fixed: Structure,
+        values: Values,
+    ) -> torch.Tensor:
+        """What has the gradient that the density has through its mode and through the likelihood, shape (B,).
+
+        Args:
+            expansion: At the mode.
+            data: Its pseudo-data.
+            structure: With gradients.
+            fixed: The same without.
+            values: Hyperparameter values, with gradients.
+        """
+        f, pseudo = expansion.f, expansion.pseudo
+        noise = torch.ones(len(f), 1, dtype=f.dtype)
+        with torch.no_grad():
+            _, covariance = posterior_moments(data, fixed, noise)
+            variances = self.rows.variances(covariance)
+            slope = self.problem.outcomes(values).information_slope(f)
+            slope = torch.where(expansion.omega > _LEAST_PRECISION, slope, 0.0)
+            s = -0.5 * variances * slope
+            up, down = (
+                pseudo.with_linear(expansion.kappa + sign * s / 2).compressed() for sign in (1.0, -1.0)
+            )
+        through = log_marginal(up, structure, noise) - log_marginal(down, structure, noise)
+        if not self._has_own:
+            return through
+        with torch.no_grad():
+            u = self.rows.predictor(posterior_mean(pseudo.with_linear(s).compressed(), fixed, noise))
+        outcomes = self.problem.outcomes(values)
+        at = outcomes.derivatives(f)
+        omega = outcomes.information(f, at)
+        return through + (at.value - 0.5 * variances * omega + u * at.first).sum(1)
+
+    def _expand(self, outcomes: Outcomes, f: torch.Tensor) -> Expansion:
+        at = outcomes.derivatives(f)
+        return self._expanded(f, at, outcomes.information(f, at))
+
+    def _expanded(self, f: torch.Tensor, at: Derivatives, omega: torch.Tensor) -> Expansion:
+        omega = omega.clamp(min=_LEAST_PRECISION)
         kappa = omega * f + at.first
         return Expansion(f, at, omega, kappa, self.rows.pseudo_data(omega, kappa))
 
-    def _newton(
-        self, structure: Structure, f: torch.Tensor, at: Derivatives
+    def _step(
+        self, outcomes: Outcomes, structure: Structure, f: torch.Tensor, at: Derivatives
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next f, and a = kappa - Omega f there, from pseudo-data at f."""
-        expansion = self._expand(f, at)
+        """The next f of the search, and a = kappa - Omega f there, from pseudo-data at f."""
+        expansion = self._expanded(f, at, outcomes.step_precision(f, at))
         noise = torch.ones(len(f), 1, dtype=f.dtype)
         weights = posterior_mean(expansion.pseudo.compressed(), structure, noise)
         new = self.rows.predictor(weights)
         return new, expansion.kappa - expansion.omega * new
 
-    def _at(self, f: torch.Tensor, a: torch.Tensor) -> tuple[Derivatives, torch.Tensor]:
-        """The derivatives at f, and log p(y | f) + log p(W | phi) up to a constant, shape (B,)."""
-        at = self.likelihood.derivatives(self.rows.y, f)
-        value = (at.value * self._real).sum(1) - 0.5 * torch.linalg.vecdot(a, f)
-        return at, finite_or_least(value)
+    @staticmethod
+    def _objective(at: Derivatives, f: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """log p(y | f) + log p(W | phi) up to a constant, shape (B,)."""
+        return finite_or_least(at.value.sum(1) - 0.5 * torch.linalg.vecdot(a, f))
 
-    def _mode(self, structure: Structure, B: int) -> tuple[torch.Tensor, Derivatives]:
-        """f at the mode of the weights, shape (B, N), and the derivatives there."""
-        f = self._last.expand(B, -1)
-        f, a = self._newton(structure, f, self.likelihood.derivatives(self.rows.y, f))
-        at, objective = self._at(f, a)
+    def _mode(self, outcomes: Outcomes, structure: Structure, B: int) -> torch.Tensor:
+        """f at the mode of the weights, shape (B, N)."""
+        start = (outcomes.start() if self._last is None else self._last).expand(B, -1)
+        f, a = self._step(outcomes, structure, start, outcomes.derivatives(start))
+        at = outcomes.derivatives(f)
+        objective = self._objective(at, f, a)
         for _ in range(_MAX_STEPS):
-            step_f, step_a = self._newton(structure, f, at)
+            step_f, step_a = self._step(outcomes, structure, f, at)
             step_f, step_a = step_f - f, step_a - a
             length = torch.ones(B, 1, dtype=f.dtype)
             for _ in range(_MAX_HALVINGS):
                 new_f, new_a = torch.addcmul(f, length, step_f), torch.addcmul(a, length, step_a)
-                at, new = self._at(new_f, new_a)
+                at = outcomes.derivatives(new_f)
+                new = self._objective(at, new_f, new_a)
                 worse = new < objective - 1e-9 * (1 + objective.abs())
                 if not bool(worse.any()):
                     break
                 length = torch.where(worse[:, None], 0.5 * length, length)
             reach = step_f.abs().amax(1) / (1 + f.abs().amax(1))
             f, a, objective = new_f, new_a, new
-            if not bool((reach > _SMALL_STEP).any()):
+            if not bool((reach > outcomes.likelihood.small_step).any()):
                 break
-        return f, at
+        return f
 
 
 def _parts(structure: Structure) -> tuple[torch.Tensor | None, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +13,65 @@ import torch
 from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.rows import TaskRows
-from bayesmtl.algebra.statistics import CompressedTasks
+from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.algebra.structure import Structure
+from bayesmtl.data import NewRows, Standardization, TaskData
 from bayesmtl.inference.target import Target
-from bayesmtl.likelihoods import Likelihood
+from bayesmtl.likelihoods import Likelihood, Outcomes, Rowwise
 from bayesmtl.parameters import ParameterSpace, Values
 from bayesmtl.sharing import PartitionSharing, Sharing
+
+
+class StandardRows(NamedTuple):
+    """Rows in standardised units, with what they carry besides.
+
+    Attributes:
+        X: Features (n, D).
+        y: Targets (n,), NaN where not observed.
+        task: Positions of the tasks (n,).
+        weights: How often rows count (n,), or None for once.
+        offset: Known parts of the functions (n,), or None where the target was reduced by them.
+        trials: Numbers of trials (n,), or None.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    task: np.ndarray
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    trials: np.ndarray | None
+
+    @classmethod
+    def of(
+        cls,
+        source: TaskData | NewRows,
+        task: np.ndarray,
+        standardization: Standardization,
+        likelihood: Likelihood,
+    ) -> StandardRows:
+        """Standardise rows; an offset in the target's units is taken off the target.
+
+        Args:
+            source: The rows in the user's units.
+            task: Positions of their tasks (n,).
+            standardization: Centres and scales.
+            likelihood: Says whether the target is standardised.
+        """
+        y, offset = source.y, source.offset
+        if offset is not None and likelihood.scales_target:
+            y, offset = y - offset, None
+        y = standardization.standardize_target(y, task)
+        X = standardization.standardize_features(source.X)
+        return cls(X, y, task, source.weights, offset, source.trials)
+
+    def statistics(self, num_tasks: int) -> TaskStatistics:
+        """Sufficient statistics of a Gaussian regression."""
+        return TaskStatistics.from_rows(self.X, self.y, self.task, num_tasks, self.weights)
+
+    def laid_out(self, num_tasks: int) -> TaskRows:
+        """The rows themselves, in batches."""
+        further = {"weights": self.weights, "offset": self.offset, "trials": self.trials}
+        return TaskRows.of(self.X, self.y, self.task, num_tasks, **further)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +121,15 @@ class Problem(Target):
         """A, Z and E for these hyperparameter values."""
         return self.sharing.structure(values, self.tasks.num_tasks, self.tasks.num_features)
 
+    def outcomes(self, values: Values) -> Outcomes:
+        """The rows' likelihood with these hyperparameter values, for likelihoods that do not compress."""
+        assert self.rows is not None and isinstance(self.likelihood, Rowwise)
+        return Outcomes(self.likelihood, self.rows, values)
+
     def noise(self, values: Values, num_draws: int) -> torch.Tensor:
-        """sigma_t, shape (B, T) or (B, 1)."""
+        """sigma_t, shape (B, T) or (B, 1); 1 where Gaussian rows of precision omega stand for the rows."""
+        if self.rows is not None:
+            return torch.ones(num_draws, 1, dtype=torch.float64)
         return self.likelihood.noise_sd(values, self.task_names, self.target_scale, num_draws)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
@@ -91,6 +152,9 @@ class Problem(Target):
         digest.update(json.dumps([self.sharing.to_dict(), self.likelihood.to_dict()]).encode())
         digest.update(json.dumps(self.task_names).encode())
         digest.update(self.target_scale.tobytes())  # what known noise is measured in
-        for array in (self.tasks.residual, self.tasks.count, *(g.rows for g in self.tasks.groups)):
+        arrays = [self.tasks.residual, self.tasks.count, *(g.rows for g in self.tasks.groups)]
+        if (rows := self.rows) is not None:
+            arrays += [rows.y, rows.weights, rows.offset, rows.trials, *(block.X for block in rows.blocks)]
+        for array in arrays:
             digest.update(array.numpy().tobytes())
         return digest.hexdigest()

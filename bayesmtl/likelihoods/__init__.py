@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from bayesmtl.likelihoods.base import Likelihood
+from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
 from bayesmtl.likelihoods.bernoulli import Bernoulli
 from bayesmtl.likelihoods.binomial import Binomial
 from bayesmtl.likelihoods.gaussian import Gaussian
+from bayesmtl.likelihoods.negative_binomial import NegativeBinomial
+from bayesmtl.likelihoods.outcomes import Outcomes
 from bayesmtl.likelihoods.poisson import Poisson
-from bayesmtl.likelihoods.rowwise import Derivatives, PolyaGamma, Rowwise
+from bayesmtl.likelihoods.rowwise import Derivatives, GaussianRows, PolyaGamma, Rowwise
+from bayesmtl.likelihoods.student_t import StudentT
 
 REGISTRY: dict[str, type[Likelihood]] = {
     "Gaussian": Gaussian,
     "Bernoulli": Bernoulli,
     "Binomial": Binomial,
     "Poisson": Poisson,
+    "NegativeBinomial": NegativeBinomial,
+    "StudentT": StudentT,
 }
 """Every likelihood by name. A new likelihood is added here and nowhere else."""
 
 __all__ = [
+    "NOTHING",
     "REGISTRY",
     "Bernoulli",
     "Binomial",
     "Derivatives",
     "Gaussian",
+    "GaussianRows",
+    "Given",
     "Likelihood",
+    "NegativeBinomial",
+    "Outcomes",
     "Poisson",
     "PolyaGamma",
     "Rowwise",
+    "StudentT",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,6 +12,28 @@ import torch
 
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.parameters import Parameter, Reported, Values
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the distribution of n rows depends on besides their f of shape (B, n).
+
+    Args:
+        values: Hyperparameters by name, each (B, ...).
+        trials: Number of trials of each row, shape (n,), or None where none are known.
+        task: Task of each row, shape (n,), or None where it makes no difference.
+    """
+
+    values: Values = field(default_factory=dict)
+    trials: torch.Tensor | None = None
+    task: torch.Tensor | None = None
+
+    def column(self, name: str) -> torch.Tensor:
+        """A hyperparameter that all tasks share, against rows: shape (B, 1)."""
+        return self.values[name][:, None]
+
+
+NOTHING = Given()
 
 
 @dataclass(frozen=True)
@@ -24,6 +46,9 @@ class Likelihood(ABC):
     unit: ClassVar[str] = "target"
     """What f_t(x) is measured in."""
 
+    scales_target: ClassVar[bool] = True
+    """Whether f_t(x) is in the target's units: the target is standardised, and an offset taken off it."""
+
     @abstractmethod
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
         """Refuse data that cannot inform this likelihood.
@@ -32,8 +57,10 @@ class Likelihood(ABC):
             SpecificationError: Naming the tasks and what to do.
         """
 
-    def check_target(self, y: np.ndarray, name: str) -> None:  # noqa: B027 - most values are allowed
-        """Refuse observed targets (n,) that this likelihood gives no probability.
+    def check_target(  # noqa: B027 - most values are allowed
+        self, y: np.ndarray, name: str, trials: np.ndarray | None = None
+    ) -> None:
+        """Refuse observed targets (n,), with their numbers of trials, that have no probability.
 
         Raises:
             DataError: Naming the target and the values.
@@ -61,15 +88,19 @@ class Likelihood(ABC):
         """
 
     @abstractmethod
-    def log_density(self, y: np.ndarray, f: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def log_density(
+        self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING
+    ) -> np.ndarray:
         """log p(y | f), elementwise; f and noise in the target's units."""
 
     @abstractmethod
-    def mean(self, f: np.ndarray) -> np.ndarray:
+    def mean(self, f: np.ndarray, given: Given = NOTHING) -> np.ndarray:
         """E[y | f], elementwise: f itself, a probability, a rate."""
 
     @abstractmethod
-    def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def draw(
+        self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator, given: Given = NOTHING
+    ) -> np.ndarray:
         """New observations y | f, elementwise."""
 
     @abstractmethod

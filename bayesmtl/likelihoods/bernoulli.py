@@ -11,6 +11,7 @@ import torch
 from scipy import special
 
 from bayesmtl.errors import SpecificationError
+from bayesmtl.likelihoods.base import NOTHING, Given
 from bayesmtl.likelihoods.rowwise import Derivatives, PolyaGamma, Rowwise, refuse_values
 
 Link = Literal["logit", "probit"]
@@ -45,7 +46,7 @@ class Bernoulli(Rowwise):
                 "link", expected="'logit' or 'probit'", found=repr(self.link), remedy='Use "logit".'
             )
 
-    def check_target(self, y: np.ndarray, name: str) -> None:
+    def check_target(self, y: np.ndarray, name: str, trials: np.ndarray | None = None) -> None:
         """Zeros and ones only."""
         refuse_values(
             y,
@@ -56,7 +57,7 @@ class Bernoulli(Rowwise):
             "Poisson().",
         )
 
-    def derivatives(self, y: torch.Tensor, f: torch.Tensor) -> Derivatives:
+    def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
         if self.link == "probit":
             sign, x, ratio = self._probit(y, f)
@@ -65,7 +66,7 @@ class Bernoulli(Rowwise):
         p = torch.sigmoid(f)
         return Derivatives(value, y - p, p * (p - 1))
 
-    def third_derivative(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The third derivative of log p(y | f) in f, elementwise."""
         if self.link == "probit":
             sign, x, ratio = self._probit(y, f)
@@ -81,14 +82,21 @@ class Bernoulli(Rowwise):
         density = -0.5 * x**2 - 0.5 * math.log(2 * math.pi)
         return sign, x, torch.exp(density - torch.special.log_ndtr(x))
 
-    def polya_gamma(self, y: np.ndarray) -> PolyaGamma | None:
+    @property
+    def augments(self) -> bool:
+        """The logit link has Polya-Gamma variables."""
+        return self.link == "logit"
+
+    def polya_gamma(self, y: np.ndarray, given: Given = NOTHING) -> PolyaGamma | None:
         """Shape 1 and kappa = y - 1/2, for the logit link (Polson, Scott and Windle, 2013)."""
         return PolyaGamma(np.ones(len(y), dtype=int), y - 0.5) if self.link == "logit" else None
 
-    def mean(self, f: np.ndarray) -> np.ndarray:
+    def mean(self, f: np.ndarray, given: Given = NOTHING) -> np.ndarray:
         """The probability of a 1."""
         return np.asarray(special.expit(f) if self.link == "logit" else special.ndtr(f))
 
-    def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def draw(
+        self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator, given: Given = NOTHING
+    ) -> np.ndarray:
         """Zeros and ones."""
         return np.asarray(rng.random(f.shape) < self.mean(f), dtype=float)

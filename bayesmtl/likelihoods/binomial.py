@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,18 +9,20 @@ import numpy as np
 import torch
 from scipy import special
 
-from bayesmtl.errors import SpecificationError
+from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.likelihoods.base import NOTHING, Given
 from bayesmtl.likelihoods.rowwise import Derivatives, PolyaGamma, Rowwise, refuse_values
 
 
 @dataclass(frozen=True)
 class Binomial(Rowwise):
-    """y ~ Binomial(trials, p), p = 1 / (1 + exp(-f_t(x))), with the same number of trials in every row.
+    """y ~ Binomial(n, p), p = 1 / (1 + exp(-f_t(x))), out of a known number n of trials.
 
     Weights are log odds per feature. Predictions are on the scale of y: trials times the probability.
 
     Args:
-        trials: Trials of each row, known.
+        trials: Trials of every row, or `None` where each row has its own, which the data then give:
+            ``TaskData.from_frame(..., trials="column")``.
 
     Raises:
         SpecificationError: If `trials` is no whole number of at least 1.
@@ -33,51 +34,80 @@ class Binomial(Rowwise):
 
     unit: ClassVar[str] = "linear predictor"
 
-    trials: int = 1
+    trials: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.trials, int) or isinstance(self.trials, bool) or self.trials < 1:
+        wrong = not isinstance(self.trials, int) or isinstance(self.trials, bool) or self.trials < 1
+        if self.trials is not None and wrong:
             raise SpecificationError(
                 "trials",
-                expected="a whole number of at least 1",
+                expected="a whole number of at least 1, or None",
                 found=repr(self.trials),
-                remedy="Give the number of trials of every row.",
+                remedy="Give the number of trials of every row, or None for those of the data.",
             )
 
-    def check_target(self, y: np.ndarray, name: str) -> None:
-        """Whole numbers from 0 to the number of trials."""
+    def check_target(self, y: np.ndarray, name: str, trials: np.ndarray | None = None) -> None:
+        """Whole numbers from 0 to the number of trials, which is known once."""
+        if (self.trials is None) == (trials is None):
+            known = self.trials is None
+            raise DataError(
+                "trials",
+                expected="the number of trials of every row",
+                found="none" if known else f"it twice, in the data and in Binomial({self.trials})",
+                remedy='Give the data a column of it, trials="column", or write Binomial(trials=10) for all.'
+                if known
+                else "Write Binomial() for the trials of the data.",
+            )
+        most = np.full(len(y), self.trials) if trials is None else trials
+        size = "the trials of the row" if self.trials is None else str(self.trials)
         refuse_values(
             y,
-            (y < 0) | (y > self.trials) | (y != np.floor(y)),
+            (y < 0) | (y > most) | (y != np.floor(y)),
             name,
-            expected=f"whole numbers of successes from 0 to {self.trials} for Binomial({self.trials})",
+            expected=f"whole numbers of successes from 0 to {size} for {self!r}",
             remedy="Give successes, not shares, and the number of trials of a row as `trials`.",
         )
 
-    def derivatives(self, y: torch.Tensor, f: torch.Tensor) -> Derivatives:
+    def _number(self, like: torch.Tensor, given: Given) -> torch.Tensor:
+        """Trials, to be broadcast with rows."""
+        if self.trials is not None:
+            return torch.tensor(float(self.trials), dtype=like.dtype)
+        assert given.trials is not None
+        return given.trials
+
+    def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
-        n, p = self.trials, torch.sigmoid(f)
-        ways = math.lgamma(n + 1) - torch.lgamma(y + 1) - torch.lgamma(n - y + 1)
+        n, p = self._number(f, given), torch.sigmoid(f)
+        ways = torch.lgamma(n + 1) - torch.lgamma(y + 1) - torch.lgamma(n - y + 1)
         value = ways + y * f + n * torch.nn.functional.logsigmoid(-f)
         return Derivatives(value, y - n * p, n * p * (p - 1))
 
-    def third_derivative(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The third derivative of log p(y | f) in f, elementwise."""
         p = torch.sigmoid(f)
-        return self.trials * p * (p - 1) * (1 - 2 * p)
+        return self._number(f, given) * p * (p - 1) * (1 - 2 * p)
 
-    def start(self, y: torch.Tensor) -> torch.Tensor:
+    def start(self, y: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The log odds of a row's own share, half a success and half a failure added."""
-        return torch.log((y + 0.5) / (self.trials - y + 0.5))
+        return torch.log((y + 0.5) / (self._number(y, given) - y + 0.5))
 
-    def polya_gamma(self, y: np.ndarray) -> PolyaGamma | None:
+    @property
+    def augments(self) -> bool:
+        """By Polya-Gamma variables."""
+        return True
+
+    def polya_gamma(self, y: np.ndarray, given: Given = NOTHING) -> PolyaGamma:
         """Shape `trials` and kappa = y - trials / 2."""
-        return PolyaGamma(np.full(len(y), self.trials), y - 0.5 * self.trials)
+        n = self._number(torch.from_numpy(y), given).numpy()
+        return PolyaGamma(np.broadcast_to(n, y.shape), y - 0.5 * n)
 
-    def mean(self, f: np.ndarray) -> np.ndarray:
+    def mean(self, f: np.ndarray, given: Given = NOTHING) -> np.ndarray:
         """The expected number of successes."""
-        return np.asarray(self.trials * special.expit(f))
+        return np.asarray(self._number(torch.empty(0), given).numpy() * special.expit(f))
 
-    def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def draw(
+        self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator, given: Given = NOTHING
+    ) -> np.ndarray:
         """Numbers of successes."""
-        return np.asarray(rng.binomial(self.trials, special.expit(f)), dtype=float)
+        n = self._number(torch.empty(0), given).numpy().astype(np.int64)
+        return np.asarray(rng.binomial(n, special.expit(f)), dtype=float)

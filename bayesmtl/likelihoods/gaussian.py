@@ -12,7 +12,7 @@ import torch
 
 from bayesmtl.data.labels import label_of
 from bayesmtl.errors import SpecificationError, listing
-from bayesmtl.likelihoods.base import Likelihood
+from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, HalfNormal, Normal, Prior, check_positive, check_priors, is_real
 
@@ -117,15 +117,19 @@ class Gaussian(Likelihood):
             known = np.full(len(task_names), self.noise)
         return torch.from_numpy(known / target_scale).expand(num_draws, -1)
 
-    def log_density(self, y: np.ndarray, f: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def log_density(
+        self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING
+    ) -> np.ndarray:
         """log N(y | f, noise^2), elementwise."""
         return np.asarray(-0.5 * ((y - f) / noise) ** 2 - np.log(noise) - 0.5 * math.log(2 * math.pi))
 
-    def mean(self, f: np.ndarray) -> np.ndarray:
+    def mean(self, f: np.ndarray, given: Given = NOTHING) -> np.ndarray:
         """The function itself."""
         return f
 
-    def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def draw(
+        self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator, given: Given = NOTHING
+    ) -> np.ndarray:
         """The function with its noise."""
         return np.asarray(f + noise * rng.normal(size=f.shape))
 

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from bayesmtl.likelihoods.base import NOTHING, Given
 from bayesmtl.likelihoods.rowwise import Derivatives, Rowwise, refuse_values
 
-_LARGEST_RATE = 1e15  # what NumPy can draw from, and far beyond any count
+LARGEST_RATE = 1e15  # what NumPy can draw from, and far beyond any count
 
 
 @dataclass(frozen=True)
@@ -28,34 +29,40 @@ class Poisson(Rowwise):
 
     unit: ClassVar[str] = "log rate"
 
-    def check_target(self, y: np.ndarray, name: str) -> None:
+    def check_target(self, y: np.ndarray, name: str, trials: np.ndarray | None = None) -> None:
         """Whole numbers from 0 on."""
-        refuse_values(
-            y,
-            (y < 0) | (y != np.floor(y)),
-            name,
-            expected="whole numbers of at least 0 for Poisson()",
-            remedy="Give counts, not rates; a target that can be negative or fractional goes with "
-            "Gaussian().",
-        )
+        refuse_non_counts(y, name, "Poisson()")
 
-    def derivatives(self, y: torch.Tensor, f: torch.Tensor) -> Derivatives:
+    def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
         rate = f.exp()
         return Derivatives(y * f - rate - torch.lgamma(y + 1), y - rate, -rate)
 
-    def third_derivative(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The third derivative of log p(y | f) in f, elementwise."""
         return -f.exp()
 
-    def start(self, y: torch.Tensor) -> torch.Tensor:
+    def start(self, y: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The logarithm of the count itself, half an event added."""
         return torch.log(y + 0.5)
 
-    def mean(self, f: np.ndarray) -> np.ndarray:
+    def mean(self, f: np.ndarray, given: Given = NOTHING) -> np.ndarray:
         """The rate."""
         return np.asarray(np.exp(f))
 
-    def draw(self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def draw(
+        self, f: np.ndarray, noise: np.ndarray, rng: np.random.Generator, given: Given = NOTHING
+    ) -> np.ndarray:
         """Counts."""
-        return np.asarray(rng.poisson(np.minimum(np.exp(f), _LARGEST_RATE)), dtype=float)
+        return np.asarray(rng.poisson(np.minimum(np.exp(f), LARGEST_RATE)), dtype=float)
+
+
+def refuse_non_counts(y: np.ndarray, name: str, likelihood: str) -> None:
+    """Refuse targets that are no counts, naming some."""
+    refuse_values(
+        y,
+        (y < 0) | (y != np.floor(y)),
+        name,
+        expected=f"whole numbers of at least 0 for {likelihood}",
+        remedy="Give counts, not rates; a target that can be negative or fractional goes with Gaussian().",
+    )

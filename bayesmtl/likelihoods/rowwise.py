@@ -1,4 +1,4 @@
-"""Likelihoods that need every row: log-concave in f_t(x), without a dispersion."""
+"""Likelihoods that need every row, and what the engines ask of them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
 
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.errors import DataError, SpecificationError, listing
-from bayesmtl.likelihoods.base import Likelihood
+from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
+from bayesmtl.likelihoods.polya_gamma import polya_gamma
 from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.priors import Prior
 
 
 class Derivatives(NamedTuple):
@@ -29,47 +31,109 @@ class PolyaGamma(NamedTuple):
     """p(y | f) proportional to exp(kappa f) E[exp(-omega f^2 / 2)] with omega ~ PG(shape, 0).
 
     Attributes:
-        shape: Whole numbers, shape (n,).
-        kappa: Shape (n,).
+        shape: Numbers above 0, shape (n,) or (B, n).
+        kappa: Of the same shape.
     """
 
     shape: np.ndarray
     kappa: np.ndarray
 
 
+class GaussianRows(NamedTuple):
+    """Rows as exp(kappa f - omega f^2 / 2): what auxiliary variables make of them.
+
+    Attributes:
+        omega: Precisions, shape (B, n).
+        kappa: Linear terms, shape (B, n).
+    """
+
+    omega: torch.Tensor
+    kappa: torch.Tensor
+
+
 @dataclass(frozen=True)
 class Rowwise(Likelihood):
     """A likelihood that sufficient statistics cannot stand for.
 
-    The target keeps its units (it is neither centred nor divided by anything), so f_t(x) is the linear
-    predictor itself. log p(y | f) is concave in f: the weights then have one mode given the hyperparameters.
+    Where `scales_target` is not set the target keeps its units (it is neither centred nor divided by
+    anything), so f_t(x) is the linear predictor itself. Hyperparameters of its own (`parameters`) and a row's
+    number of trials come in through `Given`. Engines meet it as `Outcomes`, which knows the rows.
     """
 
+    scales_target: ClassVar[bool] = False
+
+    log_concave: ClassVar[bool] = True
+    """Whether log p(y | f) is concave in f: the weights then have one mode given the hyperparameters."""
+
+    small_step: ClassVar[float] = 1e-4
+    """Relative size of a step after which the search for the mode ends. Newton's method converges
+    quadratically: the next step would be about its square."""
+
+    @property
+    def augments(self) -> bool:
+        """Whether auxiliary variables make its rows Gaussian (`augment`)."""
+        return False
+
     @abstractmethod
-    def derivatives(self, y: torch.Tensor, f: torch.Tensor) -> Derivatives:
+    def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
 
     @abstractmethod
-    def third_derivative(self, y: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The third derivative of log p(y | f) in f, elementwise."""
 
-    def start(self, y: torch.Tensor) -> torch.Tensor:
+    def information(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
+        """The precision of the Gaussian that Laplace's method puts in the place of a row, above 0.
+
+        Minus the second derivative; what is expected of it where the density is not log-concave.
+        """
+        return -self.derivatives(y, f, given).second
+
+    def information_slope(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
+        """The derivative of `information` in f, elementwise."""
+        return -self.third_derivative(y, f, given)
+
+    def step_precision(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
+        """The precision that steps towards the mode are made with: Newton's, or another one above 0."""
+        return -self.derivatives(y, f, given).second
+
+    def start(self, y: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """A harmless f for each y, from which Newton's method sets out."""
         return torch.zeros_like(y)
 
-    def polya_gamma(self, y: np.ndarray) -> PolyaGamma | None:
+    def polya_gamma(self, y: np.ndarray, given: Given = NOTHING) -> PolyaGamma | None:
         """The Polya-Gamma representation of the rows' likelihood, or `None` where there is none."""
         return None
+
+    def augment(
+        self,
+        y: torch.Tensor,
+        f: torch.Tensor,
+        weights: torch.Tensor,
+        rng: np.random.Generator,
+        given: Given = NOTHING,
+    ) -> GaussianRows:
+        """Draw the auxiliary variables of rows (n,) given f, shape (B, n).
+
+        A row that counts v times (`weights`, shape (n,)) has v times the shape and v times kappa.
+        """
+        form = self.polya_gamma(y.numpy(), given)
+        assert form is not None
+        count = weights.numpy()
+        omega = torch.from_numpy(polya_gamma(form.shape * count, f.numpy(), rng))
+        return GaussianRows(omega, torch.as_tensor(form.kappa * count))
 
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
         """Any number of rows will do."""
 
     def standardization(self, data: TaskData) -> Standardization:
-        """Features are standardised, the target is not.
+        """Features are standardised, the target is not unless `scales_target` is set.
 
         Raises:
             SpecificationError: If tasks are to be standardised one by one.
         """
+        if self.scales_target:
+            return data.standardization()
         if data.target_standardization == "task":
             raise SpecificationError(
                 "target_standardization",
@@ -86,14 +150,16 @@ class Rowwise(Likelihood):
     def noise_sd(
         self, values: Values, task_names: Sequence[str], target_scale: np.ndarray, num_draws: int
     ) -> torch.Tensor:
-        """1: that of the Gaussian pseudo-rows that stand for the rows, shape (B, 1)."""
+        """1 where there is no noise level, shape (B, 1)."""
         return torch.ones(num_draws, 1, dtype=torch.float64)
 
-    def log_density(self, y: np.ndarray, f: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    def log_density(
+        self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING
+    ) -> np.ndarray:
         """log p(y | f), elementwise."""
         y, f = np.broadcast_arrays(y, f)
-        given, latent = torch.tensor(y, dtype=torch.float64), torch.tensor(f, dtype=torch.float64)
-        return np.asarray(self.derivatives(given, latent).value.numpy())
+        target, latent = torch.tensor(y, dtype=torch.float64), torch.tensor(f, dtype=torch.float64)
+        return np.asarray(self.derivatives(target, latent, given).value.numpy())
 
     def report(self, values: Values) -> dict[str, Reported]:
         """Nothing beside the sharing prior's."""
@@ -101,12 +167,21 @@ class Rowwise(Likelihood):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for files."""
-        return {"likelihood": type(self).__name__, **dataclasses.asdict(self)}
+        content: dict[str, Any] = {"likelihood": type(self).__name__}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            content[field.name] = value.to_dict() if isinstance(value, Prior) else value
+        return content
 
     @classmethod
     def from_fields(cls, content: dict[str, Any]) -> Self:
         """The inverse of `to_dict`."""
-        return cls(**{key: value for key, value in content.items() if key != "likelihood"})
+        fields = {
+            key: Prior.from_dict(value) if isinstance(value, dict) and "prior" in value else value
+            for key, value in content.items()
+            if key != "likelihood"
+        }
+        return cls(**fields)
 
 
 def refuse_values(y: np.ndarray, wrong: np.ndarray, name: str, *, expected: str, remedy: str) -> None:

@@ -188,6 +188,14 @@ class MultitaskGP:
                 found="none",
                 remedy="Name the inputs of the functions as features.",
             )
+        given = [name for name in ("offset", "weights", "trials") if getattr(data, name) is not None]
+        if given:
+            raise DataError(
+                given[0],
+                expected="none for functions",
+                found="one of the data",
+                remedy="Use LinearModel, or take an offset off the target beforehand.",
+            )
         self.kernel.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)

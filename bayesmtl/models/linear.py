@@ -15,8 +15,8 @@ from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import ENGINES, Draws, Problem, Settings, choose, whole_number
-from bayesmtl.likelihoods import Gaussian, Likelihood
+from bayesmtl.inference import ENGINES, Draws, Problem, Settings, StandardRows, choose, whole_number
+from bayesmtl.likelihoods import Gaussian, Given, Likelihood
 from bayesmtl.results import Fit
 from bayesmtl.results.posterior import posterior_dataset
 from bayesmtl.sharing import Hierarchical, PartitionSharing, Sharing
@@ -149,15 +149,11 @@ class LinearModel:
             return self._problem_of(data, standardization, statistics)
         observed = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, observed)
-        self.likelihood.check_target(data.y[data.observed], data.target_name)
-        rows = (
-            standardization.standardize_features(data.X),
-            standardization.standardize_target(data.y, data.task),
-            data.task,
-            data.num_tasks,
-        )
-        laid_out = None if self.likelihood.compresses else TaskRows.of(*rows)
-        return self._problem_of(data, standardization, TaskStatistics.from_rows(*rows), laid_out)
+        trials = None if data.trials is None else data.trials[data.observed]
+        self.likelihood.check_target(data.y[data.observed], data.target_name, trials)
+        rows = StandardRows.of(data, data.task, standardization, self.likelihood)
+        laid_out = None if self.likelihood.compresses else rows.laid_out(data.num_tasks)
+        return self._problem_of(data, standardization, rows.statistics(data.num_tasks), laid_out)
 
     def _problem_of(
         self,
@@ -211,7 +207,11 @@ class LinearModel:
         X = standardization.standardize_features(data.X)
         rng = np.random.default_rng([seed, 1])
         latent = standardization.unstandardize_target((X * weights[data.task]).sum(axis=1), data.task)
-        y = self.likelihood.draw(latent, standardization.unstandardize_sd(sd, data.task), rng)
+        latent = latent if data.offset is None else latent + data.offset
+        trials = None if data.trials is None else torch.from_numpy(np.array(data.trials))
+        given = Given(values, trials, torch.from_numpy(np.array(data.task)))
+        sd = standardization.unstandardize_sd(sd, data.task)
+        y = self.likelihood.draw(latent[None], sd[None], rng, given)[0]
         y = np.where(data.observed, y, np.nan)
         names = _coordinates(data)
         truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)

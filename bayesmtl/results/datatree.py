@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import xarray as xr
 
 from bayesmtl.data import TaskSummaries
+from bayesmtl.likelihoods import Given
 
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
@@ -29,12 +31,13 @@ def noise_draws(fit: Fit) -> np.ndarray:
     """sigma_t under every draw, user's units, shape (C, N, T)."""
     C, N, T = fit.draws.weights.shape[:3]
     values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
-    noise = fit.problem.noise(values, C * N).expand(-1, T).numpy()
+    scale = fit.standardization.target_scale
+    noise = fit.likelihood.noise_sd(values, fit.task_names, scale, C * N).expand(-1, T).numpy()
     return np.asarray((noise * fit.standardization.target_scale).reshape(C, N, T))
 
 
 def to_datatree(fit: Fit) -> xr.DataTree:
-    """See `Fit.to_datatree`. Rows without a target have a prediction but no likelihood."""
+    """See `Fit.to_datatree`. Rows without a target are left out; weights multiply log densities."""
     data = fit.data
     if isinstance(data, TaskSummaries):
         raise data.need_rows("Fit.to_datatree")
@@ -47,9 +50,16 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     coords = {"obs": obs, "task": ("obs", names[task])}
 
     latent, sd = latent_draws(fit, data.X[observed], task), noise_draws(fit)[..., task]
-    y = data.y[observed]
-    log_likelihood = fit.likelihood.log_density(y, latent, sd)
-    predicted = fit.likelihood.draw(latent, sd, fit.generator(1))
+    latent = latent if data.offset is None else latent + data.offset[observed]
+    y, shape = data.y[observed], latent.shape
+    values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
+    trials = None if data.trials is None else torch.from_numpy(data.trials[observed])
+    given = Given(values, trials, torch.from_numpy(task))
+    latent, sd = (part.reshape(-1, shape[-1]) for part in (latent, sd))
+    log_likelihood = fit.likelihood.log_density(y, latent, sd, given).reshape(shape)
+    if data.weights is not None:
+        log_likelihood = data.weights[observed] * log_likelihood
+    predicted = fit.likelihood.draw(latent, sd, fit.generator(1), given).reshape(shape)
 
     def pointwise(values: np.ndarray) -> xr.Dataset:
         array = xr.DataArray(values, dims=("chain", "draw", "obs"))

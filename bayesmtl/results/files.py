@@ -34,6 +34,7 @@ FORMAT = 1
 _STATISTICS = tuple(field.name for field in fields(TaskStatistics))
 _DRAWS = ("basis", "weights", "factors")
 _ROWS = ("X", "y", "task")
+_MORE_ROWS = ("offset", "weights", "trials")  # where the data have them
 
 
 def _group(arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -68,7 +69,8 @@ def save(fit: Fit, path: str | Path) -> None:
         specification["source"] = fit.data.source
         groups["moments"] = fit.data.moments.to_arrays()
     else:
-        groups["rows"] = {name: getattr(fit.data, name) for name in _ROWS}
+        rows = {name: getattr(fit.data, name) for name in (*_ROWS, *_MORE_ROWS)}
+        groups["rows"] = {name: values for name, values in rows.items() if values is not None}
     write(specification, groups, path)
 
 
@@ -207,6 +209,7 @@ def _restore_summaries(
 
 def restore_data(training: Schema, rows: Mapping[str, np.ndarray], content: Mapping[str, Any]) -> TaskData:
     """The training rows."""
+    further: dict[str, Any] = {name: rows[name] for name in _MORE_ROWS if name in rows}
     return TaskData(
         X=rows["X"],
         y=rows["y"],
@@ -218,4 +221,6 @@ def restore_data(training: Schema, rows: Mapping[str, np.ndarray], content: Mapp
         descriptors=training.descriptors,
         target_standardization=content["target_standardization"],
         response=training.response,
+        row_columns=training.row_columns,
+        **further,
     )

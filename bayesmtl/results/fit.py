@@ -18,7 +18,7 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
-from bayesmtl.inference import Draws, Problem, whole_number
+from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.results import datatree, files, prediction, update
 from bayesmtl.results.partition import Partition
@@ -93,8 +93,8 @@ class Fit:
 
     def _rows(self) -> TaskRows:
         assert isinstance(self.data, TaskData)
-        X = self.standardization.standardize_features(self.data.X)
-        return TaskRows.of(X, self.data.y, self.data.task, len(self.task_names))
+        rows = StandardRows.of(self.data, self.data.task, self.standardization, self.likelihood)
+        return rows.laid_out(len(self.task_names))
 
     @cached_property
     def posterior(self) -> xr.Dataset:

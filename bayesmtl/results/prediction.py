@@ -16,6 +16,7 @@ from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows
 from bayesmtl.errors import SpecificationError
+from bayesmtl.likelihoods import Given
 from bayesmtl.results.update_correlated import draw_correlated_tasks
 from bayesmtl.sharing import PartitionSharing
 
@@ -130,8 +131,9 @@ def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_dr
     chosen = fit.chosen_draws(num_draws)
     weights = fit.draws.weights.flatten(0, 1)[chosen].numpy()
     values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
-    noise = fit.problem.noise(values, len(chosen)).expand(-1, weights.shape[1]).numpy()
     standardization = fit.standardization
+    sigma = fit.likelihood.noise_sd(values, fit.task_names, standardization.target_scale, len(chosen))
+    noise = sigma.expand(-1, weights.shape[1]).numpy()
     codes = fit.schema.codes(rows.task_labels)
     if unknown:
         new_weights, new_noise = draw_new_tasks(fit, unknown, kind, chosen, rng)
@@ -147,10 +149,14 @@ def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_dr
         where = codes == code
         latent[:, where] = weights[:, code] @ X[where].T
     latent = standardization.unstandardize_target(latent, codes)
-    draws = fit.likelihood.mean(latent)
+    latent = latent if rows.offset is None else latent + rows.offset
+    trials = None if rows.trials is None else torch.from_numpy(np.array(rows.trials))
+    given = Given(values, trials, torch.from_numpy(codes))
+    draws = fit.likelihood.mean(latent, given)
     mean = draws.mean(axis=0)
     if kind == "observation":
-        draws = fit.likelihood.draw(latent, standardization.unstandardize_sd(noise[:, codes], codes), rng)
+        sd = standardization.unstandardize_sd(noise[:, codes], codes)
+        draws = fit.likelihood.draw(latent, sd, rng, given)
     index = pd.RangeIndex(len(X)) if rows.index is None else rows.index
     coords = {
         "draw": np.arange(len(chosen)),

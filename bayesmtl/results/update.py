@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,10 @@ import torch
 
 from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Standardization
+from bayesmtl.data import NewRows, Standardization
 from bayesmtl.diagnostics.convergence import PARETO_LIMIT
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError, listing
-from bayesmtl.inference import Draws
+from bayesmtl.inference import Draws, StandardRows
 from bayesmtl.inference.importance import smooth
 from bayesmtl.parameters import Values
 from bayesmtl.results.update_clusters import weigh_clusters
@@ -45,18 +45,22 @@ def condition(fit: Fit, new: Any) -> Fit:
             found="none",
             remedy="Use predict for rows without targets.",
         )
-    X, y, labels = rows.X[observed], rows.y[observed], rows.task_labels[observed]
+    if "weights" in fit.schema.row_columns and rows.weights is None:
+        raise DataError(
+            fit.schema.row_columns["weights"],
+            expected="the weights of the new rows, as the training rows have them",
+            found="no such column",
+            remedy="Give the column; 1 counts a row once.",
+        )
+    rows = _only(rows, observed)
+    labels = rows.task_labels
     codes = fit.schema.codes(labels)
     added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
     schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=None)
     standardization = fit.standardization.with_tasks(len(added)) if added else fit.standardization
     codes = schema.codes(labels)
-    fresh = TaskStatistics.from_rows(
-        standardization.standardize_features(X),
-        standardization.standardize_target(y, codes),
-        codes,
-        len(schema.task_names),
-    )
+    standard = StandardRows.of(rows, codes, standardization, fit.likelihood)
+    fresh = standard.statistics(len(schema.task_names))
     before = fit.statistics.with_empty(len(added))
     touched = np.unique(codes)
     rng = fit.generator(3 + len(fit.added_tasks))
@@ -81,6 +85,13 @@ def condition(fit: Fit, new: Any) -> Fit:
         draws=draws,
         added_tasks=(*fit.added_tasks, *added),
     )
+
+
+def _only(rows: NewRows, chosen: np.ndarray) -> NewRows:
+    """The rows of a mask."""
+    given = {field.name: getattr(rows, field.name) for field in fields(rows)}
+    parts: dict[str, Any] = {name: None if part is None else part[chosen] for name, part in given.items()}
+    return replace(rows, **parts)
 
 
 def _flat(values: Values) -> dict[str, torch.Tensor]:

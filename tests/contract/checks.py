@@ -435,12 +435,18 @@ def check_datatree(subject: Subject) -> None:
     if subject.compresses:
         expected = stats.norm.logpdf(y, latent, _noise(tree, subject))
     else:
-        expected = _log_mass(subject.model.likelihood, y.to_numpy(), latent)
+        expected = _log_mass(subject.model.likelihood, y.to_numpy(), latent, tree["posterior"])
     np.testing.assert_allclose(likelihood, expected, rtol=1e-8, atol=1e-8)
 
 
-def _log_mass(likelihood: Any, y: np.ndarray, latent: np.ndarray) -> np.ndarray:
+def _log_mass(likelihood: Any, y: np.ndarray, latent: np.ndarray, posterior: Any) -> np.ndarray:
     """log p(y | f) by SciPy."""
+    if isinstance(likelihood, bm.NegativeBinomial):
+        r = 1 / posterior["dispersion"].to_numpy()[..., None]
+        return np.asarray(stats.nbinom.logpmf(y, r, r / (r + np.exp(latent))))
+    if isinstance(likelihood, bm.StudentT):
+        scale, degrees = (posterior[name].to_numpy()[..., None] for name in ("scale", "degrees"))
+        return np.asarray(stats.t.logpdf(y, degrees, latent, scale))
     if isinstance(likelihood, bm.Poisson):
         return np.asarray(stats.poisson.logpmf(y, np.exp(latent)))
     if isinstance(likelihood, bm.Binomial):

@@ -48,6 +48,8 @@ LIKELIHOODS: dict[str, tuple[Likelihood, ...]] = {
     "Bernoulli": (bm.Bernoulli(), bm.Bernoulli(link="probit")),
     "Binomial": (bm.Binomial(trials=3),),
     "Poisson": (bm.Poisson(),),
+    "NegativeBinomial": (bm.NegativeBinomial(),),
+    "StudentT": (bm.StudentT(),),
 }
 
 
@@ -104,9 +106,9 @@ ENTRIES |= {
 
 def outcomes(data: bm.TaskData, likelihood: Likelihood) -> bm.TaskData:
     """The labs, with targets that a likelihood allows."""
-    if isinstance(likelihood, bm.Gaussian):
+    if likelihood.scales_target:
         return data
-    largest = {"Bernoulli": 1, "Binomial": 3, "Poisson": np.inf}[type(likelihood).__name__]
+    largest = {"Bernoulli": 1, "Binomial": 3}.get(type(likelihood).__name__, np.inf)
     # yields around 10 become counts around 1
     return replace(data, y=np.clip(np.floor(data.y / 7), 0, largest))
 

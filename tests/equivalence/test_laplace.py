@@ -18,7 +18,7 @@ from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.inference.importance import Proposal, smooth, systematic, weighted_sample
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.problem import Problem
-from bayesmtl.likelihoods import Derivatives, Rowwise
+from bayesmtl.likelihoods import NOTHING, Derivatives, Rowwise
 
 NOISE = 0.7
 SHARINGS = {
@@ -36,17 +36,17 @@ class _GaussianRows(Rowwise):
 
     unit: ClassVar[str] = "target"
 
-    def derivatives(self, y, f):
+    def derivatives(self, y, f, given=NOTHING):
         value = -0.5 * ((y - f) / NOISE) ** 2 - np.log(NOISE) - 0.5 * np.log(2 * np.pi)
         return Derivatives(value, (y - f) / NOISE**2, torch.full_like(y - f, -(NOISE**-2)))
 
-    def third_derivative(self, y, f):
+    def third_derivative(self, y, f, given=NOTHING):
         return torch.zeros_like(y - f)
 
-    def mean(self, f):
+    def mean(self, f, given=NOTHING):
         return f
 
-    def draw(self, f, noise, rng):
+    def draw(self, f, noise, rng, given=NOTHING):
         return f + NOISE * rng.normal(size=f.shape)
 
 
@@ -94,9 +94,12 @@ TARGETS = {
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", SHARINGS)
 def test_gradient_is_that_of_finite_differences(name, target):
+    check_gradient(SHARINGS[name], *TARGETS[target])
+
+
+def check_gradient(sharing: bm.sharing.Sharing, likelihood: Rowwise, draw) -> None:
     X, task, rng = inputs()
-    likelihood, draw = TARGETS[target]
-    problem = problem_of(SHARINGS[name], likelihood, draw(rng, len(task)).astype(float), X, task)
+    problem = problem_of(sharing, likelihood, draw(rng, len(task)).astype(float), X, task)
     density = LaplaceMarginal(problem)
     points = problem.space.initial(rng, 2)
     value, gradient = density.value_and_gradient(points)
@@ -107,6 +110,28 @@ def test_gradient_is_that_of_finite_differences(name, target):
         expected = (ahead - behind) / (2 * step)
         scale = 1e-6 * (1 + float(value.abs().max()))
         torch.testing.assert_close(gradient @ coordinate, expected, rtol=1e-4, atol=scale)
+
+
+OWN = {
+    "negative binomial": (bm.NegativeBinomial(), lambda rng, n: rng.negative_binomial(2, 0.4, n)),
+    "negative binomial, large counts": (
+        bm.NegativeBinomial(),
+        lambda rng, n: rng.negative_binomial(2, 0.0005, n),
+    ),
+    "student t": (bm.StudentT(), lambda rng, n: 0.5 * rng.standard_t(3, n)),
+    "student t, outliers": (
+        bm.StudentT(),
+        lambda rng, n: 0.3 * rng.normal(size=n) + np.where(np.arange(n) % 7 == 0, 30.0, 0.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("target", OWN)
+@pytest.mark.parametrize("name", ["Hierarchical full", "LowRank"])
+def test_gradient_with_hyperparameters_of_the_likelihood(name, target):
+    """Also where it acts through the mode and through the information of the rows."""
+    likelihood, draw = OWN[target]
+    check_gradient(SHARINGS[name], likelihood, draw)
 
 
 def brute_force(likelihood: Rowwise, y: np.ndarray, x: np.ndarray, scale: float) -> float:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from bayesmtl.inference.polya_gamma import polya_gamma
+from bayesmtl.likelihoods.polya_gamma import polya_gamma
 
 NUM_DRAWS = 100_000
 LIMIT = 5.5
@@ -59,6 +59,19 @@ def test_sums(c):
         assert_mean(draws[number == n], n * mean(c))
         s = 1 / (n * mean(c))
         assert_mean(np.exp(-s * draws[number == n]), math.exp(n * log_transform(c, s)))
+
+
+@pytest.mark.parametrize("c", [0.0, 0.05, 0.15, 2.0, 9.0, 60.0])
+def test_shapes_that_are_no_whole_numbers(c):
+    """PG(b, c) has b times the mean and the variance, and the transform to the power b."""
+    shape = np.tile([0.1, 1.0, 2.5, 40.3], NUM_DRAWS // 4)
+    draws = polya_gamma(shape, np.full(len(shape), c), np.random.default_rng(5))
+    assert np.all(draws > 0)
+    for b in (0.1, 1.0, 2.5, 40.3):
+        assert_mean(draws[shape == b], b * mean(c))
+        assert_mean((draws[shape == b] - b * mean(c)) ** 2, b * variance(c))
+        s = 1 / (b * mean(c))
+        assert_mean(np.exp(-s * draws[shape == b]), math.exp(b * log_transform(c, s)))
 
 
 def test_the_sign_and_the_shape_of_the_tilt():

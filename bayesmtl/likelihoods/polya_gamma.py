@@ -1,8 +1,10 @@
-"""Exact draws from the Polya-Gamma distribution, many at once.
+"""Draws from the Polya-Gamma distribution, many at once: exact for whole shapes, to rounding for others.
 
 PG(1, c) is J*(1, c / 2) / 4, and J* is drawn by rejection from an exponential right of t and an inverse
 Gaussian left of it, judged by an alternating series whose first terms nearly always decide. PG(n, c) is the
-sum of n such draws.
+sum of n such draws. For any shape b it is the sum of g_k / (2 pi^2 ((k - 1/2)^2 + c^2 / (4 pi^2))) over
+k = 1, 2, ... with g_k ~ Gamma(b, 1): there the first terms are drawn, and the rest, which hardly varies, is
+drawn from the gamma distribution with its mean and variance, which are known.
 
 Source: Polson, Scott and Windle (2013), after Devroye (2009). Theirs is a loop over draws; here all draws are
 arrays, and those still undecided are tried again together.
@@ -15,6 +17,9 @@ import math
 import numpy as np
 from scipy import special
 
+# Terms of the series that are drawn, to which the largest tilt is added: the error in the third cumulant is
+# then 1e-9 of the whole at c = 0 and 1e-5 at c = 300.
+_TERMS, _MOST_TERMS = 16, 400
 _T = 0.64  # where the two bounds of the series meet best
 
 
@@ -22,7 +27,8 @@ def polya_gamma(shape: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> n
     """Draw from PG(shape, c), elementwise.
 
     Args:
-        shape: Whole numbers of at least 1; broadcast to the shape of `c`. The cost is proportional to them.
+        shape: Numbers above 0; broadcast to the shape of `c`. The cost is proportional to them where all are
+            whole numbers, and the same for all others.
         c: Tilts, any shape; their sign is irrelevant.
         rng: Source of randomness.
 
@@ -35,12 +41,38 @@ def polya_gamma(shape: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> n
         True
     """
     z = 0.5 * np.abs(np.asarray(c, dtype=float)).ravel()
-    number = np.broadcast_to(shape, np.shape(c)).ravel()
-    if np.all(number == 1):
+    size = np.broadcast_to(shape, np.shape(c)).ravel()
+    if np.all(size == 1):
         return np.asarray(0.25 * _jacobi(z, rng).reshape(np.shape(c)))
+    number = size.astype(np.int64)
+    if not np.array_equal(number, size):
+        return np.asarray(_by_series(size, 2 * z, rng).reshape(np.shape(c)))
     single = 0.25 * _jacobi(np.repeat(z, number), rng)
     starts = np.concatenate([[0], np.cumsum(number)[:-1]])
     return np.asarray(np.add.reduceat(single, starts).reshape(np.shape(c)))
+
+
+def _by_series(b: np.ndarray, c: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """PG(b, c) for any b > 0, shape (n,)."""
+    mean, variance = _moments(c)
+    total = np.zeros_like(c)
+    for k in range(1, _TERMS + 1 + min(int(c.max(initial=0.0)), _MOST_TERMS)):
+        term = 0.5 / (math.pi**2 * (k - 0.5) ** 2 + 0.25 * c**2)
+        total += term * rng.standard_gamma(b)
+        mean, variance = mean - term, variance - term**2
+    return np.asarray(total + variance / mean * rng.standard_gamma(b * mean**2 / variance))
+
+
+def _moments(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of PG(1, c), c >= 0, shape (n,) each."""
+    small = c < 0.1
+    x = np.where(small, 1.0, c)
+    # sinh(x) - x over cosh(x / 2)^2, which overflow one by one
+    ratio = 2 * np.tanh(x / 2) - x / np.cosh(np.minimum(x / 2, 350.0)) ** 2
+    # elsewhere by their series, where these cancel
+    mean = np.where(small, (1 - c**2 / 12 + c**4 / 120) / 4, np.tanh(x / 2) / (2 * x))
+    variance = np.where(small, (1 - c**2 / 5 + 17 * c**4 / 560) / 24, ratio / (4 * x**3))
+    return mean, variance
 
 
 def _jacobi(z: np.ndarray, rng: np.random.Generator) -> np.ndarray:

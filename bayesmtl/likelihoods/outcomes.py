@@ -1,0 +1,73 @@
+"""A likelihood met with rows and hyperparameters: what the engines for rows work on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.rows import TaskRows
+from bayesmtl.likelihoods.base import Given
+from bayesmtl.likelihoods.rowwise import Derivatives, GaussianRows, Rowwise
+from bayesmtl.parameters import Values
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """The log likelihood of every row as a function of g = x'w_t, shape (B, N): f = offset + g.
+
+    A row counts as often as its weight says, and padding does not.
+
+    Args:
+        likelihood: The likelihood.
+        rows: The rows.
+        values: Hyperparameter values, each (B, ...), of which the likelihood uses its own.
+    """
+
+    likelihood: Rowwise
+    rows: TaskRows
+    values: Values = field(default_factory=dict)
+
+    @property
+    def _given(self) -> Given:
+        return Given(self.values, self.rows.trials, self.rows.task)
+
+    def derivatives(self, g: torch.Tensor) -> Derivatives:
+        """log p(y | g) and its first two derivatives in g."""
+        at = self.likelihood.derivatives(self.rows.y, self.rows.offset + g, self._given)
+        return Derivatives(*(part * self.rows.weights for part in at))
+
+    def information(self, g: torch.Tensor, at: Derivatives) -> torch.Tensor:
+        """The precision that stands for each row in Laplace's method, given the derivatives at g."""
+        if self.likelihood.log_concave:
+            return -at.second
+        precision = self.likelihood.information(self.rows.y, self.rows.offset + g, self._given)
+        return precision * self.rows.weights
+
+    def information_slope(self, g: torch.Tensor) -> torch.Tensor:
+        """Its derivative in g."""
+        slope = self.likelihood.information_slope(self.rows.y, self.rows.offset + g, self._given)
+        return slope * self.rows.weights
+
+    def step_precision(self, g: torch.Tensor, at: Derivatives) -> torch.Tensor:
+        """The precision that a step towards the mode is made with, given the derivatives at g."""
+        if self.likelihood.log_concave:
+            return -at.second
+        precision = self.likelihood.step_precision(self.rows.y, self.rows.offset + g, self._given)
+        return precision * self.rows.weights
+
+    def start(self) -> torch.Tensor:
+        """A harmless g of every row, shape (N,), from which the search for the mode sets out."""
+        start = self.likelihood.start(self.rows.y, self._given) - self.rows.offset
+        return torch.where(self.rows.real, start, 0.0)
+
+    def augment(self, g: torch.Tensor, rng: np.random.Generator) -> GaussianRows:
+        """Draw the auxiliary variables given g, and what the rows are given them, in terms of g."""
+        rows, real = self.rows, self.rows.real
+        offset = rows.offset[real]
+        given = Given(self.values, rows.trials[real], rows.task[real])
+        drawn = self.likelihood.augment(rows.y[real], offset + g[:, real], rows.weights[real], rng, given)
+        omega, kappa = torch.ones_like(g), torch.zeros_like(g)
+        omega[:, real], kappa[:, real] = drawn.omega, drawn.kappa - drawn.omega * offset
+        return GaussianRows(omega, kappa)
