@@ -12,6 +12,7 @@ from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
 from bayesmtl.inference.laplace import laplace
+from bayesmtl.inference.nuts import nuts
 from bayesmtl.inference.partition_gibbs import partition_gibbs
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings, whole_number
@@ -29,6 +30,7 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "empirical_bayes": empirical_bayes,
     "laplace": laplace,
     "gibbs": gibbs,
+    "nuts": nuts,
 }
 """Every engine by the name that `fit(method=...)` takes."""
 
@@ -45,11 +47,11 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         >>> from bayesmtl.likelihoods import Bernoulli
         >>> from bayesmtl.sharing import Hierarchical
         >>> [name for name in ENGINES if handles(name, Hierarchical(), Bernoulli())]
-        ['laplace', 'gibbs']
+        ['laplace', 'gibbs', 'nuts']
     """
     if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
         return method == "gibbs" and likelihood.compresses
-    if method == "laplace":
+    if method in ("laplace", "nuts"):
         return True
     if method == "gibbs":
         return isinstance(likelihood, Rowwise) and likelihood.polya_gamma(np.zeros(1)) is not None
@@ -136,6 +138,7 @@ __all__ = [
     "gibbs",
     "handles",
     "laplace",
+    "nuts",
     "partition_gibbs",
     "whole_number",
 ]
