@@ -16,6 +16,7 @@ from bayesmtl.inference.nuts import nuts
 from bayesmtl.inference.partition_gibbs import partition_gibbs
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings, whole_number
+from bayesmtl.inference.svi import svi
 from bayesmtl.likelihoods import Likelihood, Rowwise
 from bayesmtl.sharing import Sharing
 
@@ -31,6 +32,7 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "laplace": laplace,
     "gibbs": gibbs,
     "nuts": nuts,
+    "svi": svi,
 }
 """Every engine by the name that `fit(method=...)` takes."""
 
@@ -47,11 +49,11 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         >>> from bayesmtl.likelihoods import Bernoulli
         >>> from bayesmtl.sharing import Hierarchical
         >>> [name for name in ENGINES if handles(name, Hierarchical(), Bernoulli())]
-        ['laplace', 'gibbs', 'nuts']
+        ['laplace', 'gibbs', 'nuts', 'svi']
     """
     if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
         return method == "gibbs" and likelihood.compresses
-    if method in ("laplace", "nuts"):
+    if method in ("laplace", "nuts", "svi"):
         return True
     if method == "gibbs":
         return isinstance(likelihood, Rowwise) and likelihood.polya_gamma(np.zeros(1)) is not None
@@ -140,5 +142,6 @@ __all__ = [
     "laplace",
     "nuts",
     "partition_gibbs",
+    "svi",
     "whole_number",
 ]

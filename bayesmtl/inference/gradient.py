@@ -1,8 +1,9 @@
 """The whitened joint density of one point and its gradient, in NumPy, without a tape.
 
-A chain of the NUTS engine evaluates one point at a time, and on arrays as small as a task's weights a tensor's
-bookkeeping costs several times the arithmetic. So everything past the hyperparameters is differentiated by
-hand here; only the way from their coordinates to A, Z's scale and E's covariance is left to torch.
+A chain of the NUTS engine evaluates one point at a time, and on arrays as small as a task's weights the
+bookkeeping of a tensor costs several times the arithmetic. So everything past the hyperparameters is
+differentiated by hand here; only the way from their coordinates to A, Z's scale and E's covariance is left
+to torch.
 
 The letters are those of `joint`; `d_` is the derivative of the log density in what follows it.
 """
@@ -75,7 +76,7 @@ class _ByHand:
         tape = {name: part for name, part in parts.items() if part is not None}
         given = {name: part.detach().numpy() for name, part in tape.items()}
         with np.errstate(all="ignore"):
-            free = x[places[0]].reshape(layout.free, -1) if layout.free else np.zeros((0, 0))
+            free = x[places[0]].reshape(layout.free, layout.own + layout.factors)
             bound = x[places[1]].reshape(layout.bound, layout.features)
             try:
                 value, d_given = self._weights(
@@ -109,7 +110,7 @@ class _ByHand:
         bound: np.ndarray,
         d_coordinates: tuple[np.ndarray, np.ndarray, np.ndarray],
     ) -> tuple[float, dict[str, np.ndarray]]:
-        """All but the hyperparameters' prior; fills the derivatives in coordinates, returns those in `given`."""
+        """All but the hyperparameters' prior; fills derivatives in coordinates, returns those in `given`."""
         layout, T, D = self.layout, self.problem.tasks.num_tasks, self.layout.features
         d_z, d_free, d_bound = d_coordinates
         value, d_given = 0.0, {name: np.zeros_like(part) for name, part in given.items()}

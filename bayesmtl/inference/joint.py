@@ -245,8 +245,10 @@ class Layout(NamedTuple):
         )
 
 
-def log_likelihood(problem: Problem, values: Values, weights: torch.Tensor) -> torch.Tensor:
-    """log p(y | W, dispersion) of weights (B, T, D), shape (B,); differentiable."""
+def log_likelihood(
+    problem: Problem, values: Values, weights: torch.Tensor, *, by_task: bool = False
+) -> torch.Tensor:
+    """log p(y | W, dispersion) of weights (B, T, D), shape (B,), or of each task, (B, T); differentiable."""
     if problem.rows is not None:
         assert isinstance(problem.likelihood, Rowwise)
         rows, f = problem.rows, _Predictor.apply(problem.rows, weights)  # type: ignore[no-untyped-call]
@@ -254,15 +256,16 @@ def log_likelihood(problem: Problem, values: Values, weights: torch.Tensor) -> t
         at = problem.likelihood.derivatives(rows.y, fixed)
         # what is added is zero, and has the slope of the value: cheaper than to differentiate it
         value = at.value + at.first.detach() * (f - fixed)
-        return torch.where(rows.real, value, 0.0).sum(1)
+        return rows.sums(value) if by_task else torch.where(rows.real, value, 0.0).sum(1)
     tasks, noise = problem.tasks, problem.noise(values, len(weights))
-    quadratic = tasks.residual / noise**2
-    log_noise = (tasks.count * noise.log()).sum(1)
-    total = -0.5 * quadratic.sum(1) - log_noise - 0.5 * math.log(2 * math.pi) * tasks.count.sum()
+    total = -0.5 * tasks.residual / noise**2
+    total = total - tasks.count * (noise.log() + 0.5 * math.log(2 * math.pi))
+    fitted = torch.zeros_like(total)
     for group in tasks.groups:
         gap = group.c - (group.F @ weights[:, group.index, :, None])[..., 0]
-        total = total - 0.5 * ((gap / group.pick(noise)[..., None]) ** 2).sum((-1, -2))
-    return total
+        squares = ((gap / group.pick(noise)[..., None]) ** 2).sum(-1)
+        fitted = fitted.index_add(1, group.index, -0.5 * squares)
+    return total + fitted if by_task else (total + fitted).sum(1)
 
 
 class _Predictor(torch.autograd.Function):

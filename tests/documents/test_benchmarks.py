@@ -24,6 +24,7 @@ NEEDS = {
     "jura": ("jura", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
+    "contraception": ("contraception", ("numpyro",)),
     "calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""
