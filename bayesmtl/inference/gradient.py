@@ -93,13 +93,13 @@ class _ByHand:
             (d_points,) = torch.autograd.grad(outputs, points, slopes)
             d_x[:P] = d_points[0].numpy()
         value += float(log_prior.detach())
+        if not (math.isfinite(value) and np.isfinite(d_x).all()):
+            return -math.inf, np.zeros_like(v)
         gradient = np.empty_like(v)
         gradient[:m] = d_x[:m] @ self.shared
         for roots, place in zip(self.roots, places, strict=True):
             block = d_x[place].reshape(roots.shape[0], 1, roots.shape[1])
             gradient[place] = (block @ roots).ravel()
-        if not (math.isfinite(value) and np.isfinite(gradient).all()):
-            return -math.inf, np.zeros_like(v)
         return value, gradient
 
     def _weights(
