@@ -1,4 +1,4 @@
-"""The School model as NumPyro programs: every weight latent, weights collapsed by hand, signed scales.
+"""Models as NumPyro programs: every weight latent, weights collapsed by hand, signed scales; outcomes.
 
 All have our priors on standardised data: mu ~ N(0, I), tau_d and sigma ~ half-normal(1),
 w_t ~ N(mu, diag(tau^2)). NUTS runs as it comes (diagonal metric, target acceptance .8), its chains one after
@@ -74,6 +74,21 @@ def every_weight_latent(rows: Rows) -> Model:
         z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([rows.num_tasks, D]).to_event(2))
         weights = mu + tau * z
         numpyro.sample("y", dist.Normal((X * weights[task]).sum(-1), sigma), obs=y)
+
+    return model
+
+
+def logistic(rows: Rows) -> Model:
+    """Yes/no outcomes, every weight latent, non-centred: mu ~ N(0, I), tau_d ~ half-normal(1)."""
+    X, y, task = jnp.asarray(rows.X), jnp.asarray(rows.y), jnp.asarray(rows.task)
+    D = X.shape[1]
+
+    def model() -> None:
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([D]).to_event(1))
+        tau = numpyro.sample("tau", dist.HalfNormal(1.0).expand([D]).to_event(1))
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([rows.num_tasks, D]).to_event(2))
+        weights = numpyro.deterministic("weights", mu + tau * z)
+        numpyro.sample("y", dist.Bernoulli(logits=(X * weights[task]).sum(-1)), obs=y)
 
     return model
 

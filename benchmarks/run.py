@@ -15,6 +15,7 @@ NAMES = (
     "jura",
     "school_prediction",
     "school_posterior",
+    "contraception",
     "calibration",
 )
 """Quick ones first; the calibration takes hours with its usual number of simulations."""

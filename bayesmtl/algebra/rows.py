@@ -173,6 +173,14 @@ class TaskRows:
             parts.append(f.permute(2, 0, 1).flatten(1))
         return torch.cat(parts, dim=1)
 
+    def transposed(self, values: torch.Tensor) -> torch.Tensor:
+        """X_t' times the rows' values, task by task: (B, N) -> (B, T, D)."""
+        first = self.blocks[0].X
+        total = torch.empty(len(values), self.num_tasks, first.shape[-1], dtype=values.dtype)
+        for block in self.blocks:
+            total[:, block.index] = (block.of(values) @ block.X).transpose(0, 1)
+        return total
+
     def pseudo_data(self, omega: torch.Tensor, kappa: torch.Tensor) -> PseudoData:
         """The Gaussian data that stand for rows with these precisions and linear terms.
 

@@ -11,9 +11,11 @@ from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
 from bayesmtl.inference.laplace import laplace
+from bayesmtl.inference.nuts import nuts
 from bayesmtl.inference.partition_gibbs import partition_gibbs
 from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
+from bayesmtl.inference.svi import svi
 from bayesmtl.likelihoods import Likelihood, Rowwise
 from bayesmtl.sharing import Sharing
 
@@ -28,6 +30,8 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "empirical_bayes": empirical_bayes,
     "laplace": laplace,
     "gibbs": gibbs,
+    "nuts": nuts,
+    "svi": svi,
 }
 """Every engine by the name that `fit(method=...)` takes."""
 
@@ -44,11 +48,11 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         >>> from bayesmtl.likelihoods import Bernoulli
         >>> from bayesmtl.sharing import Hierarchical
         >>> [name for name in ENGINES if handles(name, Hierarchical(), Bernoulli())]
-        ['laplace', 'gibbs']
+        ['laplace', 'gibbs', 'nuts', 'svi']
     """
     if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
         return method == "gibbs" and likelihood.compresses
-    if method == "laplace":
+    if method in ("laplace", "nuts", "svi"):
         return True
     if method == "gibbs":
         return isinstance(likelihood, Rowwise) and likelihood.augments
@@ -139,6 +143,8 @@ __all__ = [
     "gibbs",
     "handles",
     "laplace",
+    "nuts",
     "partition_gibbs",
+    "svi",
     "whole_number",
 ]

@@ -94,6 +94,46 @@ def _hessian_times(density: Density, point: torch.Tensor, directions: torch.Tens
     return (forward - backward) / (2 * _STEP)
 
 
+@dataclass(frozen=True, eq=False)
+class NormalApproximation:
+    """Modes of the hyperparameters, and one normal approximation's spread around each of them.
+
+    Args:
+        centers: Modes in the order of the starts that led there, shape (S, P), to a few digits.
+        root: Root of the covariance around the highest, shape (P, P), to a few digits.
+        highest: Position of the highest mode.
+        converged: Whether the density is flat there.
+    """
+
+    centers: torch.Tensor
+    root: torch.Tensor
+    highest: int
+    converged: bool
+
+    def draw(self, number: int, rng: np.random.Generator, *, mode: int | None = None) -> torch.Tensor:
+        """Points (number, P) around one of the modes, or by default around each of them in turn."""
+        places = [i % len(self.centers) if mode is None else mode for i in range(number)]
+        centers = self.centers[places]
+        fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
+        return centers + _START_SPREAD * fresh @ self.root.T
+
+
+def normal_approximation(density: Density, target: Target, rng: np.random.Generator) -> NormalApproximation:
+    """Search for modes from several starts, and measure the curvature at the highest.
+
+    Args:
+        density: Where modes are searched: the target itself, or an approximation of it.
+        target: What is to be sampled.
+        rng: Source of randomness.
+    """
+    modes = find_modes(density, target.space.initial(rng, NUM_STARTS))
+    modes = [replace(mode, point=target.canonical(mode.point[None])[0]) for mode in modes]
+    top = highest(modes)
+    _, root = rounded(top.point, spread_root(density, top.point, rng))
+    centers = torch.stack([rounded(mode.point, root)[0] for mode in modes])
+    return NormalApproximation(centers, root, modes.index(top), top.converged)
+
+
 def around_modes(
     density: Density, target: Target, num_chains: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,12 +145,8 @@ def around_modes(
         num_chains: C.
         rng: Source of randomness.
     """
-    modes = find_modes(density, target.space.initial(rng, NUM_STARTS))
-    modes = [replace(mode, point=target.canonical(mode.point[None])[0]) for mode in modes]
-    _, root = rounded(highest(modes).point, spread_root(density, highest(modes).point, rng))
-    centers = torch.stack([rounded(modes[chain % len(modes)].point, root)[0] for chain in range(num_chains)])
-    fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
-    return centers + _START_SPREAD * fresh @ root.T, root
+    normal = normal_approximation(density, target, rng)
+    return normal.draw(num_chains, rng), normal.root
 
 
 def rounded(point: torch.Tensor, root: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

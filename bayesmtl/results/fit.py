@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 
+from bayesmtl.algebra.conditional import draw_prior_basis
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
@@ -29,6 +31,8 @@ from bayesmtl.sharing import Sharing
 
 _MEMORY = 2e9  # bytes that a similarity may take
 _MOST_PAIRS = 2000  # pairs of tasks whose being together is checked
+_MOST_COMPARED = 2000  # hyperparameters that are compared with their prior
+_NUM_PRIOR_DRAWS = 1000
 _DOUBT = 0.05  # a pair is in doubt whose probability of being together is this far from 0 and 1
 
 
@@ -104,17 +108,45 @@ class Fit:
         where the prior has one; the rest are the hyperparameters. Each array's attribute `unit` says what it
         is measured in.
         """
+        return self._named(self.draws)
+
+    def _named(self, draws: Draws) -> xr.Dataset:
         features = np.array(self.feature_names, dtype=str)
         tasks = np.array(self.task_names, dtype=str)
         names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
-        return posterior_dataset(self.draws, self.sharing, self.likelihood, self.standardization, names)
+        return posterior_dataset(draws, self.sharing, self.likelihood, self.standardization, names)
 
     def check(self) -> Check:
         """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
         judged = self.posterior
         if self.sharing.has_partition:
             judged = judged.assign(self._pairs_in_doubt())
-        return check_draws(judged, self.draws.sample_stats, method=self.method, complete=self.draws.complete)
+        return check_draws(
+            judged,
+            self.draws.sample_stats,
+            method=self.method,
+            complete=self.draws.complete,
+            prior=self._prior_of_reported(),
+        )
+
+    def _prior_of_reported(self) -> xr.Dataset | None:
+        """Prior draws of the hyperparameters and the population, where they are few and have no partition."""
+        problem = self.problem
+        if self.sharing.has_partition or not 0 < problem.space.size <= _MOST_COMPARED:
+            return None
+        rng = self.generator(2)
+        values = problem.space.sample(rng, _NUM_PRIOR_DRAWS)
+        structure = problem.structure(values)
+        T, D = problem.tasks.num_tasks, problem.tasks.num_features
+        nothing = torch.zeros(_NUM_PRIOR_DRAWS, T, 0, dtype=torch.float64)
+        drawn = Draws(
+            {name: value[None] for name, value in values.items()},
+            draw_prior_basis(structure, _NUM_PRIOR_DRAWS, D, rng)[None],
+            torch.zeros(1, _NUM_PRIOR_DRAWS, 0, D, dtype=torch.float64),
+            nothing[None],
+            {},
+        )
+        return self._named(drawn)
 
     def _pairs_in_doubt(self) -> dict[str, xr.DataArray]:
         """Whether two tasks are together, for pairs in doubt, and the log density: no labels."""

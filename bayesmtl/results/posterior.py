@@ -45,7 +45,7 @@ def posterior_dataset(
     """All posterior quantities: dimensions (chain, draw, ...), names on every coordinate.
 
     Args:
-        draws: Draws in standardised units.
+        draws: Draws in standardised units; of no task's weights, where those are not wanted.
         sharing: The sharing prior they came from.
         likelihood: The likelihood they came from.
         standardization: How the data were standardised.
@@ -71,7 +71,8 @@ def posterior_dataset(
     for name, reported in reports.items():
         values, unit = in_user_units(reported, standardization, likelihood.unit)
         add(name, reported.dims, values, unit)
-    add("weights", ("task", "feature"), standardization.weights_to_user(weights), per_feature)
+    if weights.shape[1]:
+        add("weights", ("task", "feature"), standardization.weights_to_user(weights), per_feature)
     used = {dim for array in arrays.values() for dim in array.dims}
     named = {dim: names for dim, names in coordinates.items() if dim in used}
     return xr.Dataset(arrays, coords={"chain": np.arange(C), "draw": np.arange(N), **named})

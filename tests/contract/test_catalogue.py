@@ -75,7 +75,7 @@ ENTRIES = {
     f"{_name(prior)}, {_name(noise)}, {engine}": (bm.LinearModel(prior, noise), engine)
     for prior, noise in _pairs()
     for engine in ENGINES
-    if engine != "laplace" and handles(engine, prior, noise)
+    if engine not in ("laplace", "nuts", "svi") and handles(engine, prior, noise)
 }
 # The engines for rows, where they differ: every prior with yes/no outcomes, every likelihood with one prior.
 ENTRIES |= {
@@ -85,6 +85,16 @@ ENTRIES |= {
         *((bm.Hierarchical(), outcome) for variants in LIKELIHOODS.values() for outcome in variants[:2]),
     )
     for engine in ("laplace", "gibbs")
+    if handles(engine, prior, outcome)
+}
+# By Pyro, at milliseconds a step: every prior and every likelihood once.
+ENTRIES |= {
+    f"{_name(prior)}, {_name(outcome)}, {engine}": (bm.LinearModel(prior, outcome), engine)
+    for prior, outcome in (
+        *((variants[0], bm.Bernoulli()) for variants in SHARINGS.values()),
+        *((bm.Hierarchical("isotropic"), variants[0]) for variants in LIKELIHOODS.values()),
+    )
+    for engine in ("nuts", "svi")
     if handles(engine, prior, outcome)
 }
 # A scale and a noise level for each task, on the engine that takes no time.

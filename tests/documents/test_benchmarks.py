@@ -14,7 +14,7 @@ import pytest
 import bayesmtl as bm
 
 ROOT = Path(__file__).resolve().parents[2]
-HELPERS = {"__init__", "common", "peers", "run"}
+HELPERS = {"__init__", "common", "landmine_protocol", "peers", "run"}
 NEEDS = {
     "empirical_bayes": ("school", ()),
     "rows": (None, ()),
@@ -25,6 +25,7 @@ NEEDS = {
     "jura": ("jura", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
+    "contraception": ("contraception", ("numpyro",)),
     "calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""
@@ -126,6 +127,28 @@ def test_stock_peer_is_the_same_model():
     expected += stats.halfnorm.logpdf([*values["tau"], values["sigma"]]).sum()
     expected += stats.norm.logpdf(y, mean, values["sigma"]).sum()
     np.testing.assert_allclose(float(found), expected, rtol=1e-8)
+
+
+def test_landmine_protocol():
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    from benchmarks.landmine_protocol import scores, split
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"field": np.repeat(["b", "a"], 40), "feature_1": rng.normal(size=80), "mine": 0})
+    frame.loc[[7, 60, 61], "mine"] = 1
+    for draw in range(5):
+        train, test = split(frame, 6, draw)
+        assert set(train.index) | set(test.index) == set(frame.index) and len(train) == 12
+        assert (train.groupby("field")["mine"].agg(["min", "max"]) == [0, 1]).all(axis=None)
+        assert set(train.index) < set(split(frame, 9, draw)[0].index)
+    test = frame.assign(mine=rng.binomial(1, 0.3, 80))
+    p = rng.uniform(size=80).round(1).clip(0.1, 0.9)
+    fields = [test["field"] == "a", test["field"] == "b"]
+    expected = [
+        np.mean([score(test["mine"][f], p[f]) for f in fields]) for score in (roc_auc_score, log_loss)
+    ]
+    np.testing.assert_allclose(scores(p, test), expected)
 
 
 def test_table_is_markdown():
