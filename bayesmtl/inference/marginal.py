@@ -81,6 +81,11 @@ class LaplaceMarginal:
         self._real = self.rows.real.to(self.rows.y.dtype)
         self._last = torch.where(self.rows.real, self.likelihood.start(self.rows.y), 0.0)
 
+    @property
+    def outset(self) -> torch.Tensor:
+        """Row values from which the search for a mode sets out, shape (1, N)."""
+        return self._last[None]
+
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """The log density at points (B, P), shape (B,); -inf where it cannot be evaluated."""
         size = max(1, _AT_ONCE // self.rows.size)
