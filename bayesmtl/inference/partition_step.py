@@ -1,4 +1,4 @@
-"""What both Gibbs engines do with partitions: where chains start, and a round of moves given Gaussian data."""
+"""What both Gibbs engines do with partitions: where chains start, and moves given Gaussian data."""
 
 from __future__ import annotations
 
