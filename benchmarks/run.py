@@ -14,6 +14,8 @@ NAMES = (
     "jura",
     "school_prediction",
     "school_posterior",
+    "partitions",
+    "landmine_clusters",
     "calibration",
 )
 """Quick ones first; the calibration takes hours with its usual number of simulations."""

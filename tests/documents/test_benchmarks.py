@@ -14,7 +14,7 @@ import pytest
 import bayesmtl as bm
 
 ROOT = Path(__file__).resolve().parents[2]
-HELPERS = {"__init__", "common", "peers", "run"}
+HELPERS = {"__init__", "common", "landmine_protocol", "peers", "run"}
 NEEDS = {
     "empirical_bayes": ("school", ()),
     "rows": (None, ()),
@@ -24,6 +24,8 @@ NEEDS = {
     "jura": ("jura", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
+    "partitions": ("school", ()),
+    "landmine_clusters": ("landmine", ()),
     "calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""
