@@ -8,17 +8,19 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.clusters import draw_clustered
-from bayesmtl.algebra.conditional import WeightDraws, draw_posterior, draw_weights
+from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
+from bayesmtl.inference.partition_moves import Weights
 from bayesmtl.inference.partition_step import move_partition, starting_partitions
 from bayesmtl.inference.polya_gamma import polya_gamma
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
+from bayesmtl.inference.renewal import renew, renew_with_clusters
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
 from bayesmtl.likelihoods import PolyaGamma, Rowwise
 from bayesmtl.sharing import PartitionSharing
@@ -38,15 +40,16 @@ _STARTING_ROUNDS = (
 def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
     """Sample the full posterior of a model for yes/no outcomes or successes out of trials (logit link).
 
-    Approximates nothing. With one Polya-Gamma variable omega per row the rows become Gaussian data, so that a
-    sweep is: omega given W, row by row; where tasks are partitioned, their clusters given omega by Gibbs and
-    split-merge moves, and the hyperparameters given omega by Hamiltonian Monte Carlo, both with W and Z
-    integrated out; Z and W given all of these, exactly and at once. Where events are rare, such draws of
-    W move slowly. So the sweep ends with another draw of each task's weights given Z and the
+    Approximates nothing. With one Polya-Gamma variable omega per row the rows become Gaussian data, so
+    that a sweep is: omega given W, row by row; where tasks are partitioned, their clusters given omega by
+    Gibbs and split-merge moves, and the hyperparameters given omega by Hamiltonian Monte Carlo, both with
+    W and Z integrated out; Z and W given all of these, exactly and at once. Where events are rare, such
+    draws of W move slowly. So the sweep ends with another draw of each task's weights given Z and the
     hyperparameters: proposed under a second-order expansion of the likelihood at a point that warm-up has
-    found, and accepted or not by Metropolis' rule, task by task. Chains are one batch. They start around the
-    mode of the Laplace approximation, whose curvature is the first metric; with partitions, at different
-    ones, as the engine for Gaussian outcomes does.
+    found, and accepted or not by Metropolis' rule, task by task; with partitions, together with another
+    draw of the task's cluster, which would otherwise be as slow where a task has many rows. Chains are
+    one batch. They start around the mode of the Laplace approximation, whose curvature is the first
+    metric; with partitions, at different ones, as the engine for Gaussian outcomes does.
 
     `Fit.check` says whether the run was long enough. A sweep costs time in proportion to the number of rows,
     and for `Binomial` to the number of trials.
@@ -190,7 +193,7 @@ class Gibbs:
         stats = self._move(state, given, rng) if state.points.shape[1] else None
         structure = self._structure(state.points, state.membership)
         state.current = self._draw(data, structure, rng)
-        state.current, renewed = self.renew(state.current, state.reference, structure, rng)
+        renewed = self._renew(state, structure, rng)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
             self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
@@ -203,6 +206,19 @@ class Gibbs:
         if state.membership is not None:
             state.partitions.append(state.membership)
             state.density.append(self._log_density(state))
+
+    def _renew(self, state: State, structure: Structure, rng: np.random.Generator) -> torch.Tensor:
+        """Weights, and clusters where there are any, without omega; the share of tasks accepted, (C,)."""
+        model = (self.rows, self.likelihood, state.reference, structure)
+        if state.membership is None:
+            state.current, renewed = renew(*model, state.current, rng)
+            return renewed
+        sharing = self.problem.sharing
+        assert isinstance(sharing, PartitionSharing)
+        values = self.problem.space.constrain(state.points)
+        prior = Weights(sharing, values, self.rows.num_tasks)
+        state.current, state.membership, renewed = renew_with_clusters(*model, prior, state.current, rng)
+        return renewed
 
     def _structure(self, points: torch.Tensor, membership: torch.Tensor | None) -> Structure:
         values = self.problem.space.constrain(points)
@@ -231,32 +247,6 @@ class Gibbs:
         omega = torch.ones_like(f)
         omega[:, real] = torch.from_numpy(polya_gamma(self.augmentation.shape, f[:, real].numpy(), rng))
         return self.rows.pseudo_data(omega, self.kappa).compressed()
-
-    def renew(
-        self, current: WeightDraws, reference: Expansion, structure: Structure, rng: np.random.Generator
-    ) -> tuple[WeightDraws, torch.Tensor]:
-        """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,).
-
-        The proposal is the prior of e_t times pseudo-rows exp(kappa f - omega f^2 / 2), the expansion of the
-        likelihood at the reference, so a task's importance is the likelihood of its rows over their
-        pseudo-rows.
-        """
-        data, noise = reference.pseudo.compressed(), self._noise(len(current.weights))
-        proposed = draw_weights(data, structure, noise, current.basis, rng)
-
-        def importance(weights: torch.Tensor) -> torch.Tensor:
-            f = self.rows.predictor(weights)
-            value = self.likelihood.derivatives(self.rows.y, f).value
-            return self.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
-
-        ratio = importance(proposed.weights) - importance(current.weights)
-        accepted = torch.from_numpy(rng.random(tuple(ratio.shape))).log() < ratio
-        moved = WeightDraws(
-            torch.where(accepted[..., None], proposed.weights, current.weights),
-            current.basis,
-            torch.where(accepted[..., None], proposed.factors, current.factors),
-        )
-        return moved, accepted.to(ratio.dtype).mean(1)
 
     def _noise(self, num_chains: int) -> torch.Tensor:
         return torch.ones(num_chains, 1, dtype=torch.float64)
