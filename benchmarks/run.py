@@ -16,6 +16,8 @@ NAMES = (
     "school_prediction",
     "school_posterior",
     "contraception",
+    "partitions",
+    "landmine_clusters",
     "calibration",
 )
 """Quick ones first; the calibration takes hours with its usual number of simulations."""

@@ -101,6 +101,20 @@ def empirical_bayes(sharing: bm.sharing.Sharing) -> Method:
     return learn
 
 
+def gibbs(sharing: bm.sharing.Sharing, *, reduced: bool) -> Method:
+    """A linear model under a prior with partitions of the tasks, sampled for long enough for predictions."""
+    number = 20 if reduced else 80
+
+    def learn(train: bm.TaskData) -> Predict:
+        model = bm.LinearModel(sharing=sharing, likelihood=bm.Gaussian())
+        fit = model.fit(
+            train, method="gibbs", seed=0, num_chains=2, num_warmup=number, num_draws=number, progress=False
+        )
+        return lambda test: fit.predict(test).mean
+
+    return learn
+
+
 def random_intercept(train: bm.TaskData) -> Predict:
     """Common slopes and a shrunken level per task, y = X b + u_t + e, by REML in closed form.
 

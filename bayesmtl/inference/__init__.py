@@ -21,8 +21,8 @@ from bayesmtl.sharing import Sharing
 
 
 def gibbs(problem: Problem, settings: Settings) -> Draws:
-    """Gibbs sampling: of the partition of the tasks, or with auxiliary variables for the rows."""
-    return (partition_gibbs if problem.sharing.has_partition else augmented_gibbs)(problem, settings)
+    """Gibbs sampling: with auxiliary variables for the rows, or of the partition of the tasks alone."""
+    return (partition_gibbs if problem.rows is None else augmented_gibbs)(problem, settings)
 
 
 ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
@@ -50,13 +50,12 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         >>> [name for name in ENGINES if handles(name, Hierarchical(), Bernoulli())]
         ['laplace', 'gibbs', 'nuts', 'svi']
     """
+    augmented = isinstance(likelihood, Rowwise) and likelihood.augments
     if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
-        return method == "gibbs" and likelihood.compresses
+        return method == "gibbs" and (likelihood.compresses or augmented)
     if method in ("laplace", "nuts", "svi"):
         return True
-    if method == "gibbs":
-        return isinstance(likelihood, Rowwise) and likelihood.augments
-    return likelihood.compresses
+    return augmented if method == "gibbs" else likelihood.compresses
 
 
 def choose(problem: Problem, method: str) -> tuple[str, str]:
@@ -76,9 +75,9 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
     if not able:
         raise SpecificationError(
             "likelihood",
-            expected=f"one whose weights integrate out, such as Gaussian(), for {type(sharing).__name__}",
-            found=type(likelihood).__name__,
-            remedy="Partitions of the tasks are sampled for Gaussian likelihoods only.",
+            expected=f"Gaussian(), or one with a logit link, for {type(sharing).__name__}",
+            found=repr(likelihood),
+            remedy="Partitions of the tasks are sampled where the weights integrate out.",
         )
     if method in able:
         return method, "asked for"
@@ -98,7 +97,7 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         )
     if sharing.has_partition:
         reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, weights integrated out"
-        return "gibbs", reason
+        return "gibbs", reason + ("" if problem.rows is None else " given auxiliary variables of the rows")
     if problem.rows is not None:
         return _choose_rowwise(able, likelihood, problem.rows)
     size = sum(group.rows.numel() for group in problem.tasks.groups)

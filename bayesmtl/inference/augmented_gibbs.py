@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
-from bayesmtl.algebra.collapsed import log_marginal
-from bayesmtl.algebra.conditional import WeightDraws, draw_posterior, draw_weights
+from bayesmtl.algebra.clusters import draw_clustered
+from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
+from bayesmtl.inference.partition_moves import Weights
+from bayesmtl.inference.partition_step import move_partition, starting_partitions
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
+from bayesmtl.inference.renewal import renew, renew_with_clusters
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
 from bayesmtl.inference.slice import slice_sample
-from bayesmtl.inference.target import differentiate, finite_or_least
+from bayesmtl.inference.target import finite_or_least
 from bayesmtl.likelihoods import Rowwise
 from bayesmtl.parameters import ParameterSpace, Values
+from bayesmtl.sharing import PartitionSharing
 
 NUM_DRAWS = 500  # by default, per chain
 TRAJECTORY = 1.6  # length in units of the metric's standard deviations: about a quarter period
@@ -30,6 +34,8 @@ _TARGET = 0.8  # mean acceptance
 # Share of warm-up at which the chains' own spread replaces the curvature at the mode, and their mean the
 # mode.
 _LEARNED_AT = 0.5
+# Of expanding the likelihood about weights and drawing them anew, where no mode is sought.
+_STARTING_ROUNDS = 3
 
 
 def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
@@ -38,12 +44,15 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
     Approximates nothing. With one auxiliary variable omega per row (Polya-Gamma for a logit link and for
     `NegativeBinomial`, a precision for `StudentT`) the rows become Gaussian data, so that a sweep is: the
     likelihood's own hyperparameters, such as a dispersion, given W by slice sampling, without omega; omega
-    given W, row by row; the hyperparameters of the sharing prior given omega by Hamiltonian Monte Carlo with
-    W and Z integrated out; Z and W given all that, exactly and at once. Where events are rare, such draws of
+    given W, row by row; where tasks are partitioned, their clusters given omega by Gibbs and split-merge
+    moves, and the hyperparameters of the sharing prior given omega by Hamiltonian Monte Carlo, both with W
+    and Z integrated out; Z and W given all that, exactly and at once. Where events are rare, such draws of
     W move slowly. So the sweep ends with another draw of each task's weights given Z and the
     hyperparameters: proposed under a second-order expansion of the likelihood at a point that warm-up has
-    found, and accepted or not by Metropolis' rule, task by task. Chains are one batch. They start around the
-    mode of the Laplace approximation, whose curvature is the first metric.
+    found, and accepted or not by Metropolis' rule, task by task; with partitions, together with another
+    draw of the task's cluster, which would otherwise be as slow where a task has many rows. Chains are
+    one batch. They start around the mode of the Laplace approximation, whose curvature is the first
+    metric; with partitions, at different ones, as the engine for Gaussian outcomes does.
 
     `Fit.check` says whether the run was long enough. A sweep costs time in proportion to the number of rows,
     and for `Binomial` to the number of trials.
@@ -55,7 +64,7 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
 
     Raises:
         KeyboardInterrupt: If interrupted while nothing is drawn yet.
-        SpecificationError: If a checkpoint is asked for.
+        SpecificationError: If a checkpoint is asked for, or there are fewer tasks than clusters.
     """
     refuse_checkpoint(settings, "gibbs")
     num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
@@ -83,12 +92,16 @@ class State:
         step: Step-size adaptation.
         root: Root of the inverse metric of the sharing prior's S coordinates, shape (S, S).
         reference: Expansion of the likelihood (of one batch entry) that proposals of weights come from.
+        generator: Source of randomness of the partitions' moves.
+        membership: Clusters of the tasks, shape (C, T); `None` where they are not partitioned.
         weights_seen: Sum of the weights of warm-up's sweeps, shape (T, D), and the number of them.
         window: Warm-up points.
         points_drawn: Kept points, each (C, P).
         draws: Kept weights and basis.
         stats: Per kept draw: acceptance, energy error, steps, each (C, 3); none where S = 0.
         renewed: Per kept draw, the share of tasks whose proposed weights were accepted, each (C,).
+        partitions: Kept partitions, each (C, T).
+        density: Per kept draw, log p(y | W) + log p(hyperparameters, partition), each (C,).
         iteration: Sweeps done.
     """
 
@@ -98,11 +111,15 @@ class State:
     root: torch.Tensor
     reference: Expansion
     weights_seen: tuple[torch.Tensor, int]
+    generator: torch.Generator
+    membership: torch.Tensor | None = None
     window: list[torch.Tensor] = field(default_factory=list)
     points_drawn: list[torch.Tensor] = field(default_factory=list)
     draws: list[WeightDraws] = field(default_factory=list)
     stats: list[torch.Tensor] = field(default_factory=list)
     renewed: list[torch.Tensor] = field(default_factory=list)
+    partitions: list[torch.Tensor] = field(default_factory=list)
+    density: list[torch.Tensor] = field(default_factory=list)
     iteration: int = 0
 
 
@@ -123,10 +140,12 @@ class Gibbs:
         self.num_shared = ParameterSpace(problem.sharing.parameters(T, D)).size
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
-        """Hyperparameters around the mode of the Laplace approximation, and weights from it."""
+        """Where chains start: hyperparameters, partitions where there are any, and weights."""
+        if self.problem.sharing.has_partition:
+            return self._start_partitions(num_chains, rng)
         P = self.problem.space.size
         points, root = torch.zeros(num_chains, 0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)
-        if P:
+        if P:  # around the mode of the Laplace approximation
             points, root = around_modes(self.marginal, self.problem, num_chains, rng)
         if P > self.num_shared:
             S = self.num_shared
@@ -135,19 +154,50 @@ class Gibbs:
         structure = self.problem.structure(values)
         expansion = self.marginal.expand(structure, num_chains, values)
         current = draw_posterior(expansion.pseudo.compressed(), structure, self._noise(num_chains), rng)
-        reference = self._reference(expansion.f, points)
+        return self.state(points, root, current, expansion.f, torch.Generator())
+
+    def _start_partitions(self, num_chains: int, rng: np.random.Generator) -> State:
+        """Dispersed partitions, from what an expansion of the likelihood says about each task by itself."""
+        points = self.problem.space.initial(rng, num_chains)
+        values = self.problem.space.constrain(points)
+        expansion = self._reference(self.problem.outcomes(values).start()[None], points)
+        membership = starting_partitions(self.problem, expansion.pseudo.compressed(), num_chains, rng)
+        structure = self._structure(points, membership)
+        for _ in range(_STARTING_ROUNDS):
+            data = self.marginal.expand_at(expansion.f.expand(num_chains, -1), values).pseudo.compressed()
+            current = self._draw(data, structure, rng)
+            expansion = self.marginal.expand_at(self.rows.predictor(current.weights), values)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        root = torch.eye(self.num_shared, dtype=torch.float64)
+        return self.state(points, root, current, expansion.f, generator, membership)
+
+    def state(
+        self,
+        points: torch.Tensor,
+        root: torch.Tensor,
+        current: WeightDraws,
+        f: torch.Tensor,
+        generator: torch.Generator,
+        membership: torch.Tensor | None = None,
+    ) -> State:
+        """The state before the first sweep; weights are proposed by an expansion at the mean of f (C, N)."""
+        reference = self._reference(f, points)
         nothing = (torch.zeros_like(current.weights[0]), 0)
-        return State(points, current, StepSize(_TARGET, 0.5), root, reference, nothing)
+        step = StepSize(_TARGET, 0.5)
+        return State(points, current, step, root, reference, nothing, generator, membership)
 
     def advance(self, state: State, rng: np.random.Generator) -> None:
         """One sweep of all chains, in place."""
         self._move_own(state, rng)
         data = self.augment(state.current.weights, self.problem.space.constrain(state.points), rng)
-        stats = self._move(state, data, rng) if self.num_shared else None
-        values = self.problem.space.constrain(state.points)
-        structure = self.problem.structure(values)
-        state.current = draw_posterior(data, structure, self._noise(len(state.points)), rng)
-        state.current, renewed = self.renew(state.current, state.reference, structure, values, rng)
+        given = replace(self.problem, tasks=data)  # Gaussian rows
+        if state.membership is not None:
+            state.membership = move_partition(given, state.points, state.membership, state.generator)
+            given = given.given(state.membership)
+        stats = self._move(state, given, rng) if self.num_shared else None
+        structure = self._structure(state.points, state.membership)
+        state.current = self._draw(data, structure, rng)
+        renewed = self._renew(state, structure, rng)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
             self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
@@ -157,43 +207,47 @@ class Gibbs:
         state.points_drawn.append(state.points)
         if stats is not None:
             state.stats.append(stats)
+        if state.membership is not None:
+            state.partitions.append(state.membership)
+            state.density.append(self._log_density(state))
+
+    def _renew(self, state: State, structure: Structure, rng: np.random.Generator) -> torch.Tensor:
+        """Weights, and clusters where there are any, without omega; the share of tasks accepted, (C,)."""
+        values = self.problem.space.constrain(state.points)
+        model = (self.problem.outcomes(values), state.reference, structure)
+        if state.membership is None:
+            state.current, renewed = renew(*model, state.current, rng)
+            return renewed
+        sharing = self.problem.sharing
+        assert isinstance(sharing, PartitionSharing)
+        prior = Weights(sharing, values, self.rows.num_tasks)
+        state.current, state.membership, renewed = renew_with_clusters(*model, prior, state.current, rng)
+        return renewed
+
+    def _structure(self, points: torch.Tensor, membership: torch.Tensor | None) -> Structure:
+        values = self.problem.space.constrain(points)
+        return self.problem.structure(values if membership is None else values | {"cluster": membership})
+
+    def _draw(self, data: CompressedTasks, structure: Structure, rng: np.random.Generator) -> WeightDraws:
+        """Draw W and Z given data of the chains."""
+        noise = self._noise(data.residual.shape[0])
+        if structure.membership is None:
+            return draw_posterior(data, structure, noise, rng)
+        return draw_clustered(data, structure, noise, rng)
+
+    def _log_density(self, state: State) -> torch.Tensor:
+        """log p(y | W) + log p(hyperparameters, partition), which no relabelling changes, shape (C,)."""
+        sharing = self.problem.sharing
+        assert isinstance(sharing, PartitionSharing) and state.membership is not None
+        log_prior, values = self.problem.space.log_prior(state.points)
+        f = self.rows.predictor(state.current.weights)
+        given = self.problem.outcomes(values).derivatives(f).value.sum(1)
+        return given + log_prior + sharing.log_partition(state.membership, values)
 
     def augment(self, weights: torch.Tensor, values: Values, rng: np.random.Generator) -> CompressedTasks:
         """Draw omega | W, and return the Gaussian data that the rows are given omega."""
         omega, kappa = self.problem.outcomes(values).augment(self.rows.predictor(weights), rng)
         return self.rows.pseudo_data(omega, kappa).compressed()
-
-    def renew(
-        self,
-        current: WeightDraws,
-        reference: Expansion,
-        structure: Structure,
-        values: Values,
-        rng: np.random.Generator,
-    ) -> tuple[WeightDraws, torch.Tensor]:
-        """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,).
-
-        The proposal is the prior of e_t times pseudo-rows exp(kappa f - omega f^2 / 2), the expansion of the
-        likelihood at the reference, so a task's importance is the likelihood of its rows over their
-        pseudo-rows.
-        """
-        data, noise = reference.pseudo.compressed(), self._noise(len(current.weights))
-        proposed = draw_weights(data, structure, noise, current.basis, rng)
-        outcomes = self.problem.outcomes(values)
-
-        def importance(weights: torch.Tensor) -> torch.Tensor:
-            f = self.rows.predictor(weights)
-            value = outcomes.derivatives(f).value
-            return self.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
-
-        ratio = importance(proposed.weights) - importance(current.weights)
-        accepted = torch.from_numpy(rng.random(tuple(ratio.shape))).log() < ratio
-        moved = WeightDraws(
-            torch.where(accepted[..., None], proposed.weights, current.weights),
-            current.basis,
-            torch.where(accepted[..., None], proposed.factors, current.factors),
-        )
-        return moved, accepted.to(ratio.dtype).mean(1)
 
     def _reference(self, f: torch.Tensor, points: torch.Tensor) -> Expansion:
         """The expansion at the mean of row values (B, N) and of points (B, P), for all chains."""
@@ -217,22 +271,18 @@ class Gibbs:
             state.points = state.points.clone()
             state.points[:, position] = slice_sample(log_density, state.points[:, position], rng)
 
-    def _move(self, state: State, data: CompressedTasks, rng: np.random.Generator) -> torch.Tensor:
-        """One trajectory of the sharing prior's hyperparameters given omega; statistics (C, 3)."""
-        space, noise = self.problem.space, self._noise(len(state.points))
-        present, own = state.points[:, : self.num_shared], state.points[:, self.num_shared :]
-
-        def log_density(points: torch.Tensor) -> torch.Tensor:
-            log_prior, values = space.log_prior(torch.cat([points, own], dim=1))
-            return log_prior + log_marginal(data, self.problem.structure(values), noise)
-
-        start, gradient = differentiate(log_density, present)
+    def _move(self, state: State, given: Problem, rng: np.random.Generator) -> torch.Tensor:
+        """One trajectory of the sharing prior's hyperparameters given omega and the partition: (C, 3)."""
+        S = self.num_shared
+        present, own = state.points[:, :S], state.points[:, S:]
+        start, gradient = given.value_and_gradient(state.points)
+        gradient = gradient[:, :S]
         value = start
 
         def slope(points: torch.Tensor) -> torch.Tensor:
             nonlocal value
-            value, gradient = differentiate(log_density, points)
-            return gradient
+            value, gradient = given.value_and_gradient(torch.cat([points, own], dim=1))
+            return gradient[:, :S]
 
         momentum = torch.from_numpy(rng.standard_normal(tuple(present.shape)))
         length = TRAJECTORY * (0.5 + rng.random()) / state.step.step_size
@@ -280,6 +330,9 @@ def _collect(problem: Problem, state: State, complete: bool) -> Draws:
     C, N, P = points.shape
     values = problem.space.constrain(points.reshape(C * N, P))
     sample_stats = {"tasks_renewed": torch.stack(state.renewed, dim=1).numpy()}
+    if state.partitions:
+        values["cluster"] = torch.stack(state.partitions, dim=1).flatten(0, 1)
+        sample_stats["lp"] = torch.stack(state.density, dim=1).numpy()
     if state.stats:
         acceptance, error, steps = torch.stack(state.stats, dim=1).unbind(-1)
         sample_stats |= {
@@ -288,9 +341,11 @@ def _collect(problem: Problem, state: State, complete: bool) -> Draws:
             "n_steps": steps.numpy().astype(int),
             "step_size": np.full((C, N), state.step.step_size),
         }
+    num_rows = max(drawn.basis.shape[1] for drawn in state.draws)  # clusters come and go
+    basis = [torch.nn.functional.pad(d.basis, (0, 0, 0, num_rows - d.basis.shape[1])) for d in state.draws]
     return Draws(
         {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()},
-        torch.stack([drawn.basis for drawn in state.draws], dim=1),
+        torch.stack(basis, dim=1),
         torch.stack([drawn.weights for drawn in state.draws], dim=1),
         torch.stack([drawn.factors for drawn in state.draws], dim=1),
         sample_stats,

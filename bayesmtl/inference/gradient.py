@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bayesmtl.inference.whitening import Whitening
-from bayesmtl.likelihoods import Rowwise
+from bayesmtl.likelihoods import Given, Rowwise
 
 _LOG_2PI = math.log(2 * math.pi)
 _PARTS = ("loadings", "basis_scale", "residual_scale", "residual_factor")
@@ -217,16 +217,19 @@ class _ByHand:
         assert rows is not None and isinstance(likelihood, Rowwise)
         task = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
         X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
-        task, y = task[rows.real].numpy(), rows.y[rows.real]
+        task, y, offset = task[rows.real].numpy(), rows.y[rows.real], rows.offset[rows.real]
+        weights, given = rows.weights[rows.real], Given({}, rows.trials[rows.real], torch.from_numpy(task))
         starts = np.flatnonzero(np.diff(task, prepend=-1))  # a task's rows lie together
         seen = task[starts]
 
         def evaluate(W: np.ndarray, *_: object) -> tuple[float, np.ndarray]:
-            at = likelihood.derivatives(y, torch.from_numpy(np.einsum("nd,nd->n", X, W[task])))
+            f = offset + torch.from_numpy(np.einsum("nd,nd->n", X, W[task]))
+            at = likelihood.derivatives(y, f[None], given)
+            value, slope = (weights * at.value[0]).sum(), (weights * at.first[0]).numpy()
             g = np.zeros_like(W)
             if len(seen):
-                g[seen] = np.add.reduceat(X * at.first.numpy()[:, None], starts)
-            return float(at.value.sum()), g
+                g[seen] = np.add.reduceat(X * slope[:, None], starts)
+            return float(value), g
 
         return evaluate
 

@@ -22,7 +22,7 @@ import torch
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.joint import log_likelihood
 from bayesmtl.inference.problem import Problem
-from bayesmtl.likelihoods import Rowwise
+from bayesmtl.likelihoods import Given, Rowwise
 from bayesmtl.parameters import Values
 
 _JITTER = 1e-6  # of pseudo-rows, relative: a direction that rows say nothing about can still be learned
@@ -36,12 +36,16 @@ class Batch:
         tasks: Positions, shape (T_b,).
         X: Features, shape (T_b, m, D); zero for padding.
         y: Targets, shape (T_b, m).
+        offset: Known part of their functions, shape (T_b, m).
+        trials: Numbers of trials, shape (T_b, m).
         weight: How many rows of the data each stands for, shape (T_b, m); 0 for padding.
     """
 
     tasks: torch.Tensor
     X: torch.Tensor
     y: torch.Tensor
+    offset: torch.Tensor
+    trials: torch.Tensor
     weight: torch.Tensor
 
 
@@ -63,6 +67,8 @@ class Batches:
         task = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
         self.X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
         self.y, task = rows.y[rows.real].numpy(), task[rows.real]
+        further = (rows.offset, rows.trials, rows.weights)
+        self.offset, self.trials, self.weights = (part[rows.real].numpy() for part in further)
         self.count = np.bincount(task.numpy(), minlength=self.T)
         first = np.full(self.T, len(task))
         np.minimum.at(first, task.numpy(), np.arange(len(task)))
@@ -74,15 +80,16 @@ class Batches:
         tasks = np.arange(self.T) if every else rng.permutation(self.T)[: self.num_tasks]
         if self.width == 0:  # sufficient statistics stand for all rows
             nothing = torch.zeros(len(tasks), 0, dtype=torch.float64)
-            return Batch(torch.from_numpy(tasks), nothing[..., None], nothing, nothing)
+            return Batch(torch.from_numpy(tasks), nothing[..., None], *(nothing for _ in range(4)))
         count, m = self.count[tasks][:, None], self.width
         place = np.broadcast_to(np.arange(m), (len(tasks), m))
         if (count > m).any():
             place = np.where(count > m, (rng.random((len(tasks), m)) * count).astype(int), place)
         real = place < count
         where = np.where(real, self.first[tasks][:, None] + place, 0)
-        weight = np.where(real, np.maximum(count / m, 1.0), 0.0)
-        parts = (self.X[where] * real[..., None], np.where(real, self.y[where], 0.0), weight)
+        weight = np.where(real, np.maximum(count / m, 1.0) * self.weights[where], 0.0)
+        y, offset = np.where(real, self.y[where], 0.0), np.where(real, self.offset[where], 0.0)
+        parts = (self.X[where] * real[..., None], y, offset, self.trials[where], weight)
         return Batch(torch.from_numpy(tasks), *(torch.from_numpy(part) for part in parts))
 
 
@@ -203,8 +210,11 @@ class Guide:
         likelihood = self.problem.likelihood
         if self.problem.rows is not None:
             assert isinstance(likelihood, Rowwise)
-            f = (batch.X @ weights[0, ..., None])[..., 0]
-            return (likelihood.derivatives(batch.y, f).value * batch.weight).sum(1)
+            f = batch.offset + (batch.X @ weights[0, ..., None])[..., 0]
+            task = batch.tasks[:, None].expand(f.shape).flatten()
+            given = Given(values, batch.trials.flatten(), task)
+            value = likelihood.derivatives(batch.y.flatten(), f.reshape(1, -1), given).value
+            return (value.reshape(f.shape) * batch.weight).sum(1)
         every = torch.zeros(1, len(self.c), weights.shape[-1], dtype=weights.dtype)
         every = every.index_copy(1, batch.tasks, weights)
         return log_likelihood(self.problem, values, every, by_task=True)[0].index_select(0, batch.tasks)

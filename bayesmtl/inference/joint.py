@@ -30,7 +30,6 @@ from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.problem import Problem
-from bayesmtl.likelihoods import Rowwise
 from bayesmtl.parameters import Values
 
 HALF = 0.5  # share of prior variance left below which a quantity is its own coordinate
@@ -250,13 +249,12 @@ def log_likelihood(
 ) -> torch.Tensor:
     """log p(y | W, dispersion) of weights (B, T, D), shape (B,), or of each task, (B, T); differentiable."""
     if problem.rows is not None:
-        assert isinstance(problem.likelihood, Rowwise)
-        rows, f = problem.rows, _Predictor.apply(problem.rows, weights)  # type: ignore[no-untyped-call]
+        f = _Predictor.apply(problem.rows, weights)  # type: ignore[no-untyped-call]
         fixed = f.detach()
-        at = problem.likelihood.derivatives(rows.y, fixed)
+        at = problem.outcomes(values).derivatives(fixed)
         # what is added is zero, and has the slope of the value: cheaper than to differentiate it
         value = at.value + at.first.detach() * (f - fixed)
-        return rows.sums(value) if by_task else torch.where(rows.real, value, 0.0).sum(1)
+        return problem.rows.sums(value) if by_task else value.sum(1)
     tasks, noise = problem.tasks, problem.noise(values, len(weights))
     total = -0.5 * tasks.residual / noise**2
     total = total - tasks.count * (noise.log() + 0.5 * math.log(2 * math.pi))

@@ -5,22 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bayesmtl.algebra.clusters import TaskTerms, draw_clustered, draw_population, task_terms
+from bayesmtl.algebra.clusters import draw_clustered
 from bayesmtl.algebra.conditional import WeightDraws
 from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import HMC, State, stacked
-from bayesmtl.inference.partition_moves import Evidence, Weights, gibbs_sweep, split_merge
+from bayesmtl.inference.partition_step import move_partition, starting_partitions
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
-from bayesmtl.sharing.partition import PartitionSharing, in_order
 
 NUM_DRAWS = 500  # by default, per chain
-NUM_SPLIT_MERGE = 3  # proposals after every sweep
 # Length of a trajectory: a little shorter than where nothing else moves.
 TRAJECTORY = 2.0
-_MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
 _CHUNK = 2_000_000  # numbers of workspace handled at once when weights are drawn
 
 
@@ -80,9 +77,7 @@ class PartitionSampler:
     """
 
     def __init__(self, problem: Problem, num_warmup: int):
-        assert isinstance(problem.sharing, PartitionSharing)
-        problem.sharing.check_tasks(problem.tasks.num_tasks)
-        self.problem, self.sharing, self.num_warmup = problem, problem.sharing, num_warmup
+        self.problem, self.num_warmup = problem, num_warmup
         self.given = problem
         signed = problem.space.signed()
         self.hmc = HMC(
@@ -102,7 +97,7 @@ class PartitionSampler:
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """The state before the first iteration, with chains at different partitions."""
-        membership = starting_partitions(self.problem, num_chains, rng)
+        membership = starting_partitions(self.problem, self.problem.tasks, num_chains, rng)
         points = self.problem.space.initial(rng, num_chains)
         self.given = self.problem.given(membership)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -122,7 +117,7 @@ class PartitionSampler:
             raise
 
     def _advance(self, state: State) -> None:
-        membership = self.move_partition(state.points, state.further["membership"], state.generator)
+        membership = move_partition(self.problem, state.points, state.further["membership"], state.generator)
         kept = state.further["kept"]
         if state.iteration >= self.num_warmup:
             kept = torch.cat([kept, membership[:, None]], dim=1)
@@ -137,85 +132,6 @@ class PartitionSampler:
             state.draws.append(state.points)
             ones = torch.ones_like(state.value)
             state.stats.append(torch.stack([ones, 0 * ones, 0 * ones, state.value, 0 * ones], dim=1))
-
-    def move_partition(
-        self, points: torch.Tensor, membership: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Partitions (C, T) moved given the hyperparameters at points (C, P)."""
-        with torch.no_grad():
-            values = self.problem.space.constrain(points)
-            noise = self.problem.noise(values, len(points))
-            structure = self.problem.structure(values | {"cluster": membership})
-            terms = task_terms(self.problem.tasks, structure, noise)
-            weights = Weights(self.sharing, values, membership.shape[1])
-            spread = values["cluster_scale"]
-            data = self._about_population(terms, values, membership, noise, spread, generator)
-            membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
-            if membership.shape[1] > 1:
-                data = self._about_population(terms, values, membership, noise, spread, generator)
-                for _ in range(NUM_SPLIT_MERGE):
-                    moved, _ = split_merge(membership.numpy(), data, weights, generator)
-                    membership = torch.from_numpy(moved)
-        return membership
-
-    def _about_population(
-        self,
-        terms: TaskTerms,
-        values: dict[str, torch.Tensor],
-        membership: torch.Tensor,
-        noise: torch.Tensor,
-        spread: torch.Tensor,
-        generator: torch.Generator,
-    ) -> Evidence:
-        structure = self.problem.structure(values | {"cluster": membership})
-        mean = draw_population(terms, structure, generator)
-        return Evidence.of(*terms.about(mean, spread))
-
-
-def starting_partitions(problem: Problem, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
-    """Where chains start, shape (C, T): together, apart, and k-means with 2, 4 .. clusters."""
-    T = problem.tasks.num_tasks
-    estimates = own_estimates(problem)
-    most = getattr(problem.sharing, "num_clusters", T)
-    partitions = []
-    for chain in range(num_chains):
-        kind, again = chain % 4, chain // 4
-        if kind == 0:
-            num_clusters = 1
-        elif kind == 1:
-            num_clusters = min(T, most, _MOST_APART)
-        else:
-            num_clusters = min(2 ** (kind - 1 + again), most, T)
-        partitions.append(k_means(estimates, num_clusters, rng))
-    return in_order(torch.from_numpy(np.stack(partitions)))
-
-
-def own_estimates(problem: Problem) -> np.ndarray:
-    """Ridge estimates of every task by itself with unit prior and noise scales, shape (T, D)."""
-    T, D = problem.tasks.num_tasks, problem.tasks.num_features
-    estimates = torch.zeros(T, D, dtype=torch.float64)
-    identity = torch.eye(D, dtype=torch.float64)
-    for group in problem.tasks.groups:
-        transposed = group.F.transpose(-1, -2)
-        right = transposed @ group.c[..., None]
-        estimates[group.index] = torch.linalg.solve(transposed @ group.F + identity, right).squeeze(-1)
-    return estimates.numpy()
-
-
-def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """Cluster of every point (T, D): k-means++, then ten rounds of Lloyd's algorithm."""
-    if num_clusters >= len(points):
-        return np.arange(len(points))
-    centers = points[rng.integers(len(points))][None]
-    for _ in range(num_clusters - 1):
-        distance = ((points[:, None] - centers) ** 2).sum(-1).min(1)
-        share = distance / distance.sum() if distance.sum() > 0 else np.full(len(points), 1 / len(points))
-        centers = np.concatenate([centers, points[rng.choice(len(points), p=share)][None]])
-    for _ in range(10):
-        nearest = ((points[:, None] - centers) ** 2).sum(-1).argmin(1)
-        for k in np.unique(nearest):
-            centers[k] = points[nearest == k].mean(0)
-    return np.asarray(nearest)
 
 
 def _complete(

@@ -94,7 +94,7 @@ def _start(problem: Problem, rng: np.random.Generator) -> Guide:
     structure, noise = problem.structure(values), problem.noise(values, 1)
     data = problem.tasks
     if problem.rows is not None:
-        data = LaplaceMarginal(problem).data(structure, 1)
+        data = LaplaceMarginal(problem).data(structure, 1, values)
     gram, linear = _sums(data, noise)
     R = 0 if structure.basis_scale is None else structure.basis_scale.shape[1]
     basis = 0.1 * torch.from_numpy(rng.standard_normal((R, problem.tasks.num_features)))

@@ -84,7 +84,7 @@ def whitening(problem: Problem, num_chains: int, rng: np.random.Generator) -> Wh
     top = normal.centers[normal.highest][None]
     values = problem.space.constrain(top)
     structure, noise = problem.structure(values), problem.noise(values, 1)
-    tasks = problem.tasks if data is None else data(structure, 1)
+    tasks = problem.tasks if data is None else data(structure, 1, values)
     points = torch.cat([normal.draw(NUM_REFERENCE, rng, mode=normal.highest), normal.draw(num_chains, rng)])
     drawn = complete_draws(problem, points[None], {}, rng, data=data)
     basis, weights, factors = drawn.basis[0], drawn.weights[0], drawn.factors[0]

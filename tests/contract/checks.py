@@ -38,6 +38,8 @@ from torch.distributions.transforms import CorrCholeskyTransform
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning, SpecificationError, UnknownTaskError
 from bayesmtl.inference.marginal import LaplaceMarginal
+from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.target import Density
 from bayesmtl.parameters import Parameter
 
 NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
@@ -276,7 +278,7 @@ def check_density_relabelling(subject: Subject) -> None:
         elif parameter.size and parameter.dims[:1] == ("task",):
             moved[:, where] = points[:, where].reshape(5, len(order), -1)[:, order].reshape(5, -1)
         start += parameter.size
-    densities = [problem if subject.compresses else LaplaceMarginal(problem) for problem in problems]
+    densities = [_density(problem, len(points)) for problem in problems]
     first, second = densities[0].value(points), densities[1].value(moved) - shift
     assert torch.isfinite(first).all()
     # Newton's method stops where what is left is about this
@@ -288,6 +290,18 @@ def _reordered(parameter: Parameter, points: torch.Tensor, order: list[int]) -> 
     L = parameter.constrain(points)
     omega = (L @ L.transpose(-1, -2))[:, order][:, :, order]
     return CorrCholeskyTransform().inv(torch.linalg.cholesky(omega))
+
+
+def _density(problem: Problem, num_points: int) -> Density:
+    """What the engines evaluate; of partitions and rows that do not compress, given Gaussian pseudo-rows."""
+    if problem.rows is None:
+        return problem
+    marginal = LaplaceMarginal(problem)
+    if problem.membership is None:
+        return marginal
+    values = problem.space.constrain(torch.zeros(num_points, problem.space.size, dtype=torch.float64))
+    pseudo = marginal.expand_at(problem.outcomes(values).start().expand(num_points, -1), values).pseudo
+    return replace(problem, tasks=pseudo.compressed())
 
 
 @dataclass(frozen=True, eq=False)

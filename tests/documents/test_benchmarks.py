@@ -26,6 +26,8 @@ NEEDS = {
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
     "contraception": ("contraception", ("numpyro",)),
+    "partitions": ("school", ()),
+    "landmine_clusters": ("landmine", ()),
     "calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""

@@ -1,0 +1,122 @@
+"""What both Gibbs engines do with partitions: where chains start, and moves given Gaussian data."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bayesmtl.algebra.clusters import TaskTerms, draw_population, task_terms
+from bayesmtl.algebra.statistics import CompressedTasks
+from bayesmtl.inference.partition_moves import Evidence, Weights, gibbs_sweep, split_merge
+from bayesmtl.inference.problem import Problem
+from bayesmtl.sharing.partition import PartitionSharing, in_order
+
+NUM_SPLIT_MERGE = 3  # proposals after every sweep
+_MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
+
+
+def move_partition(
+    problem: Problem, points: torch.Tensor, membership: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Move partitions given the hyperparameters and Gaussian data, weights and cluster means integrated out.
+
+    mu is drawn exactly, then every task draws its cluster anew; mu again, then clusters are split and merged.
+
+    Args:
+        problem: A problem whose `tasks` are Gaussian data, the same for all chains or one set for each.
+        points: Coordinates of the hyperparameters, shape (C, P).
+        membership: Clusters, shape (C, T).
+        generator: Source of randomness.
+
+    Returns:
+        Clusters in the order of their first task, shape (C, T).
+    """
+    sharing = problem.sharing
+    assert isinstance(sharing, PartitionSharing)
+    with torch.no_grad():
+        values = problem.space.constrain(points)
+        noise = problem.noise(values, len(points))
+        structure = problem.structure(values | {"cluster": membership})
+        terms = task_terms(problem.tasks, structure, noise)
+        weights = Weights(sharing, values, membership.shape[1])
+        data = _about_population(problem, terms, values, membership, generator)
+        membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
+        if membership.shape[1] > 1:
+            data = _about_population(problem, terms, values, membership, generator)
+            for _ in range(NUM_SPLIT_MERGE):
+                moved, _ = split_merge(membership.numpy(), data, weights, generator)
+                membership = torch.from_numpy(moved)
+    return membership
+
+
+def _about_population(
+    problem: Problem,
+    terms: TaskTerms,
+    values: dict[str, torch.Tensor],
+    membership: torch.Tensor,
+    generator: torch.Generator,
+) -> Evidence:
+    structure = problem.structure(values | {"cluster": membership})
+    mean = draw_population(terms, structure, generator)
+    return Evidence.of(*terms.about(mean, values["cluster_scale"]))
+
+
+def starting_partitions(
+    problem: Problem, tasks: CompressedTasks, num_chains: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """Where chains start, shape (C, T): together, apart, and k-means with 2, 4 .. clusters.
+
+    Args:
+        problem: The posterior.
+        tasks: Gaussian data, the same for all chains.
+        num_chains: C.
+        rng: Source of randomness.
+
+    Raises:
+        SpecificationError: If the prior does not allow so few tasks.
+    """
+    sharing, T = problem.sharing, tasks.num_tasks
+    assert isinstance(sharing, PartitionSharing)
+    sharing.check_tasks(T)
+    estimates = own_estimates(tasks)
+    most = getattr(sharing, "num_clusters", T)
+    partitions = []
+    for chain in range(num_chains):
+        kind, again = chain % 4, chain // 4
+        if kind == 0:
+            num_clusters = 1
+        elif kind == 1:
+            num_clusters = min(T, most, _MOST_APART)
+        else:
+            num_clusters = min(2 ** (kind - 1 + again), most, T)
+        partitions.append(k_means(estimates, num_clusters, rng))
+    return in_order(torch.from_numpy(np.stack(partitions)))
+
+
+def own_estimates(tasks: CompressedTasks) -> np.ndarray:
+    """Ridge estimates of every task by itself with unit prior and noise scales, shape (T, D)."""
+    T, D = tasks.num_tasks, tasks.num_features
+    estimates = torch.zeros(T, D, dtype=torch.float64)
+    identity = torch.eye(D, dtype=torch.float64)
+    for group in tasks.groups:
+        transposed = group.F.transpose(-1, -2)
+        right = transposed @ group.c[..., None]
+        solved = torch.linalg.solve(transposed @ group.F + identity, right)
+        estimates[group.index] = solved.reshape(-1, D)
+    return estimates.numpy()
+
+
+def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
+    """Cluster of every point (T, D): k-means++, then ten rounds of Lloyd's algorithm."""
+    if num_clusters >= len(points):
+        return np.arange(len(points))
+    centers = points[rng.integers(len(points))][None]
+    for _ in range(num_clusters - 1):
+        distance = ((points[:, None] - centers) ** 2).sum(-1).min(1)
+        share = distance / distance.sum() if distance.sum() > 0 else np.full(len(points), 1 / len(points))
+        centers = np.concatenate([centers, points[rng.choice(len(points), p=share)][None]])
+    for _ in range(10):
+        nearest = ((points[:, None] - centers) ** 2).sum(-1).argmin(1)
+        for k in np.unique(nearest):
+            centers[k] = points[nearest == k].mean(0)
+    return np.asarray(nearest)

@@ -1,0 +1,311 @@
+"""Partitions of tasks: School, two thousand tasks, a plain Python loop, and truth that is known.
+
+- School (139 tasks, 28 columns, 4 chains): the least effective sample size of label-free quantities (number
+  of clusters, log density, concentration, and whether two tasks are together, for pairs in doubt), and what
+  200 take.
+- 2,000 tasks of 10 features: seconds per draw.
+- An iteration of a batch of chains (a sweep over all tasks and a trajectory of the hyperparameters), beside
+  the same computations one chain, task and cluster at a time.
+- Recovery: 30 tasks in 4 clusters with 15 rows each; adjusted Rand index of the point partition, beside an
+  oracle that knows the cluster means and has to assign the tasks only.
+- Calibration: the same with clusters that overlap, drawn from the prior; of the pairs that are together with
+  probability p, a share of p should be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+import bayesmtl as bm
+from bayesmtl.algebra.clusters import task_terms
+from bayesmtl.inference import Problem
+from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep
+from benchmarks.common import Options, Watch, bulk_ess, main, prepare, school, table, verdict
+
+LONG = {"num_chains": 4, "num_warmup": 150, "num_draws": 300}
+FEW = {"num_chains": 3, "num_warmup": 60, "num_draws": 60}
+REDUCED = {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
+EDGES = np.linspace(0.0, 1.0, 6)
+"""Bins of co-clustering probabilities whose reliability is judged."""
+
+
+def clustered_data(
+    num_clusters: int, within: float, seed: int, *, num_tasks: int = 30, rows: int = 15
+) -> tuple[bm.TaskData, np.ndarray, np.ndarray]:
+    """Tasks with three weights each, in clusters of equal size.
+
+    Returns:
+        The data, the clusters, and those that maximum likelihood finds for one who knows the cluster means.
+    """
+    rng = np.random.default_rng(seed)
+    truth = rng.permutation(np.arange(num_tasks) % num_clusters)
+    means = rng.normal(size=(num_clusters, 3))
+    W = means[truth] + within * rng.normal(size=(num_tasks, 3))
+    task = np.repeat(np.arange(num_tasks), rows)
+    x = rng.normal(size=(len(task), 2))
+    y = W[task, 0] + (x * W[task, 1:]).sum(1) + 0.5 * rng.normal(size=len(task))
+    known = (
+        ((y[:, None] - x @ means[:, 1:].T - means[:, 0]) ** 2).reshape(num_tasks, rows, -1).sum(1).argmin(1)
+    )
+    return bm.TaskData.from_arrays(x, y, [f"task_{t:02d}" for t in task]), truth, known
+
+
+def recovery(num_data_sets: int, length: dict[str, int]) -> pd.DataFrame:
+    """Adjusted Rand index of the point partition and of the oracle, one row per data set."""
+    rows = []
+    for seed in range(1, num_data_sets + 1):
+        data, truth, known = clustered_data(4, 0.0, seed)
+        fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=0, progress=False, **length)
+        point = fit.partition().point.reindex(data.task_names)
+        rows.append((adjusted_rand_score(truth, point), adjusted_rand_score(truth, known)))
+    return pd.DataFrame(rows, columns=["point partition", "oracle"])
+
+
+WITHIN, SPREAD = 0.4, 0.8
+KNOWN = bm.LinearModel(
+    bm.DirichletProcess(bm.Fixed(1.0), scale=bm.Fixed(WITHIN), spread=bm.Fixed(SPREAD)),
+    bm.Gaussian(noise=1.0),
+)
+
+
+def drawn_from_the_prior(seed: int, num_tasks: int, rows: int = 5) -> tuple[bm.TaskData, np.ndarray]:
+    """Targets and clusters as `KNOWN` has them, with an intercept and one standardised feature."""
+    rng = np.random.default_rng([seed, 5])
+    values = {"concentration": torch.ones(1, dtype=torch.float64)}
+    cluster = KNOWN.sharing.sample_partition(values, num_tasks, rng)[0].numpy()
+    W = rng.normal(size=2) + (SPREAD * rng.normal(size=(num_tasks, 2)))[cluster]
+    W = W + WITHIN * rng.normal(size=W.shape)
+    task = np.repeat(np.arange(num_tasks), rows)
+    x = rng.normal(size=len(task))
+    x = (x - x.mean()) / x.std()
+    y = W[task, 0] + W[task, 1] * x + rng.normal(size=len(task))
+    data = bm.TaskData.from_arrays(x[:, None], y, [f"task_{t:02d}" for t in task])
+    return data.with_target_standardization("none"), cluster
+
+
+def reliability(num_data_sets: int, length: dict[str, int], *, num_tasks: int = 12) -> pd.DataFrame:
+    """Pairs by the probability that they are together: how many, the mean probability, the share that are.
+
+    Tasks, partitions and targets come from the model that is fitted, so that a right posterior is calibrated.
+    """
+    pairs = []
+    for seed in range(num_data_sets):
+        data, cluster = drawn_from_the_prior(seed, num_tasks)
+        fit = KNOWN.fit(data, seed=seed, progress=False, **length)
+        together = fit.partition().co_clustering.to_numpy()
+        first, second = np.triu_indices(num_tasks, 1)
+        pairs.append(np.stack([together[first, second], cluster[first] == cluster[second]], axis=1))
+    frame = pd.DataFrame(np.concatenate(pairs), columns=["probability", "share together"])
+    bins = pd.cut(frame["probability"], EDGES, include_lowest=True).astype(str)
+    return frame.groupby(bins).mean().assign(pairs=frame.groupby(bins).size())
+
+
+def plain_sweep(
+    membership: np.ndarray, data: Evidence, weights: Weights, order: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """`gibbs_sweep` for one chain and a given order: a loop over tasks, and over clusters for each.
+
+    What a cluster holds and what it is worth are kept, so that the two differ in the batching only.
+    """
+    member, terms = canonical(membership)[0], data.terms[0]
+    sums, size, worth = {}, {}, {}
+    for k in range(member.max() + 1):
+        sums[k] = data.empty + terms[member == k].sum(0)
+        size[k], worth[k] = int((member == k).sum()), plain_worth(sums[k])
+    for t in order:
+        own, new = member[t], max(sums) + 1
+        sums[own], size[own] = sums[own] - terms[t], size[own] - 1
+        worth[own] = plain_worth(sums[own])
+        if size[own] == 0:
+            del sums[own], size[own], worth[own]
+        joined = {k: sums[k] + terms[t] for k in sums} | {new: data.empty + terms[t]}
+        gained = {k: plain_worth(matrix) for k, matrix in joined.items()}
+        score = [weights.join[0, size[k]] + gained[k] - worth[k] for k in sums]
+        score.append(weights.open[0, len(sums)] + gained[new])
+        share = np.exp(np.array(score) - np.max(score))
+        k = [*sums, new][rng.choice(len(share), p=share / share.sum())]
+        member[t], sums[k], size[k], worth[k] = k, joined[k], size.get(k, 0) + 1, gained[k]
+    return canonical(member[None])
+
+
+def plain_worth(matrix: np.ndarray) -> float:
+    """log of E[exp(q'b - b'Q b / 2)] over b ~ N(0, I), from [[I + Q, q], [q', .]]."""
+    L = np.linalg.cholesky(matrix)
+    return float(0.5 * L[-1, :-1] @ L[-1, :-1] - np.log(np.diagonal(L)[:-1]).sum())
+
+
+def plain_density(problem: Problem, values: dict[str, torch.Tensor], c: int) -> torch.Tensor:
+    """log p(y | partition, hyperparameters) of one chain: a loop over tasks, then over clusters."""
+    structure, noise = problem.structure(values), problem.noise(values, len(values["cluster"]))
+    assert structure.basis_scale is not None and structure.residual_scale is not None
+    assert structure.membership is not None
+    member, sd = structure.membership[c], noise[c, 0]
+    D = structure.basis_scale.shape[-1]
+    identity = torch.eye(D, dtype=torch.float64)
+    precision, linear, total = {}, {}, torch.zeros((), dtype=torch.float64)
+    for group in problem.tasks.groups:
+        for i, t in enumerate(group.index.tolist()):
+            F, y, k = group.F[i], group.c[i], int(member[t])
+            root = F * structure.residual_scale[c, 0]
+            L = torch.linalg.cholesky(root @ root.T + sd**2 * torch.eye(len(F), dtype=torch.float64))
+            H = torch.linalg.solve_triangular(L, torch.cat([F, y[:, None]], dim=1), upper=False)
+            Q, q = H[:, :-1].T @ H[:, :-1], H[:, :-1].T @ H[:, -1]
+            precision[k], linear[k] = precision.get(k, 0.0) + Q, linear.get(k, 0.0) + q
+            count = problem.tasks.count[t]
+            total = total - 0.5 * (H[:, -1] ** 2).sum() - L.diagonal().log().sum()
+            total = total - (count - len(F)) * sd.log() - 0.5 * problem.tasks.residual[t] / sd**2
+            total = total - 0.5 * count * math.log(2 * math.pi)
+    scale, spread = structure.basis_scale[c]
+    P, p = torch.zeros(D, D, dtype=torch.float64), torch.zeros(D, dtype=torch.float64)
+    for k, Q in precision.items():
+        L = torch.linalg.cholesky(identity + spread[:, None] * Q * spread)
+        right = spread[:, None] * torch.cat([Q, linear[k][:, None]], dim=1)
+        A = torch.linalg.solve_triangular(L, right, upper=False)
+        P, p = P + Q - A[:, :-1].T @ A[:, :-1], p + linear[k] - A[:, :-1].T @ A[:, -1]
+        total = total + 0.5 * (A[:, -1] ** 2).sum() - L.diagonal().log().sum()
+    L = torch.linalg.cholesky(identity + scale[:, None] * P * scale)
+    white = torch.linalg.solve_triangular(L, (scale * p)[:, None], upper=False)
+    return total + 0.5 * (white**2).sum() - L.diagonal().log().sum()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Processor seconds per chain, batched and in plain loops over chains and tasks."""
+
+    sweep: tuple[float, float]
+    gradient: tuple[float, float]
+
+    def times(self, *, num_gradients: int) -> float:
+        """How many times as fast a whole iteration is: a sweep and so many gradients."""
+        batched, plain = (a + num_gradients * b for a, b in zip(self.sweep, self.gradient, strict=True))
+        return plain / batched
+
+
+def beside_loops(num_chains: int, num_tasks: int) -> Beside:
+    """A sweep over all tasks, and a gradient of the hyperparameters' density given the partition."""
+    model, data = bm.LinearModel(bm.DirichletProcess()), many_tasks(num_tasks)
+    problem = prepare(model, data)
+    membership = torch.arange(num_tasks).remainder(8).expand(num_chains, -1)
+    points = problem.space.initial(np.random.default_rng(0), num_chains)
+    values = problem.space.constrain(points) | {"cluster": membership}
+    structure, noise = problem.structure(values), problem.noise(values, num_chains)
+    terms = task_terms(problem.tasks, structure, noise)
+    evidence = Evidence.of(*terms.about(torch.zeros_like(terms.linear[:, 0]), values["cluster_scale"]))
+    weights = Weights(model.sharing, values, num_tasks)
+    generator, watches = torch.Generator().manual_seed(0), [Watch() for _ in range(4)]
+    given = problem.given(membership)
+    given.value_and_gradient(points)
+    with watches[0].running():
+        for _ in range(3):
+            gibbs_sweep(membership.numpy(), evidence, weights, generator)
+    one, order = Evidence(evidence.terms[:1]), np.random.default_rng(0).permutation(num_tasks)
+    with watches[1].running():
+        plain_sweep(membership[:1].numpy(), one, weights, order, np.random.default_rng(1))
+    with watches[2].running():
+        for _ in range(3):
+            given.value_and_gradient(points)
+    with watches[3].running():
+        free = points.detach().requires_grad_()
+        space = problem.space.constrain(free) | {"cluster": membership}
+        torch.autograd.grad(plain_density(problem, space, 0), free, allow_unused=True)
+    share = [watch.cpu / n for watch, n in zip(watches, (3 * num_chains, 1) * 2, strict=True)]
+    return Beside((share[0], share[1]), (share[2], share[3]))
+
+
+def label_free_ess(fit: bm.Fit) -> dict[str, float]:
+    """Least bulk effective sample size of every kind of label-free quantity."""
+    shown = {
+        "number of clusters": fit.posterior["num_clusters"].to_numpy()[..., None],
+        "concentration": fit.posterior["concentration"].to_numpy()[..., None],
+        **{
+            name: array.to_numpy().reshape(*array.shape[:2], -1)
+            for name, array in fit._pairs_in_doubt().items()
+        },
+    }
+    return {name: float(np.nanmin(bulk_ess(values))) for name, values in shown.items()}
+
+
+def timed(model: bm.LinearModel, data: bm.TaskData, length: dict[str, int]) -> tuple[bm.Fit, float]:
+    """A fit and its processor seconds."""
+    watch = Watch()
+    with watch.running():
+        fit = model.fit(data, seed=0, progress=False, **length)
+    return fit, watch.cpu
+
+
+def many_tasks(num_tasks: int) -> bm.TaskData:
+    """Tasks of ten features and 20 rows each, in eight clusters."""
+    rng = np.random.default_rng(1)
+    W = rng.normal(size=(8, 10))[np.arange(num_tasks) % 8] + 0.2 * rng.normal(size=(num_tasks, 10))
+    task = np.repeat(np.arange(num_tasks), 20)
+    x = rng.normal(size=(len(task), 9))
+    y = W[task, 0] + (x * W[task, 1:]).sum(1) + 0.5 * rng.normal(size=len(task))
+    return bm.TaskData.from_arrays(x, y, task)
+
+
+def run(options: Options) -> str:
+    reduced = options.reduced
+    model = bm.LinearModel(bm.DirichletProcess())
+    data = school("every level") if not reduced else clustered_data(3, 0.3, 0)[0]
+    fit, seconds = timed(model, data, REDUCED if reduced else LONG)
+    least = label_free_ess(fit)
+    per_200 = 200 * seconds / min(least.values())
+    num_chains, num_tasks, num_gradients = (2, 40, 10) if reduced else (4, 400, 10)
+    beside = beside_loops(num_chains, num_tasks)
+    large = many_tasks(100 if reduced else 2000)
+    large_length = {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
+    large_fit, large_seconds = timed(model, large, large_length)
+    found = recovery(2 if reduced else 20, REDUCED if reduced else FEW)
+    judged = reliability(3 if reduced else 150, REDUCED if reduced else FEW)
+    enough = judged[judged["pairs"] >= 200]
+    gap = float((enough["probability"] - enough["share together"]).abs().max()) if len(enough) else np.nan
+    as_good = found["point partition"] >= np.minimum(0.95, found["oracle"])
+    draws = 2 * (large_length["num_warmup"] + large_length["num_draws"])
+    lines = [
+        f"School, {data.num_tasks} tasks of {data.num_features} columns, {seconds:.0f} processor seconds:",
+        "",
+        table(pd.DataFrame({"least bulk ESS": pd.Series(least)}).rename_axis("quantity"), 0),
+        "",
+        "Adjusted Rand index over data sets of 30 tasks in 4 clusters:",
+        "",
+        table(found.describe().loc[["mean", "min"]].rename_axis(""), 3),
+        "",
+        "Pairs of tasks by the probability that they are together:",
+        "",
+        table(judged.rename_axis("probability within"), 3),
+        "",
+        f"{large.num_tasks} tasks of {large.num_features} features: {1000 * large_seconds / draws:.0f} ms "
+        f"per iteration of a chain, {large_fit.posterior['num_clusters'].mean():.1f} clusters on average "
+        "(8 true).",
+        "",
+        verdict(
+            "School: 200 effective draws of every label-free quantity within 60 s",
+            ok=per_200 < 60,
+            found=f"{per_200:.0f} processor seconds",
+        ),
+        verdict(
+            "an iteration, batched, at least 20 times as fast as plain loops over chains and tasks",
+            ok=beside.times(num_gradients=num_gradients) >= 20,
+            found=f"{beside.times(num_gradients=num_gradients):.0f} times with {num_gradients} gradients of "
+            f"the hyperparameters; its sweep alone {beside.times(num_gradients=0):.0f} times; {num_tasks} "
+            f"tasks of 10 features, {num_chains} chains",
+        ),
+        verdict(
+            "adjusted Rand index of at least .95, or as good as the oracle",
+            ok=bool(as_good.all()),
+            found=f"{int(as_good.sum())} of {len(found)} data sets; mean "
+            f"{found['point partition'].mean():.3f}, oracle {found['oracle'].mean():.3f}",
+        ),
+        verdict("co-clustering reliable within .05", ok=gap <= 0.05, found=f"largest gap {gap:.3f}"),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main("partitions", "Partitions of tasks", run)
