@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.collapsed import log_marginal
-from bayesmtl.algebra.conditional import WeightDraws, draw_posterior, draw_weights
+from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.statistics import CompressedTasks
-from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
@@ -20,6 +19,7 @@ from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
 from bayesmtl.inference.slice import slice_sample
 from bayesmtl.inference.target import differentiate, finite_or_least
+from bayesmtl.inference.task_weights import renew
 from bayesmtl.likelihoods import Rowwise
 from bayesmtl.parameters import ParameterSpace, Values
 
@@ -147,7 +147,8 @@ class Gibbs:
         values = self.problem.space.constrain(state.points)
         structure = self.problem.structure(values)
         state.current = draw_posterior(data, structure, self._noise(len(state.points)), rng)
-        state.current, renewed = self.renew(state.current, state.reference, structure, values, rng)
+        outcomes = self.problem.outcomes(values)
+        state.current, renewed = renew(state.current, state.reference, structure, outcomes, rng)
         state.iteration += 1
         if state.iteration <= self.num_warmup:
             self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
@@ -162,38 +163,6 @@ class Gibbs:
         """Draw omega | W, and return the Gaussian data that the rows are given omega."""
         omega, kappa = self.problem.outcomes(values).augment(self.rows.predictor(weights), rng)
         return self.rows.pseudo_data(omega, kappa).compressed()
-
-    def renew(
-        self,
-        current: WeightDraws,
-        reference: Expansion,
-        structure: Structure,
-        values: Values,
-        rng: np.random.Generator,
-    ) -> tuple[WeightDraws, torch.Tensor]:
-        """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,).
-
-        The proposal is the prior of e_t times pseudo-rows exp(kappa f - omega f^2 / 2), the expansion of the
-        likelihood at the reference, so a task's importance is the likelihood of its rows over their
-        pseudo-rows.
-        """
-        data, noise = reference.pseudo.compressed(), self._noise(len(current.weights))
-        proposed = draw_weights(data, structure, noise, current.basis, rng)
-        outcomes = self.problem.outcomes(values)
-
-        def importance(weights: torch.Tensor) -> torch.Tensor:
-            f = self.rows.predictor(weights)
-            value = outcomes.derivatives(f).value
-            return self.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
-
-        ratio = importance(proposed.weights) - importance(current.weights)
-        accepted = torch.from_numpy(rng.random(tuple(ratio.shape))).log() < ratio
-        moved = WeightDraws(
-            torch.where(accepted[..., None], proposed.weights, current.weights),
-            current.basis,
-            torch.where(accepted[..., None], proposed.factors, current.factors),
-        )
-        return moved, accepted.to(ratio.dtype).mean(1)
 
     def _reference(self, f: torch.Tensor, points: torch.Tensor) -> Expansion:
         """The expansion at the mean of row values (B, N) and of points (B, P), for all chains."""

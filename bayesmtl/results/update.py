@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
+from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows, Standardization
 from bayesmtl.diagnostics.convergence import PARETO_LIMIT
-from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError, listing
+from bayesmtl.errors import ConvergenceWarning, DataError, listing
 from bayesmtl.inference import Draws, StandardRows
 from bayesmtl.inference.importance import smooth
 from bayesmtl.parameters import Values
 from bayesmtl.results.update_clusters import weigh_clusters
+from bayesmtl.results.update_rows import RowUpdate
 from bayesmtl.sharing import PartitionSharing
 
 if TYPE_CHECKING:
@@ -28,13 +29,6 @@ _CANDIDATES = 32  # tries for each quantity of a new task's own, such as its noi
 
 def condition(fit: Fit, new: Any) -> Fit:
     """See `Fit.condition`."""
-    if not fit.likelihood.compresses:
-        raise SpecificationError(
-            "condition",
-            expected="a fit with a Gaussian likelihood",
-            found=f"one with {fit.likelihood!r}",
-            remedy="Put the new rows behind the old ones and fit the model again.",
-        )
     rows = fit.schema.encode(new)
     observed = ~np.isnan(rows.y)
     if not observed.any():
@@ -52,6 +46,7 @@ def condition(fit: Fit, new: Any) -> Fit:
             remedy="Give the column; 1 counts a row once.",
         )
     rows = _only(rows, observed)
+    fit.likelihood.check_target(rows.y, fit.schema.target_name, rows.trials)
     labels = rows.task_labels
     codes = fit.schema.codes(labels)
     added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
@@ -63,21 +58,32 @@ def condition(fit: Fit, new: Any) -> Fit:
     before = fit.statistics.with_empty(len(added))
     touched = np.unique(codes)
     rng = fit.generator(3 + len(fit.added_tasks))
-    basis = fit.draws.basis.flatten(0, 1)
-    if isinstance(fit.sharing, PartitionSharing):
-        values, basis, log_weight = weigh_clusters(
-            fit, before, before + fresh, touched, added, standardization, rng
-        )
+    basis, data = fit.draws.basis.flatten(0, 1), fit.data
+    if not fit.likelihood.compresses:
+        update = RowUpdate.of(fit, rows, codes, schema.task_names, standardization, before + fresh)
+        values = _extend(fit, len(added), rng)
+        drawn = WeightDraws(fit.draws.weights.flatten(0, 1), basis, fit.draws.factors.flatten(0, 1))
+        drawn, log_weight = update.weigh(values, drawn, rng)
+        keep = rng.permutation(_resample(log_weight, rng, touched, schema.task_names))
+        values = {name: value[keep] for name, value in values.items()}
+        drawn = WeightDraws(*(getattr(drawn, f.name)[keep] for f in fields(drawn)))
+        draws, data = _as_draws(fit, values, update.move(values, drawn, rng), keep), update.data
     else:
-        values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
-    keep = _resample(log_weight, rng, touched, schema.task_names)
-    draws = _redraw(fit, values, basis, keep, before + fresh, touched, standardization, rng, added)
+        if isinstance(fit.sharing, PartitionSharing):
+            values, basis, log_weight = weigh_clusters(
+                fit, before, before + fresh, touched, added, standardization, rng
+            )
+        else:
+            values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
+        keep = _resample(log_weight, rng, touched, schema.task_names)
+        draws = _redraw(fit, values, basis, keep, before + fresh, touched, standardization, rng, added)
     return replace(
         fit,
         schema=schema,
         standardization=standardization,
         statistics=before + fresh,
         draws=draws,
+        data=data,
         added_tasks=(*fit.added_tasks, *added),
     )
 
@@ -180,7 +186,6 @@ def _redraw(
     added: list[str],
 ) -> Draws:
     """The kept draws, with the weights of the tasks concerned drawn from their exact conditional."""
-    C, N = fit.draws.weights.shape[:2]
     T, D = len(fit.task_names) + len(added), len(fit.feature_names)
     # chains lose their meaning under resampling: spread the survivors over them
     keep = rng.permutation(keep)
@@ -195,15 +200,21 @@ def _redraw(
     weights, factors = drawn.weights, drawn.factors
     weights[:, untouched] = fit.draws.weights.flatten(0, 1)[keep][:, untouched]
     factors[:, untouched] = fit.draws.factors.flatten(0, 1)[keep][:, untouched]
+    return _as_draws(fit, values, WeightDraws(weights, basis, factors), keep)
+
+
+def _as_draws(fit: Fit, values: Values, drawn: WeightDraws, keep: np.ndarray) -> Draws:
+    """Kept draws in the shape of chains."""
+    C, N = fit.draws.weights.shape[:2]
 
     def shaped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.reshape(C, N, *tensor.shape[1:])
 
     return Draws(
         {name: shaped(value) for name, value in values.items()},
-        shaped(basis),
-        shaped(weights),
-        shaped(factors),
+        shaped(drawn.basis),
+        shaped(drawn.weights),
+        shaped(drawn.factors),
         {name: stat.ravel()[keep].reshape(C, N) for name, stat in fit.draws.sample_stats.items()},
         fit.draws.complete,
     )
