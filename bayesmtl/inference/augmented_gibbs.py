@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,13 +12,15 @@ import torch
 from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.statistics import CompressedTasks
+from bayesmtl.errors import CheckpointError
+from bayesmtl.inference.checkpoint import STEP_FIELDS, ArrayFile, restored_step, stacked_arrays
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
-from bayesmtl.inference.settings import Settings, refuse_checkpoint
+from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.slice import slice_sample
 from bayesmtl.inference.target import differentiate, finite_or_least
 from bayesmtl.inference.task_weights import renew
@@ -30,6 +34,9 @@ _TARGET = 0.8  # mean acceptance
 # Share of warm-up at which the chains' own spread replaces the curvature at the mode, and their mean the
 # mode.
 _LEARNED_AT = 0.5
+_PARTS = ("weights", "basis", "factors")  # of draws
+_LISTS = ("window", "points_drawn", "stats", "renewed")  # of tensors, of the state
+_KEPT = ("points_drawn", "draws", "stats", "renewed")  # one entry per kept draw
 
 
 def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
@@ -51,26 +58,37 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
     Source: Polson, Scott and Windle (2013) for Polya-Gamma augmentation; updating the hyperparameters with
     the weights integrated out is the `exact` engine's way, applied to the augmented data.
 
-    An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete.
+    An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete; with a checkpoint,
+    the same call goes on later.
 
     Raises:
         KeyboardInterrupt: If interrupted while nothing is drawn yet.
-        SpecificationError: If a checkpoint is asked for.
+        CheckpointError: If the checkpoint is damaged or belongs to another run.
     """
-    refuse_checkpoint(settings, "gibbs")
     num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     rng = np.random.default_rng(settings.seed)
     sampler = Gibbs(problem, settings.num_warmup)
-    state = sampler.start(settings.num_chains, rng)
+    file, state = None, None
+    if settings.checkpoint is not None:
+        run = (settings.seed, settings.num_chains, settings.num_warmup)
+        file = ArrayFile(settings.checkpoint, f"{problem.fingerprint()} augmented {run}")
+        arrays = file.read()
+        state = None if arrays is None else sampler.restore(arrays, rng)
+    if state is None:
+        state = sampler.start(settings.num_chains, rng)
     total, complete = settings.num_warmup + num_draws, True
     try:
-        for _ in iterations(0, total, f"{settings.num_chains} chains", show=settings.progress):
+        for _ in iterations(state.iteration, total, f"{settings.num_chains} chains", show=settings.progress):
             sampler.advance(state, rng)
+            if file is not None and file.due:
+                file.write(saved(state, rng))
     except KeyboardInterrupt:
         if len(state.draws) < 4:
             raise
         complete = False
-    return _collect(problem, state, complete)
+    if file is not None:
+        file.write(saved(state, rng))
+    return _collect(problem, state, complete, num_draws)
 
 
 @dataclass
@@ -83,6 +101,7 @@ class State:
         step: Step-size adaptation.
         root: Root of the inverse metric of the sharing prior's S coordinates, shape (S, S).
         reference: Expansion of the likelihood (of one batch entry) that proposals of weights come from.
+        reference_point: Hyperparameter coordinates that it was made with, shape (1, P).
         weights_seen: Sum of the weights of warm-up's sweeps, shape (T, D), and the number of them.
         window: Warm-up points.
         points_drawn: Kept points, each (C, P).
@@ -97,6 +116,7 @@ class State:
     step: StepSize
     root: torch.Tensor
     reference: Expansion
+    reference_point: torch.Tensor
     weights_seen: tuple[torch.Tensor, int]
     window: list[torch.Tensor] = field(default_factory=list)
     points_drawn: list[torch.Tensor] = field(default_factory=list)
@@ -135,9 +155,10 @@ class Gibbs:
         structure = self.problem.structure(values)
         expansion = self.marginal.expand(structure, num_chains, values)
         current = draw_posterior(expansion.pseudo.compressed(), structure, self._noise(num_chains), rng)
-        reference = self._reference(expansion.f, points)
+        at = points.mean(0, keepdim=True)
+        reference = self._reference(expansion.f.mean(0, keepdim=True), at)
         nothing = (torch.zeros_like(current.weights[0]), 0)
-        return State(points, current, StepSize(_TARGET, 0.5), root, reference, nothing)
+        return State(points, current, StepSize(_TARGET, 0.5), root, reference, at, nothing)
 
     def advance(self, state: State, rng: np.random.Generator) -> None:
         """One sweep of all chains, in place."""
@@ -164,10 +185,41 @@ class Gibbs:
         omega, kappa = self.problem.outcomes(values).augment(self.rows.predictor(weights), rng)
         return self.rows.pseudo_data(omega, kappa).compressed()
 
-    def _reference(self, f: torch.Tensor, points: torch.Tensor) -> Expansion:
-        """The expansion at the mean of row values (B, N) and of points (B, P), for all chains."""
-        values = self.problem.space.constrain(points.mean(0, keepdim=True))
-        return self.marginal.expand_at(f.mean(0, keepdim=True), values)
+    def _reference(self, f: torch.Tensor, point: torch.Tensor) -> Expansion:
+        """The expansion at row values (1, N) and hyperparameter coordinates (1, P), for all chains."""
+        return self.marginal.expand_at(f, self.problem.space.constrain(point))
+
+    def restore(self, arrays: Mapping[str, np.ndarray], rng: np.random.Generator) -> State:
+        """The state that `saved` wrote; the randomness goes on where it was.
+
+        Raises:
+            CheckpointError: If the arrays are not those of a state.
+        """
+        try:
+            rng.bit_generator.state = json.loads(arrays["generator"].tobytes())
+            at = torch.from_numpy(arrays["reference_point"])
+            reference = self._reference(torch.from_numpy(arrays["reference_f"]), at)
+            current = WeightDraws(*(torch.from_numpy(arrays[f"current_{name}"]) for name in _PARTS))
+            kept = [torch.from_numpy(arrays[f"draws_{name}"]) for name in _PARTS]
+            return State(
+                points=torch.from_numpy(arrays["points"]),
+                current=current,
+                step=restored_step(arrays["step"]),
+                root=torch.from_numpy(arrays["root"]),
+                reference=reference,
+                reference_point=at,
+                weights_seen=(torch.from_numpy(arrays["weights_seen"]), int(arrays["number_seen"])),
+                draws=[WeightDraws(*parts) for parts in zip(*kept, strict=True)],
+                iteration=int(arrays["iteration"]),
+                **{name: list(torch.from_numpy(arrays[name])) for name in _LISTS},
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                "checkpoint",
+                expected="a checkpoint of this package",
+                found=f"one that cannot be read ({type(error).__name__})",
+                remedy="Delete the file to start anew, or give another path.",
+            ) from error
 
     def _noise(self, num_chains: int) -> torch.Tensor:
         return torch.ones(num_chains, 1, dtype=torch.float64)
@@ -224,7 +276,8 @@ class Gibbs:
             state.window.append(state.points)
         if state.iteration == round(_LEARNED_AT * self.num_warmup):
             mean = (state.weights_seen[0] / state.weights_seen[1])[None]
-            state.reference = self._reference(self.rows.predictor(mean), state.points)
+            state.reference_point = state.points.mean(0, keepdim=True)
+            state.reference = self._reference(self.rows.predictor(mean), state.reference_point)
             if acceptance is not None:
                 self._learn_metric(state)
         if state.iteration == self.num_warmup:
@@ -244,7 +297,32 @@ class Gibbs:
         state.step = StepSize(_TARGET, state.step.averaged())
 
 
-def _collect(problem: Problem, state: State, complete: bool) -> Draws:
+def saved(state: State, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The state and that of the randomness as arrays."""
+    C, P = state.points.shape
+    empty = {"window": (C, P), "points_drawn": (C, P), "stats": (C, 3), "renewed": (C,)}
+    current = {name: getattr(state.current, name) for name in _PARTS}
+    return {
+        "generator": np.frombuffer(json.dumps(rng.bit_generator.state).encode(), dtype=np.uint8),
+        "points": state.points.numpy(),
+        "step": np.array([getattr(state.step, name) for name in STEP_FIELDS]),
+        "root": state.root.numpy(),
+        "reference_f": state.reference.f.numpy(),
+        "reference_point": state.reference_point.numpy(),
+        "weights_seen": state.weights_seen[0].numpy(),
+        "number_seen": np.array(state.weights_seen[1]),
+        "iteration": np.array(state.iteration),
+        **{f"current_{name}": values.numpy() for name, values in current.items()},
+        **{
+            f"draws_{name}": stacked_arrays([getattr(d, name) for d in state.draws], tuple(values.shape))
+            for name, values in current.items()
+        },
+        **{name: stacked_arrays(getattr(state, name), empty[name]) for name in _LISTS},
+    }
+
+
+def _collect(problem: Problem, state: State, complete: bool, num_draws: int) -> Draws:
+    state = replace(state, **{name: getattr(state, name)[:num_draws] for name in _KEPT})
     points = torch.stack(state.points_drawn, dim=1)
     C, N, P = points.shape
     values = problem.space.constrain(points.reshape(C * N, P))
