@@ -1,8 +1,8 @@
 """A table that is never loaded: a million rows of ten thousand tasks from Parquet, and the full posterior.
 
 Every step runs in a process of its own, so that the largest resident memory is that step's. A plain scan
-reads the same columns in chunks of the same size, puts them into a matrix and adds up X'X: no tasks, no checks.
-`InstEval` (73,421 ratings of 1,128 lecturers), written to Parquet, is the real example.
+reads the same columns in chunks of the same size, puts them into a matrix and adds up X'X: no tasks, no
+checks. `InstEval` (73,421 ratings of 1,128 lecturers), written to Parquet, is the real example.
 """
 
 from __future__ import annotations

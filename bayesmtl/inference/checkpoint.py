@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zipfile
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from bayesmtl.inference.hmc import State, StepSize
 from bayesmtl.inference.surrogate import Surrogate
 
 _SECONDS_BETWEEN = 10.0
-_STEP_FIELDS = ("target", "step_size", "shrinkage_point", "gap", "log_average", "count")
+STEP_FIELDS = ("target", "step_size", "shrinkage_point", "gap", "log_average", "count")
 _FURTHER = "further_"
 _SURROGATE_FIELDS = tuple(field.name for field in fields(Surrogate))
 
 
-class Checkpoint:
-    """A sampler's state in a file of plain arrays, tied to one run by its fingerprint.
+class ArrayFile:
+    """Named arrays in a file, tied to one run by a fingerprint.
 
     Args:
         path: The file, created when first saved.
@@ -33,48 +34,24 @@ class Checkpoint:
         self.path, self.fingerprint = Path(path), fingerprint
         self._saved_at = time.monotonic()
 
-    def save_if_due(self, state: State) -> None:
-        """Save when some seconds have passed since the last time."""
-        if time.monotonic() - self._saved_at > _SECONDS_BETWEEN:
-            self.save(state)
+    @property
+    def due(self) -> bool:
+        """Whether some seconds have passed since the file was last written."""
+        return time.monotonic() - self._saved_at > _SECONDS_BETWEEN
 
-    def save(self, state: State) -> None:
-        """Write the state; the previous checkpoint stays until the new one is whole."""
-        C, P = state.points.shape
-        arrays = {
-            "fingerprint": np.frombuffer(self.fingerprint.encode(), dtype=np.uint8),
-            "points": state.points.numpy(),
-            "value": state.value.numpy(),
-            "gradient": state.gradient.numpy(),
-            "generator": state.generator.get_state().numpy(),
-            "step": np.array([getattr(state.step, name) for name in _STEP_FIELDS]),
-            "root": state.root.numpy(),
-            "trajectory": np.array(np.nan if state.trajectory is None else state.trajectory),
-            "window": _stack(state.window, (C, P)),
-            **{
-                f"history_{name}": _stack([entry[i] for entry in state.history], shape)
-                for i, (name, shape) in enumerate(_history_shapes(C, P).items())
-            },
-            "trial": np.array(state.trial),
-            "draws": _stack(state.draws, (C, P)),
-            "stats": _stack(state.stats, (C, 5)),
-            "iteration": np.array(state.iteration),
-            "trajectories": np.array(state.trajectories),
-            **{_FURTHER + name: value.numpy() for name, value in state.further.items()},
-        }
-        if state.surrogate is not None:
-            for name in _SURROGATE_FIELDS:
-                arrays[f"surrogate_{name}"] = getattr(state.surrogate, name)
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays; what was there before stays until the new file is whole."""
+        stamp = {"fingerprint": np.frombuffer(self.fingerprint.encode(), dtype=np.uint8)}
 
         def write(partial: Path) -> None:
             with open(partial, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
+                np.savez(file, **stamp, **arrays)  # type: ignore[arg-type]
 
         replace_file(self.path, write)
         self._saved_at = time.monotonic()
 
-    def load(self) -> State | None:
-        """The saved state, or `None` when there is no file yet.
+    def read(self) -> dict[str, np.ndarray] | None:
+        """The arrays, or `None` when there is no file yet.
 
         Raises:
             CheckpointError: If the file is damaged or belongs to another run.
@@ -99,21 +76,74 @@ class Checkpoint:
                 found=f"{self.path.name}, saved by a different run",
                 remedy="Delete the file to start anew, or give another path.",
             )
-        return _restore(arrays)
+        return arrays
+
+
+class Checkpoint(ArrayFile):
+    """The state of Hamiltonian Monte Carlo in a file."""
+
+    def save_if_due(self, state: State) -> None:
+        """Save when some seconds have passed since the last time."""
+        if self.due:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write the state; the previous checkpoint stays until the new one is whole."""
+        C, P = state.points.shape
+        arrays = {
+            "points": state.points.numpy(),
+            "value": state.value.numpy(),
+            "gradient": state.gradient.numpy(),
+            "generator": state.generator.get_state().numpy(),
+            "step": np.array([getattr(state.step, name) for name in STEP_FIELDS]),
+            "root": state.root.numpy(),
+            "trajectory": np.array(np.nan if state.trajectory is None else state.trajectory),
+            "window": stacked_arrays(state.window, (C, P)),
+            **{
+                f"history_{name}": stacked_arrays([entry[i] for entry in state.history], shape)
+                for i, (name, shape) in enumerate(_history_shapes(C, P).items())
+            },
+            "trial": np.array(state.trial),
+            "draws": stacked_arrays(state.draws, (C, P)),
+            "stats": stacked_arrays(state.stats, (C, 5)),
+            "iteration": np.array(state.iteration),
+            "trajectories": np.array(state.trajectories),
+            **{_FURTHER + name: value.numpy() for name, value in state.further.items()},
+        }
+        if state.surrogate is not None:
+            for name in _SURROGATE_FIELDS:
+                arrays[f"surrogate_{name}"] = getattr(state.surrogate, name)
+        self.write(arrays)
+
+    def load(self) -> State | None:
+        """The saved state, or `None` when there is no file yet.
+
+        Raises:
+            CheckpointError: If the file is damaged or belongs to another run.
+        """
+        arrays = self.read()
+        return None if arrays is None else _restore(arrays)
 
 
 def _history_shapes(C: int, P: int) -> dict[str, tuple[int, ...]]:
     return {"points": (C, P), "values": (C,), "gradients": (C, P), "weights": (C,)}
 
 
-def _stack(items: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
+def stacked_arrays(items: list[torch.Tensor], shape: tuple[int, ...]) -> np.ndarray:
+    """Tensors of one shape as one array, also where there are none."""
     return torch.stack(items).numpy() if items else np.zeros((0, *shape))
 
 
-def _restore(arrays: dict[str, np.ndarray]) -> State:
-    target, step_size, shrinkage_point, gap, log_average, count = arrays["step"].tolist()
+def restored_step(values: np.ndarray) -> StepSize:
+    """Step-size adaptation from its `STEP_FIELDS`."""
+    target, step_size, shrinkage_point, gap, log_average, count = values.tolist()
     step = StepSize(target, step_size, gap, log_average, int(count))
     step.shrinkage_point = shrinkage_point
+    return step
+
+
+def _restore(arrays: dict[str, np.ndarray]) -> State:
+    step = restored_step(arrays["step"])
     generator = torch.Generator()
     generator.set_state(torch.from_numpy(arrays["generator"]))
     trajectory = float(arrays["trajectory"])

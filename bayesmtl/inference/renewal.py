@@ -21,38 +21,16 @@ from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likeliho
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.marginal import Expansion
 from bayesmtl.inference.partition_moves import Weights, membership_count
+from bayesmtl.inference.task_weights import importance
 from bayesmtl.likelihoods import Outcomes
 
 
-def importance(outcomes: Outcomes, reference: Expansion, weights: torch.Tensor) -> torch.Tensor:
-    """log p(y_t | w_t) less the log of what the pseudo-rows make of w_t, shape (C, T)."""
-    f = outcomes.rows.predictor(weights)
-    value = outcomes.derivatives(f).value
-    return outcomes.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
-
-
-def renew(
-    outcomes: Outcomes,
-    reference: Expansion,
-    structure: Structure,
-    current: WeightDraws,
-    rng: np.random.Generator,
-) -> tuple[WeightDraws, torch.Tensor]:
-    """Draw W | Z, hyperparameters by Metropolis' rule; and the share of tasks accepted, shape (C,)."""
-    noise = torch.ones(len(current.weights), 1, dtype=torch.float64)
-    proposed = draw_weights(reference.pseudo.compressed(), structure, noise, current.basis, rng)
-    ratio = importance(outcomes, reference, proposed.weights)
-    ratio = ratio - importance(outcomes, reference, current.weights)
-    accepted = torch.from_numpy(rng.random(tuple(ratio.shape))).log() < ratio
-    return _chosen(accepted, proposed, current), accepted.to(ratio.dtype).mean(1)
-
-
 def renew_with_clusters(
-    outcomes: Outcomes,
+    current: WeightDraws,
     reference: Expansion,
     structure: Structure,
+    outcomes: Outcomes,
     prior: Weights,
-    current: WeightDraws,
     rng: np.random.Generator,
 ) -> tuple[WeightDraws, torch.Tensor, torch.Tensor]:
     """Draw every task's cluster and weights | Z, hyperparameters, the clusters of the others.

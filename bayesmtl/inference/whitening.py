@@ -130,7 +130,8 @@ def _root(draws: torch.Tensor) -> torch.Tensor:
     keep = S / (S + 2 * q)
     identity = torch.eye(q, dtype=draws.dtype)
     root = torch.linalg.cholesky(keep * correlation + (1 - keep) * identity)
-    return sd[..., None] * root.round(decimals=_DIGITS)
+    scaled: torch.Tensor = sd[..., None] * root.round(decimals=_DIGITS)
+    return scaled
 
 
 def _to_v(whitening: Whitening, x: torch.Tensor) -> torch.Tensor:

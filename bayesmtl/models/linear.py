@@ -90,9 +90,10 @@ class LinearModel:
         Args:
             data: Rows of T tasks, or for Gaussian likelihoods their sums; rows without a target do not count.
             method: "exact" for the full posterior and "empirical_bayes" for hyperparameters at their mode,
-                both for Gaussian likelihoods; "gibbs" for the full posterior under a logit link or of a prior
-                with partitions of the tasks; "laplace", approximate, for all likelihoods; or "auto"; the fit
-                records the choice and its reason.
+                both for Gaussian likelihoods; "gibbs" for the full posterior where auxiliary variables make
+                rows Gaussian (a logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of
+                the tasks; "laplace", corrected by importance weights, for all likelihoods; or "auto"; the
+                fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
             num_draws: Kept draws per chain; by default 500 of "exact" and "gibbs" and 250 of the others,

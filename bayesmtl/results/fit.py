@@ -255,10 +255,12 @@ class Fit:
     def condition(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> Fit:
         """Take further rows into account, of new or known tasks, without refitting.
 
-        The rows enter through sufficient statistics. Every posterior draw of the hyperparameters and of Z is
-        weighted by the exact density of the new rows under it and resampled; the weights of the tasks
-        concerned are drawn anew from their exact conditional. Nothing is approximated but by the number of
-        draws; when the new rows say so much about the population that few draws keep their weight, a
+        Every posterior draw of the hyperparameters and of Z is weighted by the density of the new rows under
+        it and resampled; the weights of the tasks concerned are drawn anew. For a Gaussian likelihood the
+        rows enter through sufficient statistics, the density is exact and so are the draws. For others a
+        draw's weight is the density of the new rows given its weights of known tasks, and an unbiased
+        estimate of it for a new task; the weights then move by Metropolis' rule. Nothing is approximated but
+        by the number of draws; when the new rows say so much that few draws keep their weight, a
         `ConvergenceWarning` says so.
 
         Args:
@@ -268,9 +270,8 @@ class Fit:
             A new Fit, in which the new tasks are known (and listed in `added_tasks`).
 
         Raises:
-            DataError: If no row has a target.
-            SpecificationError: If tasks are standardised one by one and a task is new, or the likelihood is
-                not Gaussian: the density of new rows then has no closed form.
+            DataError: If no row has a target, or one has a target that the likelihood gives no probability.
+            SpecificationError: If tasks are standardised one by one and a task is new.
         """
         return update.condition(self, new)
 

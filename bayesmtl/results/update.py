@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
+from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows, Standardization
 from bayesmtl.diagnostics.convergence import PARETO_LIMIT
@@ -19,6 +19,7 @@ from bayesmtl.inference.importance import smooth
 from bayesmtl.parameters import Values
 from bayesmtl.results.update_clusters import weigh_clusters
 from bayesmtl.results.update_correlated import redraw_correlated, weigh_correlated
+from bayesmtl.results.update_rows import RowUpdate
 from bayesmtl.sharing import PartitionSharing
 
 if TYPE_CHECKING:
@@ -29,13 +30,7 @@ _CANDIDATES = 32  # tries for each quantity of a new task's own, such as its noi
 
 def condition(fit: Fit, new: Any) -> Fit:
     """See `Fit.condition`."""
-    if not fit.likelihood.compresses:
-        raise SpecificationError(
-            "condition",
-            expected="a fit with a Gaussian likelihood",
-            found=f"one with {fit.likelihood!r}",
-            remedy="Put the new rows behind the old ones and fit the model again.",
-        )
+    _refuse_joint(fit)
     rows = fit.schema.encode(new)
     observed = ~np.isnan(rows.y)
     if not observed.any():
@@ -53,6 +48,7 @@ def condition(fit: Fit, new: Any) -> Fit:
             remedy="Give the column; 1 counts a row once.",
         )
     rows = _only(rows, observed)
+    fit.likelihood.check_target(rows.y, fit.schema.target_name, rows.trials)
     labels = rows.task_labels
     codes = fit.schema.codes(labels)
     added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
@@ -64,27 +60,49 @@ def condition(fit: Fit, new: Any) -> Fit:
     before = fit.statistics.with_empty(len(added))
     touched = np.unique(codes)
     rng = fit.generator(3 + len(fit.added_tasks))
-    basis = fit.draws.basis.flatten(0, 1)
-    if isinstance(fit.sharing, PartitionSharing):
-        values, basis, log_weight = weigh_clusters(
-            fit, before, before + fresh, touched, added, standardization, rng
-        )
-    elif fit.sharing.has_correlation:
-        values, log_weight = weigh_correlated(
-            fit, before, before + fresh, touched, added, standardization, rng
-        )
+    basis, data = fit.draws.basis.flatten(0, 1), fit.data
+    if not fit.likelihood.compresses:
+        update = RowUpdate.of(fit, rows, codes, schema.task_names, standardization, before + fresh)
+        values = fit.problem.space.extend_tasks(_flat(fit.draws.hyperparameters), len(added), rng)
+        drawn = WeightDraws(fit.draws.weights.flatten(0, 1), basis, fit.draws.factors.flatten(0, 1))
+        drawn, log_weight = update.weigh(values, drawn, rng)
+        keep = rng.permutation(_resample(log_weight, rng, touched, schema.task_names))
+        values = {name: value[keep] for name, value in values.items()}
+        drawn = WeightDraws(*(getattr(drawn, f.name)[keep] for f in fields(drawn)))
+        draws, data = _as_draws(fit, values, update.move(values, drawn, rng), keep), update.data
     else:
-        values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
-    keep = _resample(log_weight, rng, touched, schema.task_names)
-    draws = _redraw(fit, values, basis, keep, before + fresh, touched, standardization, rng, added)
+        if isinstance(fit.sharing, PartitionSharing):
+            values, basis, log_weight = weigh_clusters(
+                fit, before, before + fresh, touched, added, standardization, rng
+            )
+        elif fit.sharing.has_correlation:
+            values, log_weight = weigh_correlated(
+                fit, before, before + fresh, touched, added, standardization, rng
+            )
+        else:
+            values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
+        keep = _resample(log_weight, rng, touched, schema.task_names)
+        draws = _redraw(fit, values, basis, keep, before + fresh, touched, standardization, rng, added)
     return replace(
         fit,
         schema=schema,
         standardization=standardization,
         statistics=before + fresh,
         draws=draws,
+        data=data,
         added_tasks=(*fit.added_tasks, *added),
     )
+
+
+def _refuse_joint(fit: Fit) -> None:
+    """Refuse tasks that are not independent given Z where there are no statistics to weigh draws by."""
+    if not fit.likelihood.compresses and (fit.sharing.has_partition or fit.sharing.has_correlation):
+        raise SpecificationError(
+            "data",
+            expected=f"a fit with a Gaussian likelihood, for {type(fit.sharing).__name__}",
+            found=type(fit.likelihood).__name__,
+            remedy="Fit the model to all rows together.",
+        )
 
 
 def _only(rows: NewRows, chosen: np.ndarray) -> NewRows:
@@ -176,7 +194,6 @@ def _redraw(
     added: list[str],
 ) -> Draws:
     """The kept draws, with the weights of the tasks concerned drawn from their exact conditional."""
-    C, N = fit.draws.weights.shape[:2]
     T, D = len(fit.task_names) + len(added), len(fit.feature_names)
     # chains lose their meaning under resampling: spread the survivors over them
     keep = rng.permutation(keep)
@@ -186,24 +203,29 @@ def _redraw(
     noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, len(keep))
     if fit.sharing.has_correlation:  # every task hears of the new rows
         drawn = redraw_correlated(fit, statistics, values, noise, rng)
-        weights, basis, factors = drawn.weights, drawn.basis, drawn.factors
-    else:
-        structure = fit.sharing.structure(values, T, D)
-        drawn = draw_weights(statistics.compress(), structure, noise, basis, rng)
-        old = len(fit.task_names)
-        untouched = np.setdiff1d(np.arange(old), touched)
-        weights, factors = drawn.weights, drawn.factors
-        weights[:, untouched] = fit.draws.weights.flatten(0, 1)[keep][:, untouched]
-        factors[:, untouched] = fit.draws.factors.flatten(0, 1)[keep][:, untouched]
+        return _as_draws(fit, values, drawn, keep)
+    structure = fit.sharing.structure(values, T, D)
+    drawn = draw_weights(statistics.compress(), structure, noise, basis, rng)
+    old = len(fit.task_names)
+    untouched = np.setdiff1d(np.arange(old), touched)
+    weights, factors = drawn.weights, drawn.factors
+    weights[:, untouched] = fit.draws.weights.flatten(0, 1)[keep][:, untouched]
+    factors[:, untouched] = fit.draws.factors.flatten(0, 1)[keep][:, untouched]
+    return _as_draws(fit, values, WeightDraws(weights, basis, factors), keep)
+
+
+def _as_draws(fit: Fit, values: Values, drawn: WeightDraws, keep: np.ndarray) -> Draws:
+    """Kept draws in the shape of chains."""
+    C, N = fit.draws.weights.shape[:2]
 
     def shaped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.reshape(C, N, *tensor.shape[1:])
 
     return Draws(
         {name: shaped(value) for name, value in values.items()},
-        shaped(basis),
-        shaped(weights),
-        shaped(factors),
+        shaped(drawn.basis),
+        shaped(drawn.weights),
+        shaped(drawn.factors),
         {name: stat.ravel()[keep].reshape(C, N) for name, stat in fit.draws.sample_stats.items()},
         fit.draws.complete,
     )

@@ -1,8 +1,9 @@
 """Outcomes and counts: simulation-based calibration of the engines for rows; their agreement on real data.
 
-False-alarm budget: 1e-4 for this whole file. Calibration has 4 tests of uniformity, each of which fails below
-p = 2e-5 for all of its quantities together; the test of power says what that detects. The comparison on real
-data is of two computations with fixed seeds, at tolerances that leave Monte Carlo error five standard errors.
+False-alarm budget: 1e-4 for this whole file. Calibration has 7 tests of uniformity, each of which fails below
+p = 1.25e-5 for all of its quantities together; the test of power says what that detects. The comparison on
+real data is of two computations with fixed seeds, at tolerances that leave Monte Carlo error five standard
+errors.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
 from benchmarks.calibration import Ranks, calibrate
 
-LIMIT = 1e-4 / 5
+LIMIT = 1e-4 / 8
 LONG = os.environ.get("BAYESMTL_LONG") == "1"
 # Chains start at draws from the Laplace approximation, so that a few sweeps bring each to the posterior.
 FEW = {"num_warmup": 30 if LONG else 20, "num_draws": 6 if LONG else 4}
@@ -31,20 +32,23 @@ def assert_calibrated(ranks: Ranks) -> None:
 
 
 @pytest.mark.parametrize(
-    "likelihood, method, rows_per_task",
+    "likelihood, method, rows_per_task, number",
     [
-        (bm.Bernoulli(), "gibbs", (2, 4, 5, 8)),
-        (bm.Binomial(4), "gibbs", (2, 4, 5, 8)),
-        (bm.Bernoulli(), "laplace", (4, 8, 12, 20)),
-        (bm.Poisson(), "laplace", (4, 8, 12, 20)),
+        (bm.Bernoulli(), "gibbs", (2, 4, 5, 8), 12),
+        (bm.Binomial(4), "gibbs", (2, 4, 5, 8), 12),
+        (bm.Bernoulli(), "laplace", (4, 8, 12, 20), 12),
+        (bm.Poisson(), "laplace", (2, 4, 5, 8), 12),
+        (bm.NegativeBinomial(), "laplace", (2, 4, 5, 8), 12),
+        # slower: the machinery is that of Bernoulli, what is new is the step of their own hyperparameters
+        (bm.NegativeBinomial(), "gibbs", (2, 4, 5, 8), 6),
+        (bm.StudentT(), "gibbs", (2, 4, 5, 8), 6),
     ],
     ids=lambda value: str(value),
 )
-def test_calibration(likelihood, method, rows_per_task):
-    """Of the whole posterior, hyperparameters and weights; exact for gibbs, and near enough for laplace that
-    so many simulations do not tell it from exact."""
+def test_calibration(likelihood, method, rows_per_task, number):
+    """Of the whole posterior, hyperparameters and weights."""
     model = bm.LinearModel(bm.Hierarchical(), likelihood)
-    number = 200 if LONG else 12
+    number = 200 if LONG else number
     ranks = calibrate(model, number, method=method, rows_per_task=rows_per_task, seed=7000, **FEW)
     assert_calibrated(ranks)
 

@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 import bayesmtl as bm
-from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import choose
+from bayesmtl.errors import CheckpointError, ConvergenceWarning, DataError, SpecificationError
+from bayesmtl.inference import checkpoint, choose
 from bayesmtl.inference.augmented_gibbs import Gibbs
 from bayesmtl.likelihoods import NOTHING, REGISTRY, Given, Rowwise
 
@@ -313,12 +313,45 @@ def test_auto_chooses_and_says_why(likelihood, method, words):
     assert name == method and words in reason
 
 
-@pytest.mark.parametrize("method", ["laplace", "gibbs"])
-def test_engines_without_checkpoints_say_so(method, tmp_path):
+def test_engines_without_checkpoints_say_so(tmp_path):
     with pytest.raises(SpecificationError, match="`checkpoint`: expected none"):
         bm.LinearModel(likelihood=bm.Bernoulli()).fit(
-            data_of([0, 1, 0, 1]), method=method, seed=0, progress=False, checkpoint=tmp_path / "run.npz"
+            data_of([0, 1, 0, 1]), method="laplace", seed=0, progress=False, checkpoint=tmp_path / "run.npz"
         )
+
+
+@pytest.mark.parametrize(
+    "likelihood, stop",
+    [(bm.Bernoulli(), 7), (bm.NegativeBinomial(), 15), (bm.NegativeBinomial(), 26)],
+    ids=["in warm-up", "after the reference is made", "among the draws"],
+)
+def test_a_killed_gibbs_run_goes_on_bit_for_bit(likelihood, stop, monkeypatch, tmp_path):
+    """The power goes in place of a sweep; the same call then gives the draws of an undisturbed run."""
+    model, data = bm.LinearModel(likelihood=likelihood), data_of([0, 1, 0, 1, 1, 0, 0, 1])
+    run = {"method": "gibbs", "seed": 0, "num_chains": 2, "num_draws": 8, "num_warmup": 20, "progress": False}
+    path, advance = tmp_path / "run.npz", Gibbs.advance
+
+    def stopping(self, state, rng):
+        if state.iteration == stop:
+            raise RuntimeError("power cut")
+        advance(self, state, rng)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        whole = model.fit(data, **run)
+        monkeypatch.setattr(checkpoint, "_SECONDS_BETWEEN", -1.0)
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+            patch.setattr(Gibbs, "advance", stopping)
+            model.fit(data, checkpoint=path, **run)
+        again = model.fit(data, checkpoint=path, **run)
+        assert np.array_equal(again.posterior["weights"], whole.posterior["weights"])
+        assert again.posterior.identical(whole.posterior)
+        for name, values in whole.draws.sample_stats.items():
+            assert np.array_equal(values, again.draws.sample_stats[name]), name
+        shorter = model.fit(data, checkpoint=path, **(run | {"num_draws": 5}))
+        assert np.array_equal(shorter.posterior["weights"], whole.posterior["weights"][:, :5])
+        with pytest.raises(CheckpointError, match="saved by a different run"):
+            model.fit(data, checkpoint=path, **(run | {"seed": 1}))
 
 
 def test_rowwise_likelihoods_are_marked():
