@@ -15,6 +15,7 @@ NAMES = (
     "school_prediction",
     "school_posterior",
     "contraception",
+    "landmine",
     "calibration",
 )
 """Quick ones first; the calibration takes hours with its usual number of simulations."""

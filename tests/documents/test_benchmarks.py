@@ -25,6 +25,7 @@ NEEDS = {
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
     "contraception": ("contraception", ("numpyro",)),
+    "landmine": ("landmine", ("numpyro",)),
     "calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""
