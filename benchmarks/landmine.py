@@ -1,4 +1,4 @@
-"""Landmine: 29 fields, 9 features and a level that all vary by field; prediction from few cells, and posterior.
+"""Landmine, 29 fields, 9 features and a level that vary by field: prediction from few cells, and posterior.
 
 Prediction follows `benchmarks.landmine_protocol`: every method sees the same training cells. It goes on draw
 by draw until `--cap` seconds are over or ten are done, and says how many it did. The posterior is that of all

@@ -129,7 +129,7 @@ def _root(draws: torch.Tensor) -> torch.Tensor:
     correlation = torch.einsum("skp,skq->kpq", apart, apart) / S
     keep = S / (S + 2 * q)
     identity = torch.eye(q, dtype=draws.dtype)
-    root = torch.linalg.cholesky(keep * correlation + (1 - keep) * identity)
+    root: torch.Tensor = torch.linalg.cholesky(keep * correlation + (1 - keep) * identity)
     return sd[..., None] * root.round(decimals=_DIGITS)
 
 
