@@ -16,6 +16,7 @@ NAMES = (
     "school_prediction",
     "school_posterior",
     "contraception",
+    "landmine",
     "partitions",
     "landmine_clusters",
     "calibration",

@@ -215,9 +215,9 @@ class _ByHand:
         """log p(y | W) and its derivative in W, through the likelihood's own derivatives in f."""
         rows, likelihood = self.problem.rows, self.problem.likelihood
         assert rows is not None and isinstance(likelihood, Rowwise)
-        tasks = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
+        of_row = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
         X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
-        task, y, offset = tasks[rows.real].numpy(), rows.y[rows.real], rows.offset[rows.real]
+        task, y, offset = of_row[rows.real].numpy(), rows.y[rows.real], rows.offset[rows.real]
         weights, given = rows.weights[rows.real], Given({}, rows.trials[rows.real], torch.from_numpy(task))
         starts = np.flatnonzero(np.diff(task, prepend=-1))  # a task's rows lie together
         seen = task[starts]

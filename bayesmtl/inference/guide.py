@@ -138,7 +138,7 @@ class Guide:
         """Log prior (B,), values, structure and Z (B, R, D) of shared coordinates (B, m)."""
         log_prior, values = self.problem.space.log_prior(s[:, : self.P])
         structure = self.problem.structure(values)
-        Z = s[:, self.P :].reshape(-1, *self.basis_shape)
+        Z = s[:, self.P :].reshape(len(s), *self.basis_shape)
         if structure.basis_scale is not None:
             density = torch.distributions.Normal(0.0, structure.basis_scale.abs(), validate_args=False)
             log_prior = log_prior + density.log_prob(Z).sum((-1, -2))

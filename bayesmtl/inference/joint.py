@@ -310,8 +310,8 @@ def informed(data: CompressedTasks, structure: Structure, noise: torch.Tensor) -
         F = group.F.reshape(-1, *group.F.shape[-2:]) / group.pick(noise)[0, :, None, None]
         left = torch.linalg.inv(torch.eye(D, dtype=S.dtype) + S[group.index] @ F.transpose(-1, -2) @ F)
         found[group.index] = left.diagonal(dim1=-2, dim2=-1).sum(-1) < HALF * D
-    informed: torch.Tensor = found & regular
-    return informed
+    both: torch.Tensor = found & regular
+    return both
 
 
 def _pick(values: torch.Tensor, tasks: torch.Tensor | None) -> torch.Tensor:

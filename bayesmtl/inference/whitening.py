@@ -129,9 +129,8 @@ def _root(draws: torch.Tensor) -> torch.Tensor:
     correlation = torch.einsum("skp,skq->kpq", apart, apart) / S
     keep = S / (S + 2 * q)
     identity = torch.eye(q, dtype=draws.dtype)
-    root = torch.linalg.cholesky(keep * correlation + (1 - keep) * identity)
-    scaled: torch.Tensor = sd[..., None] * root.round(decimals=_DIGITS)
-    return scaled
+    root: torch.Tensor = torch.linalg.cholesky(keep * correlation + (1 - keep) * identity)
+    return sd[..., None] * root.round(decimals=_DIGITS)
 
 
 def _to_v(whitening: Whitening, x: torch.Tensor) -> torch.Tensor:

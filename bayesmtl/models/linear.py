@@ -92,13 +92,15 @@ class LinearModel:
             method: "exact" for the full posterior and "empirical_bayes" for hyperparameters at their mode,
                 both for Gaussian likelihoods; "gibbs" for the full posterior where auxiliary variables make
                 rows Gaussian (a logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of
-                the tasks; "laplace", corrected by importance weights, for all likelihoods; or "auto"; the
-                fit records the choice and its reason.
+                the tasks; "laplace", corrected by importance weights, for all likelihoods; "nuts" (full
+                posterior, slow) and "svi" (approximate, by minibatches) for all likelihoods, with Pyro; or
+                "auto"; the fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 500 of "exact" and "gibbs" and 250 of the others,
-                whose draws are independent.
-            num_warmup: Iterations per chain to adapt in ("exact" and "gibbs" only).
+            num_draws: Kept draws per chain; by default 500 of "exact", "gibbs" and "nuts" and 250 of the
+                others, whose draws are independent.
+            num_warmup: Iterations per chain to adapt in ("exact", "gibbs" and "nuts"); "svi" takes five steps
+                for each.
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact" and "gibbs").
 

@@ -26,6 +26,7 @@ NEEDS = {
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
     "contraception": ("contraception", ("numpyro",)),
+    "landmine": ("landmine", ("numpyro",)),
     "partitions": ("school", ()),
     "landmine_clusters": ("landmine", ()),
     "calibration": (None, ()),

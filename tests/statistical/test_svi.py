@@ -1,0 +1,121 @@
+"""The SVI engine: its guide, its minibatches, and its answer beside exact ones.
+
+False-alarm budget: 1e-4 for this file; seeds are fixed, and tolerances are those that the engine claims.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyro
+import pytest
+import torch
+
+import bayesmtl as bm
+from bayesmtl.algebra.conditional import draw_weights
+from bayesmtl.inference.guide import Batches, Guide, pseudo_rows
+from bayesmtl.inference.svi import _rise, _sums
+from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
+
+
+def guide_of(name: str, outcome: str = "bernoulli") -> Guide:
+    problem = joint_of(name, outcome, basis_centred=True)[0].problem
+    rng = np.random.default_rng(1)
+    point = problem.space.initial(rng, 1)
+    values = problem.space.constrain(point)
+    structure, noise = problem.structure(values), torch.ones(1, 1, dtype=torch.float64)
+    gram, linear = _sums(problem.tasks, noise)
+    R = 0 if structure.basis_scale is None else structure.basis_scale.shape[1]
+    basis = torch.from_numpy(rng.normal(size=(R, 3)))
+    return Guide(problem, point[0], basis, *pseudo_rows(gram, linear), 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in SHARINGS if name != "Pooled"])
+def test_the_guide_is_the_posterior_given_pseudo_rows(name):
+    """Its weights have the moments of the algebra's own draws: 20,000 of each, 6 standard errors."""
+    guide = guide_of(name)
+    problem, every, S = guide.problem, torch.arange(6), 20_000
+    _, _, structure, Z = guide.shared(guide.loc.detach()[None])
+    means, root = guide.of_tasks(structure, Z, every)
+    with torch.no_grad():
+        mean, precision = guide.conditional(means, root, every)
+    rng = np.random.default_rng(0)
+    fresh = torch.from_numpy(rng.normal(size=(S, *mean.shape[1:], 1)))
+    L = torch.linalg.cholesky(precision)
+    x = mean + torch.linalg.solve_triangular(L.transpose(-1, -2), fresh, upper=True)[..., 0]
+    ours = (means + (root @ x[..., None])[..., 0]).numpy()
+    noise = torch.ones(1, 1, dtype=torch.float64)
+    theirs = draw_weights(problem.tasks, structure, noise, Z.repeat(S, 1, 1), rng).weights.numpy()
+    error = 6 * np.sqrt((ours.var(0) + theirs.var(0)) / S)
+    assert np.all(np.abs(ours.mean(0) - theirs.mean(0)) < error)
+    assert np.all(np.abs(np.log(ours.std(0) / theirs.std(0))) < 6 / np.sqrt(S))
+
+
+@pytest.mark.parametrize("name", SHARINGS)
+@pytest.mark.parametrize("outcome", ["gaussian", "bernoulli", "poisson"])
+def test_the_model_is_the_joint_density(name, outcome):
+    """The program's log density is that of `Joint`, which is compared with the model written out."""
+    guide = guide_of(name, outcome)
+    joint = joint_of(name, outcome, basis_centred=True)[0]
+    batch = Batches(guide.problem, 100, 100).draw(np.random.default_rng(0))
+    rng = np.random.default_rng(2)
+    model, program = guide.programs(pyro, batch)
+    with torch.random.fork_rng(devices=[]):
+        traced = pyro.poutine.trace(program).get_trace()
+    values = {"shared": torch.from_numpy(rng.normal(size=len(guide.loc)))}
+    structure = guide.shared(values["shared"][None])[2]
+    q = guide.of_tasks(structure, guide.shared(values["shared"][None])[3], torch.arange(6))[1].shape[-1]
+    assert ("x" in traced.nodes) == (q > 0)
+    x = torch.from_numpy(rng.normal(size=(6, q)))
+    found = pyro.poutine.trace(pyro.poutine.condition(model, values | {"x": x})).get_trace().log_prob_sum()
+    free = joint.__class__(joint.problem, torch.zeros(6, dtype=torch.bool), True)
+    point = torch.cat([values["shared"], x.flatten()])[None]
+    torch.testing.assert_close(found, free.log_density(point)[0])
+
+
+def test_minibatches_are_unbiased():
+    """Means over 3,000 batches of 2 tasks and at most 3 rows: 6 standard errors of 4 totals."""
+    problem = joint_of("Hierarchical", "bernoulli", basis_centred=True)[0].problem
+    batches, rng = Batches(problem, 2, 3), np.random.default_rng(0)
+    totals = []
+    for _ in range(3000):
+        batch = batches.draw(rng)
+        assert len(set(batch.tasks.tolist())) == 2 and batch.X.shape == (2, 3, 3)
+        rows = torch.cat([batch.X, batch.y[..., None]], dim=2) * batch.weight[..., None]
+        totals.append(rows.sum((0, 1)).numpy() * 6 / 2)
+    found = np.array(totals)
+    whole = Batches(problem, 100, 1000).draw(rng)
+    assert whole.weight.max() == 1 and int(whole.weight.sum()) == int(problem.rows.real.sum())
+    expected = torch.cat([whole.X, whole.y[..., None]], dim=2).sum((0, 1)).numpy()
+    assert np.all(np.abs(found.mean(0) - expected) < 6 * found.std(0) / np.sqrt(3000))
+
+
+def test_a_rise_is_told_from_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=2000)
+    rise, error = _rise(noise)
+    assert abs(rise) < 4 * error and error == pytest.approx(np.sqrt(12 / 2000), rel=0.5)
+    rise, error = _rise(noise + np.linspace(0, 3, 2000))
+    assert rise == pytest.approx(3.0, abs=4 * error + 0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_svi_is_near_the_exact_engine():
+    """Means within .5 posterior sd, spreads within a factor of 1.6: what is claimed for 12 tasks."""
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(12), 15)
+    x = rng.normal(size=len(task))
+    W = np.array([0.4, -0.8]) + 0.7 * rng.normal(size=(12, 2))
+    y = W[task, 0] + W[task, 1] * x + 0.5 * rng.normal(size=len(task))
+    data, model = bm.TaskData.from_arrays(x[:, None], y, task), bm.LinearModel()
+    exact = model.fit(data, method="laplace", seed=0, progress=False)  # exact with Gaussian noise
+    fit = model.fit(data, method="svi", seed=0, num_warmup=100, progress=False)
+    for name in ("summary", "coefficients"):
+        ours, theirs = getattr(fit, name)(), getattr(exact, name)()
+        assert np.all(np.abs(ours["mean"] - theirs["mean"]) < 0.5 * theirs["sd"]), name
+        assert np.all(np.abs(np.log(ours["sd"] / theirs["sd"])) < np.log(1.6)), name
+    stats = fit.draws.sample_stats
+    assert set(stats) == {"elbo", "elbo_rise", "elbo_rise_error", "restart_disagreement"}
+    hurried = model.fit(data, method="svi", seed=0, num_warmup=20, progress=False)
+    assert not hurried.check().ok and "num_warmup" in hurried.check().messages[0]
