@@ -18,6 +18,8 @@ DATA_OF = {
     "regularised_mtl": "school",
     "learning_to_learn": "school",
     "hierarchical_full": "exam",
+    "multi_task_relationship_learning": "school",
+    "distributed_relationship_learning": "school",
 }
 
 
@@ -56,7 +58,7 @@ def test_page_states_equation_source_and_command(name):
     docstring = source.split('"""')[1]
     assert "W = " in docstring and "Source: " in docstring
     assert f"python models/{name}.py" in docstring
-    assert "bm.Hierarchical(" in source or "bm.Pooled(" in source or "bm.Independent(" in source
+    assert any(f"bm.{prior}(" in source for prior in bm.sharing.REGISTRY)
 
 
 def test_explained_variance_is_pooled():
