@@ -4,8 +4,8 @@
 
 The paper's workers each hold tasks of their own and improve a bound on the joint objective, round by round,
 while a server updates the tasks' covariance. With Gaussian noise no rounds are needed: what a worker knows of
-a task is G_t = X_t'X_t, b_t = X_t'y_t, y_t'y_t and n_t, these add up, even where two workers share a task, and
-the server's answer is the one that a single machine with all rows would give. This page deals the rows of
+a task is G_t = X_t'X_t, b_t = X_t'y_t, y_t'y_t and n_t, these add up, even where two workers share a task,
+and the server's answer is the one that a single machine with all rows would give. This page deals the rows of
 School out to workers, each with a file of its own, and compares: the files read one after the other, the
 workers' sums merged by the server, and all rows in memory. On a Dask cluster,
 `bm.TaskData.from_parquet(files, ..., client=client)` does the same.
