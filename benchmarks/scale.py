@@ -2,7 +2,7 @@
 
 Every step runs in a process of its own, so that the largest resident memory is that step's. A plain scan
 reads the same columns in chunks of the same size, puts them into a matrix and adds up X'X: no tasks, no
-checks. Scan and pass are compared in processor seconds, which other programs disturb less. The posterior is
+checks. Times are judged in processor seconds, which other programs disturb less. The posterior is
 that of engine `laplace`, which for Gaussian noise approximates nothing: hyperparameters are drawn by
 importance sampling, all weights exactly given them.
 `InstEval` (73,421 ratings of 1,128 lecturers), written to Parquet, is the real example.
@@ -204,7 +204,11 @@ def run(options: Options) -> str:
         *real,
         "",
         verdict("half the speed of a plain scan", ok=at >= 0.5, found=f"{at:.2f} of it"),
-        verdict(f"full posterior under {LIMIT:.0f} s", ok=fit["wall"] < LIMIT, found=f"{fit['wall']:.1f} s"),
+        verdict(
+            f"full posterior in under {LIMIT:.0f} processor seconds",
+            ok=fit["cpu"] < LIMIT,
+            found=f"{fit['cpu']:.1f} s",
+        ),
         verdict("the fit's own check", ok=fit["ok"] == 1, found=f"Pareto k {fit['k']:.2f}"),
         verdict(
             "memory does not grow with rows, beyond the first full chunk",
