@@ -174,7 +174,8 @@ def _files(path: str | Path | Sequence[str | Path]) -> list[str]:
 def _reading(path: str) -> Any:
     pyarrow = _pyarrow()
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        # read ahead, a file would be in memory as a whole
+        return pyarrow.parquet.ParquetFile(path, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
 
