@@ -78,6 +78,7 @@ ROWWISE: dict[str, tuple[bm.LinearModel, str]] = {
                 "Hierarchical diagonal": bm.Hierarchical("diagonal"),
                 "Hierarchical full": bm.Hierarchical("full"),
                 "LowRank(1)": bm.LowRank(1),
+                "TaskCovariance": bm.TaskCovariance(),
             }.items()
             for method in ("gibbs", "laplace")
         ),

@@ -17,6 +17,8 @@ from bayesmtl.data.labels import label_of, sort_order
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind, is_constant
 from bayesmtl.errors import DataError, listing
 
+_STRIP = 4096  # rows turned from columns at once: few enough to stay in the processor's cache
+
 
 @dataclass(frozen=True, eq=False)
 class TaskMoments:
@@ -166,13 +168,20 @@ class Accumulator:
         self.rows = np.zeros(0)
         self.products = np.zeros((0, p + 1, p + 1))  # of (v - r, 1)
 
-    def add(self, values: np.ndarray, codes: np.ndarray, labels: Sequence[Hashable]) -> None:
+    def add(
+        self,
+        values: np.ndarray,
+        codes: np.ndarray,
+        labels: Sequence[Hashable],
+        extremes: tuple[np.ndarray, np.ndarray],
+    ) -> None:
         """Add rows.
 
         Args:
             values: Features and target by column (p, n); the target NaN where not observed.
             codes: Task of each row (n,), indices into `labels`.
             labels: Tasks of this chunk.
+            extremes: Smallest and largest value of each column (p,), missing targets apart.
         """
         places = [self.labels.setdefault(label, len(self.labels)) for label in labels]
         known, merged = np.unique(np.array(places, dtype=int), return_inverse=True)
@@ -183,16 +192,19 @@ class Accumulator:
         seen = ~np.isnan(values[-1])
         if not seen.all():
             values, codes = values[:, seen], codes[seen]
+            extremes = values.min(axis=1, initial=np.inf), values.max(axis=1, initial=-np.inf)
             count = np.bincount(codes, minlength=len(known))
         p, n = values.shape
         if not n:
             return
         if self.reference is None:
             self.reference = values.mean(axis=1)
-        np.minimum(self.low, values.min(axis=1), out=self.low)
-        np.maximum(self.high, values.max(axis=1), out=self.high)
+        np.minimum(self.low, extremes[0], out=self.low)
+        np.maximum(self.high, extremes[1], out=self.high)
         padded = np.zeros((n + 1, p + 1))  # the last row stands for none
-        np.subtract(values.T, self.reference, out=padded[:-1, :-1])
+        for start in range(0, n, _STRIP):
+            strip = slice(start, min(n, start + _STRIP))
+            padded[strip, :-1] = (values[:, strip] - self.reference[:, None]).T
         padded[:-1, -1] = 1.0
         narrow = codes.astype(np.uint16) if len(known) <= 2**16 else codes  # sorted faster
         order = np.append(np.argsort(narrow, kind="stable"), n)
@@ -203,7 +215,8 @@ class Accumulator:
             tasks = np.flatnonzero((size_class == size) & (count > 0))
             offset = np.arange(count[tasks].max())
             inside = offset < count[tasks][:, None]
-            block = padded[order[np.where(inside, starts[tasks][:, None] + offset, n)]]
+            where = order[np.where(inside, starts[tasks][:, None] + offset, n)]
+            block = padded.take(where, axis=0)  # three times as fast as indexing
             self.products[known[tasks]] += np.swapaxes(block, 1, 2) @ block
 
     def _make_room(self) -> None:

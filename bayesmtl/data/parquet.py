@@ -123,7 +123,7 @@ def read_part(part: Part) -> TaskMoments:
             values = np.empty((len(part.columns), batch.num_rows))
             for column, name in zip(values, part.columns, strict=True):
                 column[:] = _numbers(batch.column(name))
-                _refuse_holes(column, name, part)
+            extremes = _extremes(values, part)
             task = batch.column(part.task)
             missing = task.is_null(nan_is_null=True).true_count
             if missing:
@@ -136,7 +136,7 @@ def read_part(part: Part) -> TaskMoments:
             if hasattr(task, "dictionary"):  # which may hold labels without rows
                 task = task.dictionary_decode()
             encoded = task.dictionary_encode()
-            sums.add(values, encoded.indices.to_numpy(), encoded.dictionary.to_pylist())
+            sums.add(values, encoded.indices.to_numpy(), encoded.dictionary.to_pylist(), extremes)
     return sums.finish()
 
 
@@ -174,7 +174,8 @@ def _files(path: str | Path | Sequence[str | Path]) -> list[str]:
 def _reading(path: str) -> Any:
     pyarrow = _pyarrow()
     try:
-        return pyarrow.parquet.ParquetFile(path)
+        # read ahead, a file would be in memory as a whole
+        return pyarrow.parquet.ParquetFile(path, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
 
@@ -231,17 +232,21 @@ def _numbers(column: Any) -> np.ndarray:
     return np.asarray(column.cast("float64").to_numpy(zero_copy_only=False))
 
 
-def _refuse_holes(values: np.ndarray, name: str, part: Part) -> None:
-    """Refuse a column (n,) with an infinity, or with a missing value if it is no target."""
-    target = name == part.columns[-1]
-    lowest, highest = (np.fmin, np.fmax) if target else (np.minimum, np.maximum)
-    # extremes pass on whatever is wrong, at the cost of one look
-    if np.isfinite([lowest.reduce(values, initial=0.0), highest.reduce(values, initial=0.0)]).all():
-        return
-    wrong = np.isinf(values) if target else ~np.isfinite(values)
-    raise DataError(
-        name,
-        expected="finite targets, or missing ones" if target else "a finite value in every row",
-        found=f"{int(wrong.sum())} values that are not in {part.path}",
-        remedy="Correct these rows." if target else "Drop these rows or fill them in.",
-    )
+def _extremes(values: np.ndarray, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value of each column (p, n); refuses infinities, and holes but in the target."""
+    low, high = values.min(axis=1, initial=np.inf), values.max(axis=1, initial=-np.inf)
+    target = values[-1]
+    low[-1], high[-1] = np.fmin.reduce(target, initial=np.inf), np.fmax.reduce(target, initial=-np.inf)
+    sound = np.isfinite(low) & np.isfinite(high)
+    sound[-1] |= bool(np.isnan(target).all())
+    if values.shape[1] and not sound.all():
+        column = int(np.flatnonzero(~sound)[0])
+        is_target = column == len(values) - 1
+        wrong = np.isinf(target) if is_target else ~np.isfinite(values[column])
+        raise DataError(
+            part.columns[column],
+            expected="finite targets, or missing ones" if is_target else "a finite value in every row",
+            found=f"{int(wrong.sum())} values that are not in {part.path}",
+            remedy="Correct these rows." if is_target else "Drop these rows or fill them in.",
+        )
+    return low, high

@@ -19,8 +19,9 @@ class TaskSummaries:
     """Sums per task that stand for the rows, in the user's units; made by `TaskData.from_parquet`.
 
     `LinearModel.fit` takes them in place of a TaskData where the likelihood is Gaussian, and what follows
-    works as usual: predictions, similarities, new tasks, further rows by `condition`, files. What looks at
-    single rows, such as `Fit.to_datatree` with its pointwise log likelihood, says that it cannot.
+    works as usual: predictions, similarities (over the observed rows' inputs by default), new tasks, further
+    rows by `condition`, files. What looks at single rows, such as `Fit.to_datatree` with its pointwise log
+    likelihood, says that it cannot.
 
     Attributes:
         moments: The sums.

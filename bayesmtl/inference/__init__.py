@@ -37,6 +37,8 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
 
 # Numbers handled per density evaluation (T r D, for one chain) beyond which a full posterior takes minutes.
 _LARGE = 20_000_000
+# Tasks whose correlations are sampled without being asked to: about a minute on one core.
+_MOST_CORRELATED = 8
 # Auxiliary variables per sweep (of one chain) beyond which the same is true of "gibbs".
 _MANY_VARIABLES = 20_000
 
@@ -100,6 +102,10 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         return "gibbs", reason + ("" if problem.rows is None else " given auxiliary variables of the rows")
     if problem.rows is not None:
         return _choose_rowwise(able, likelihood, problem.rows)
+    T = problem.tasks.num_tasks
+    if sharing.has_correlation and T > _MOST_CORRELATED:
+        reason = f"{T * (T - 1) // 2} correlations of {T} tasks make sampling slow"
+        return "empirical_bayes", reason + '; method="exact" gives the full posterior and takes longer'
     size = sum(group.rows.numel() for group in problem.tasks.groups)
     if size > _LARGE:
         reason = f"{problem.tasks.num_tasks} tasks make every density evaluation slow"

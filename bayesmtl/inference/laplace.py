@@ -17,6 +17,9 @@ from bayesmtl.inference.target import Density
 NUM_DRAWS = 250  # by default, per chain; they are independent but for repeats
 PROPOSALS_PER_DRAW = 1
 _LEAST_PROPOSALS = 1000
+# Where an evaluation is slow (numbers handled in one) there are many tasks, and the posterior of what they
+# share is all but normal: fewer proposals do, and the shape of the weights' tail says if not.
+_SLOW, _FEW_PROPOSALS = 1_000_000, 400
 
 
 def laplace(problem: Problem, settings: Settings) -> Draws:
@@ -59,7 +62,8 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     mode = highest(modes)
     center, root = rounded(mode.point, spread_root(density, mode.point, rng))
     proposal = Proposal(center, root, problem.space.signed(), center)
-    number = max(PROPOSALS_PER_DRAW * C * N, _LEAST_PROPOSALS)
+    slow = sum(group.rows.numel() for group in problem.tasks.groups) > _SLOW
+    number = max(PROPOSALS_PER_DRAW * C * N, _FEW_PROPOSALS if slow else _LEAST_PROPOSALS)
     sample = weighted_sample(density, proposal, number, rng)
     keep = rng.permutation(systematic(sample.weights, C * N, rng))
     points = sample.points[keep].reshape(C, N, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -157,4 +158,7 @@ def rounded(point: torch.Tensor, root: torch.Tensor) -> tuple[torch.Tensor, torc
     """
     scale = root.diagonal().sqrt().to(torch.bfloat16).double()
     root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
-    return point.round(decimals=3), root
+    # with many rows a posterior may be narrower than three decimals: a tenth of its width will do
+    narrowest = float((scale**2).min())
+    decimals = max(3, math.ceil(-math.log10(narrowest / 10))) if narrowest > 0 else 3
+    return point.round(decimals=decimals), root

@@ -21,6 +21,8 @@ from bayesmtl.likelihoods import Likelihood, Outcomes, Rowwise
 from bayesmtl.parameters import ParameterSpace, Values
 from bayesmtl.sharing import PartitionSharing, Sharing
 
+_AT_ONCE = 10_000_000  # numbers of workspace; no less than four points, the usual chains
+
 
 class StandardRows(NamedTuple):
     """Rows in standardised units, with what they carry besides.
@@ -145,6 +147,15 @@ class Problem(Target):
             log_prior = log_prior + self.sharing.log_partition(self.membership, values)
             return log_prior + log_marginal_clusters(self.tasks, self.structure(values), noise)
         return log_prior + log_marginal(self.tasks, self.structure(values), noise)
+
+    def value(self, points: torch.Tensor) -> torch.Tensor:
+        """`log_density` without its gradient, of as many points at once as memory is meant for."""
+        if self.membership is not None:  # one partition for each point
+            return super().value(points)
+        size = sum(group.rows.numel() for group in self.tasks.groups)
+        return torch.cat(
+            [super(Problem, self).value(part) for part in points.split(max(4, _AT_ONCE // size))]
+        )
 
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""

@@ -22,6 +22,8 @@ DATA_OF = {
     "clustered_mtl": "school",
     "shared_hypotheses": "school",
     "dirichlet_process_mtl": "landmine",
+    "multi_task_relationship_learning": "school",
+    "distributed_relationship_learning": "school",
 }
 BASELINES = {"landmine": ("pooled", "single-task", "hierarchical")}
 """Where they are not pooled, single-task and random intercept."""
@@ -62,7 +64,7 @@ def test_page_states_equation_source_and_command(name):
     docstring = source.split('"""')[1]
     assert "W = " in docstring and "Source: " in docstring
     assert f"python models/{name}.py" in docstring
-    assert "bm.Hierarchical(" in source or "bm.Pooled(" in source or "bm.Independent(" in source
+    assert any(f"bm.{prior}(" in source for prior in bm.sharing.REGISTRY)
 
 
 def test_explained_variance_is_pooled():

@@ -246,6 +246,19 @@ def test_missing_labels(frame, tmp_path):
             bm.TaskData.from_parquet(tmp_path, **COLUMNS)
 
 
+def test_an_empty_part_and_a_part_without_targets_change_nothing(frame, tmp_path):
+    frame.head(30).to_parquet(tmp_path / "a.parquet")
+    alone = bm.TaskData.from_parquet(tmp_path, **COLUMNS)
+    frame.head(0).to_parquet(tmp_path / "b.parquet")
+    assert identical(alone, bm.TaskData.from_parquet(tmp_path, **COLUMNS))
+    frame.head(0).to_parquet(tmp_path / "0.parquet")  # also where it comes first
+    again = bm.TaskData.from_parquet(tmp_path, **COLUMNS)
+    np.testing.assert_allclose(again.moments.second, alone.moments.second, rtol=1e-12)
+    frame.head(5).assign(y=np.nan).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="at least one observed target"):
+        bm.TaskData.from_parquet(tmp_path, **COLUMNS)
+
+
 def test_categories_without_rows_are_no_tasks(frame, tmp_path):
     labels = pd.Categorical(["b", "a", "b"], categories=["c", "b", "a"])
     frame.head(3).assign(lab=labels).to_parquet(tmp_path / "a.parquet")
