@@ -66,7 +66,7 @@ def test_benchmark_numbers_are_in_their_tables():
     assert rows
     for text, path in rows:
         table = (ROOT / path).read_text(encoding="utf-8")
-        written = set(re.findall(r"\d[\d,]*(?:\.\d+)?", table))
+        written = set(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", table))
         # what is measured has a point, or many digits; small whole numbers name the setting
-        for number in re.findall(r"\d[\d,]*\.\d+|\d[\d,]{2,}", text):
+        for number in re.findall(r"\d+(?:,\d{3})*\.\d+|\d{1,3}(?:,\d{3})+|\d{3,}", text):
             assert number in written, f"{path} does not have {number}"
