@@ -28,7 +28,7 @@ from bayesmtl.inference import Problem
 from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep
 from benchmarks.common import Options, Watch, bulk_ess, main, prepare, school, table, verdict
 
-LONG = {"num_chains": 4, "num_warmup": 150, "num_draws": 300}
+LONG = {"num_chains": 4, "num_warmup": 60, "num_draws": 100}
 FEW = {"num_chains": 3, "num_warmup": 60, "num_draws": 60}
 REDUCED = {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
 EDGES = np.linspace(0.0, 1.0, 6)
@@ -262,7 +262,7 @@ def run(options: Options) -> str:
     large_length = {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
     large_fit, large_seconds = timed(model, large, large_length)
     found = recovery(2 if reduced else 20, REDUCED if reduced else FEW)
-    judged = reliability(3 if reduced else 150, REDUCED if reduced else FEW)
+    judged = reliability(3 if reduced else 60, REDUCED if reduced else FEW)
     enough = judged[judged["pairs"] >= 200]
     gap = float((enough["probability"] - enough["share together"]).abs().max()) if len(enough) else np.nan
     as_good = found["point partition"] >= np.minimum(0.95, found["oracle"])

@@ -226,14 +226,16 @@ class Gibbs:
         if state.iteration <= self.num_warmup:
             self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
             return
+        # computed first: an interrupt should not fall between what belongs together
+        density = None if state.membership is None else self._log_density(state)
         state.draws.append(state.current)
         state.renewed.append(renewed)
         state.points_drawn.append(state.points)
         if stats is not None:
             state.stats.append(stats)
-        if state.membership is not None:
+        if state.membership is not None and density is not None:
             state.partitions.append(state.membership)
-            state.density.append(self._log_density(state))
+            state.density.append(density)
 
     def _renew(self, state: State, structure: Structure, rng: np.random.Generator) -> torch.Tensor:
         """Weights, and clusters where there are any, without omega; the share of tasks accepted, (C,)."""

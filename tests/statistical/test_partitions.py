@@ -1,8 +1,8 @@
 """Samplers of partitions: against enumeration, against the prior, and on simulated clusters.
 
 False-alarm budget: 1e-4 for this file, which has about 20 comparisons of probabilities at 5 standard errors
-(6e-7 each, for up to 52 partitions: 3e-5) and about 20 tests of uniformity at 1e-6; seeds are fixed. What the
-tests detect is shown by samplers that are broken on purpose.
+(6e-7 each, for up to 52 partitions: 3e-5) and about 20 tests of uniformity at 1e-6, and 2 of calibration
+(3e-5 together); seeds are fixed. What the tests detect is shown by samplers that are broken on purpose.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bayesmtl.inference import problem as problem_module
 from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep, split_merge
 from bayesmtl.sharing.partition import num_clusters
+from benchmarks.partitions import KNOWN, clustered_data, drawn_from_the_prior
 from tests.equivalence.partitions import all_partitions
 
 pytestmark = [pytest.mark.statistical]
@@ -336,25 +337,6 @@ def test_conditioning_moves_the_weights_as_refitting_does():
     assert np.all(np.abs(refit.std("s") / updated.std("s") - 1) < 0.2)
 
 
-def clustered_data(num_clusters: int, within: float, seed: int, *, num_tasks: int = 30, rows: int = 15):
-    """Tasks with three weights each, in clusters of equal size.
-
-    Returns the data, the clusters, and those that maximum likelihood finds for one who knows the cluster
-    means.
-    """
-    rng = np.random.default_rng(seed)
-    truth = rng.permutation(np.arange(num_tasks) % num_clusters)
-    means = rng.normal(size=(num_clusters, 3))
-    W = means[truth] + within * rng.normal(size=(num_tasks, 3))
-    task = np.repeat(np.arange(num_tasks), rows)
-    x = rng.normal(size=(len(task), 2))
-    y = W[task, 0] + (x * W[task, 1:]).sum(1) + 0.5 * rng.normal(size=len(task))
-    known = (
-        ((y[:, None] - x @ means[:, 1:].T - means[:, 0]) ** 2).reshape(num_tasks, rows, -1).sum(1).argmin(1)
-    )
-    return bm.TaskData.from_arrays(x, y, [f"task_{t:02d}" for t in task]), truth, known
-
-
 SHORT = {"num_chains": 3, "num_warmup": 60, "num_draws": 60, "progress": False}
 
 
@@ -382,3 +364,26 @@ def test_exchangeable_tasks_are_not_split():
     found = fit.partition()
     assert found.point.nunique() == 1
     assert found.num_clusters.idxmax() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_co_clustering_probabilities_are_calibrated():
+    """Tasks drawn from the model that is fitted: of pairs together with probability p, a share p is.
+
+    Data sets are independent, pairs are not: what is judged is each data set's mean gap, plain and weighted
+    by p - 1/2, in standard errors over 24 data sets (beyond 5.5 with probability 3e-5 if all is right). Bins
+    of probability, over more data sets, are in `benchmarks/partitions.py`.
+    """
+    first, second = np.triu_indices(12, 1)
+    gaps = []
+    for seed in range(100, 124):
+        data, cluster = drawn_from_the_prior(seed, 12)
+        fit = KNOWN.fit(data, seed=seed, num_chains=4, num_warmup=20, num_draws=12, progress=False)
+        p = fit.partition().co_clustering.to_numpy()[first, second]
+        gap = (cluster[first] == cluster[second]) - p
+        gaps.append((gap.mean(), (gap * (p - 0.5)).mean(), p.std()))
+    plain, weighted, spread = np.array(gaps).T
+    assert spread.mean() > 0.1  # the data say something about pairs
+    for gap in (plain, weighted):
+        assert abs(gap.mean()) < 5.5 * gap.std(ddof=1) / np.sqrt(len(gap)), gap
