@@ -2,8 +2,8 @@
 
 Scales of weights live on the signed line: a half-normal scale is the absolute value of a normal one, and the
 density of the data depends on its square only, so no transform is needed and nothing bends at zero. Noise
-scales, which stay away from zero, use their logarithm; correlation matrices the partial correlations of
-their Cholesky factor.
+scales, which stay away from zero, use their logarithm; correlation matrices atanh of the partial correlations
+p_ij in their Cholesky factor, L[i, j] = p_ij sqrt(1 - L[i, 1]^2 - .. - L[i, j-1]^2).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.distributions.transforms import CorrCholeskyTransform
 
-from bayesmtl.priors import Fixed, Prior
+from bayesmtl.priors import LKJ, Fixed, Prior
 
 Space = Literal["signed", "log", "real", "correlation"]
 Values = Mapping[str, torch.Tensor]
@@ -71,6 +71,11 @@ class Parameter:
         if self.space == "correlation":
             return self.shape[0] * (self.shape[0] - 1) // 2
         return math.prod(self.shape)
+
+    @property
+    def of_tasks_jointly(self) -> bool:
+        """Whether this is a correlation matrix of the tasks."""
+        return self.space == "correlation" and self.dims[:1] == ("task",)
 
     def constrain(self, point: torch.Tensor) -> torch.Tensor:
         """From coordinates (B, size) to values (B, *shape)."""
@@ -150,16 +155,35 @@ class ParameterSpace:
         """The values for tasks that the data never showed: their own quantities anew, the rest as it is.
 
         Quantities with a first dimension "task" are independent over tasks given the others, so a new task's
-        come from the prior.
+        come from the prior; all but correlation matrices of tasks, for which see `extend_tasks`.
         """
         fresh = dict(values)
         for parameter in self.parameters:
-            if parameter.dims[:1] == ("task",):
+            if parameter.dims[:1] == ("task",) and not parameter.of_tasks_jointly:
                 B = values[parameter.name].shape[0]
                 fresh[parameter.name] = replace(parameter, shape=(num_new, *parameter.shape[1:])).sample(
                     rng, B
                 )
         return fresh
+
+    def extend_tasks(self, values: Values, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The values for the known tasks and `num_new` others behind them, (B, T + num_new, ...).
+
+        As `fresh_tasks`, and correlation matrices of tasks grow by rows that are drawn given the known ones.
+        """
+        extended = dict(values)
+        fresh = self.fresh_tasks(values, num_new, rng)
+        for parameter in self.parameters:
+            if parameter.of_tasks_jointly:
+                assert isinstance(parameter.prior, LKJ)
+                L = values[parameter.name].numpy()
+                for _ in range(num_new):
+                    L = parameter.prior.next_row(L, rng)
+                extended[parameter.name] = torch.from_numpy(L)
+            elif parameter.dims[:1] == ("task",):
+                known = values[parameter.name]
+                extended[parameter.name] = torch.cat([known, fresh[parameter.name]], dim=1)
+        return extended
 
     def redraw_tasks(self, points: torch.Tensor, tasks: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         """Points (B, P) whose coordinates of these tasks' own quantities are drawn from the prior.
@@ -171,11 +195,15 @@ class ParameterSpace:
         """
         points = points.clone()
         for parameter, where in self._slices():
-            if parameter.size and parameter.dims[:1] == ("task",):
-                fresh = parameter.sample(rng, len(points))
-                own = points[:, where].reshape(fresh.shape)
-                own[:, tasks] = (fresh.log() if parameter.space == "log" else fresh)[:, tasks]
-                points[:, where] = own.reshape(len(points), -1)
+            if not parameter.size or parameter.dims[:1] != ("task",):
+                continue
+            if parameter.of_tasks_jointly:
+                points[:, where] = _redraw_correlation(parameter, points[:, where], tasks, rng)
+                continue
+            fresh = parameter.sample(rng, len(points))
+            own = points[:, where].reshape(fresh.shape)
+            own[:, tasks] = (fresh.log() if parameter.space == "log" else fresh)[:, tasks]
+            points[:, where] = own.reshape(len(points), -1)
         return points
 
     def initial(self, rng: np.random.Generator, num_chains: int) -> torch.Tensor:
@@ -191,3 +219,21 @@ class ParameterSpace:
 
 def _row_sum(values: torch.Tensor) -> torch.Tensor:
     return values.reshape(values.shape[0], -1).sum(1)
+
+
+def _redraw_correlation(
+    parameter: Parameter, points: torch.Tensor, tasks: np.ndarray, rng: np.random.Generator
+) -> torch.Tensor:
+    """Coordinates (B, size) of a correlation matrix whose rows of some tasks are drawn given the others."""
+    assert isinstance(parameter.prior, LKJ)
+    T = parameter.shape[0]
+    L = parameter.constrain(points).numpy()
+    omega = L @ np.swapaxes(L, 1, 2)
+    seen = np.setdiff1d(np.arange(T), tasks)
+    L = np.linalg.cholesky(omega[:, seen][:, :, seen])
+    for position in range(len(seen), T):
+        L = parameter.prior.next_row(L, rng, further=T - 1 - position)
+    back = np.argsort(np.concatenate([seen, tasks]))
+    omega = (L @ np.swapaxes(L, 1, 2))[:, back][:, :, back]
+    redrawn: torch.Tensor = _CORRELATION.inv(torch.from_numpy(np.linalg.cholesky(omega)))
+    return redrawn

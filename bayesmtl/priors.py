@@ -322,3 +322,31 @@ class LKJ(Prior):
             L[..., j + 1 :, j] = partial * np.sqrt(remaining[..., j + 1 :])
             remaining[..., j + 1 :] -= L[..., j + 1 :, j] ** 2
         return L
+
+    def next_row(self, L: np.ndarray, rng: np.random.Generator, *, further: int = 0) -> np.ndarray:
+        """Draw one further row of Cholesky factors, given the rows before it.
+
+        Rows l_j of a T x T factor are independent, l_j = (b, sqrt(1 - |b|^2)), with the direction of b
+        uniform and |b|^2 ~ Beta((j - 1) / 2, concentration + (T - j) / 2) (the onion of the source).
+
+        Args:
+            L: Cholesky factors of j - 1 rows, shape (..., j - 1, j - 1).
+            rng: Source of randomness.
+            further: T - j, rows that are to come behind this one.
+
+        Returns:
+            Shape (..., j, j).
+        """
+        *batch, k, _ = L.shape
+        grown = np.zeros((*batch, k + 1, k + 1))
+        grown[..., :k, :k] = L
+        square = (
+            rng.beta(k / 2, self.concentration + further / 2, size=(*batch, 1))
+            if k
+            else np.zeros((*batch, 1))
+        )
+        direction = rng.standard_normal((*batch, k))
+        direction /= np.linalg.norm(direction, axis=-1, keepdims=True) if k else 1.0
+        grown[..., k, :k] = np.sqrt(square) * direction
+        grown[..., k, k] = np.sqrt(1 - square[..., 0])
+        return grown

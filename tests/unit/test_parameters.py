@@ -88,6 +88,25 @@ def test_jacobians(parameter, coordinates_of):
         assert parameter.log_density(point, value).item() == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("T", [2, 6, 30])
+def test_correlation_coordinates_against_torch(T):
+    """The density of the coordinates is that of `LKJCholesky` carried over by the inverse transform."""
+    parameter = Parameter("a", (T, T), LKJ(1.7), "correlation")
+    base = torch.distributions.LKJCholesky(T, torch.tensor(1.7, dtype=torch.float64))
+    pushed = torch.distributions.TransformedDistribution(
+        base, torch.distributions.transforms.CorrCholeskyTransform().inv, validate_args=False
+    )
+    point = 0.5 * points_of(parameter)
+    found = parameter.log_density(point, parameter.constrain(point))
+    torch.testing.assert_close(found, pushed.log_prob(point), rtol=1e-10, atol=1e-8)
+    # the coordinates are atanh of partial correlations, each 2 Beta(b_j, b_j) - 1 of its own: sum their logs
+    column = np.tril_indices(T, -1)[1]
+    b = 1.7 + (T - 2 - column) / 2
+    partial = torch.tanh(point).numpy()
+    expected = stats.beta(b, b, loc=-1, scale=2).logpdf(partial) + np.log1p(-(partial**2))
+    np.testing.assert_allclose(found, expected.sum(axis=1), rtol=1e-9)
+
+
 def test_signed_coordinates_mean_the_same_on_both_sides():
     parameter = Parameter("a", (3,), HalfNormal(0.7), "signed")
     point = points_of(parameter)
@@ -197,3 +216,31 @@ def test_redrawn_tasks_follow_the_prior_and_the_rest_stays(space):
         assert torch.equal(before[name][:, [0, 2]], after[name][:, [0, 2]])
     assert stats.kstest(after["level"][:, 1], "norm").pvalue > 1e-6
     assert stats.kstest(after["spread"][:, 3, 1], "halfnorm").pvalue > 1e-6
+
+
+def test_correlations_of_tasks_grow_and_are_redrawn():
+    """Kolmogorov-Smirnov on 2000 draws, false-alarm probability 1e-6 each."""
+    T = 4
+    space = ParameterSpace(
+        (
+            Parameter("omega", (T, T), LKJ(1.0), "correlation", ("task", "task_other")),
+            Parameter("level", (T,), Normal(), "real", ("task",)),
+        )
+    )
+    points = torch.from_numpy(np.random.default_rng(0).normal(size=(2000, space.size)))
+    before = space.constrain(points)
+    after = space.constrain(space.redraw_tasks(points, np.array([0, 2]), np.random.default_rng(1)))
+    first, second = (L @ L.transpose(-1, -2) for L in (before["omega"], after["omega"]))
+    torch.testing.assert_close(first[:, 1, 3], second[:, 1, 3])
+    assert torch.equal(before["level"][:, [1, 3]], after["level"][:, [1, 3]])
+    # directions of rows are uniform: a correlation with a known task has its prior law given any corner
+    b = 1.0 - 1 + T / 2
+    for task, other in ((0, 1), (0, 3), (2, 3)):
+        assert stats.kstest((second[:, task, other] + 1) / 2, stats.beta(b, b).cdf).pvalue > 1e-6
+    grown = space.extend_tasks(before, 2, np.random.default_rng(2))
+    assert grown["omega"].shape == (2000, 6, 6) and grown["level"].shape == (2000, 6)
+    assert torch.equal(grown["omega"][:, :T, :T], before["omega"])
+    assert torch.equal(grown["level"][:, :T], before["level"])
+    omega = grown["omega"] @ grown["omega"].transpose(-1, -2)
+    b = 1.0 - 1 + (T + 1) / 2  # a fifth task beside four
+    assert stats.kstest((omega[:, 4, 0] + 1) / 2, stats.beta(b, b).cdf).pvalue > 1e-6

@@ -105,6 +105,27 @@ def test_density_of_correlations(concentration):
     torch.testing.assert_close(constant, constant[:1].expand(6))
 
 
+@pytest.mark.parametrize("known", [0, 1, 3])
+def test_rows_drawn_one_after_the_other_make_the_whole(known):
+    """A corner of LKJ(c) of five is LKJ(c + missing / 2); with the missing rows it is LKJ(c) again."""
+    T, prior, rng = 5, LKJ(0.8), np.random.default_rng(6)
+    L = LKJ(0.8 + (T - known) / 2).sample(rng, (3000, known, known))
+    for j in range(known, T):
+        before = L
+        L = prior.next_row(L, rng, further=T - 1 - j)
+        assert np.array_equal(L[:, :j, :j], before)
+    omega = L @ np.swapaxes(L, 1, 2)
+    np.testing.assert_allclose(np.diagonal(omega, axis1=1, axis2=2), 1.0, rtol=1e-12)
+    b = 0.8 - 1 + T / 2
+    for i, j in zip(*np.tril_indices(T, -1), strict=True):
+        assert stats.kstest((omega[:, i, j] + 1) / 2, stats.beta(b, b).cdf).pvalue > ALPHA / 10
+    # and jointly: the determinant has the law that `sample` gives it
+    whole = prior.sample(rng, (3000, T, T))
+    assert (
+        stats.ks_2samp(np.linalg.det(omega), np.linalg.det(whole @ np.swapaxes(whole, 1, 2))).pvalue > ALPHA
+    )
+
+
 def test_one_task_has_one_correlation_matrix():
     assert LKJ().sample(np.random.default_rng(0), (3, 1, 1)).tolist() == [[[1.0]]] * 3
     assert LKJ().log_prob(torch.ones(3, 1, 1, dtype=torch.float64)).tolist() == [0.0] * 3
