@@ -16,7 +16,7 @@ from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
 from bayesmtl.inference.exact import sample_hyperparameters
-from bayesmtl.inference.functions import FunctionProblem, problem_of
+from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
 from bayesmtl.likelihoods import Gaussian, Likelihood
 from bayesmtl.models.linear import check_data
@@ -43,7 +43,10 @@ class MultitaskGP:
     specification only: immutable, without data. Inputs are the features of the data, without an intercept.
 
     Args:
-        kernel: A kernel of this package, or any of GPyTorch's, on standardised inputs.
+        kernel: A kernel of this package, or any of GPyTorch's, on standardised inputs. Several in a tuple are
+            one for each shared function (`LowRank(rank)`: `rank` of them, the semiparametric latent factor
+            model, without private functions), and one more is that of the private functions (`Hierarchical`:
+            two; `LowRank(rank)`: `rank` + 1, the linear model of coregionalisation).
         sharing: Which tasks share what.
         likelihood: `Gaussian`, with noise shared, per task, or known.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks. The default
@@ -72,8 +75,12 @@ class MultitaskGP:
     amplitude: Prior = field(default_factory=HalfNormal)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel):
-            object.__setattr__(self, "kernel", GPyTorchKernel(self.kernel))
+        several = isinstance(self.kernel, (tuple, list))
+        kernels = tuple(
+            kernel if isinstance(kernel, Kernel) else GPyTorchKernel(kernel)
+            for kernel in (self.kernel if several else (self.kernel,))
+        )
+        object.__setattr__(self, "kernel", kernels if len(kernels) > 1 else kernels[0])
         if not isinstance(self.sharing, Sharing):
             raise SpecificationError(
                 "sharing",
@@ -89,7 +96,7 @@ class MultitaskGP:
                 remedy="Functions integrate out under Gaussian noise; pass Gaussian().",
             )
         check_priors(self)
-        over_functions(self.sharing, self.amplitude)
+        over_functions(self.sharing, self.amplitude, len(kernels))
 
     def fit(
         self,
@@ -188,13 +195,14 @@ class MultitaskGP:
                 found="none",
                 remedy="Name the inputs of the functions as features.",
             )
-        self.kernel.check(num_inputs)
+        kernels, sharing = parts(self.kernel, self.sharing, self.amplitude)
+        kernels.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)
-        sharing = over_functions(self.sharing, self.amplitude)
-        problem = problem_of(data, data.standardization(), self.kernel, sharing, self.likelihood)
+        problem = problem_of(data, data.standardization(), kernels, sharing, self.likelihood)
         size, what = len(problem.y), "observed rows"
-        if problem.grid is not None:
+        if problem.on_grid:
+            assert problem.grid is not None
             size, what = len(problem.grid), "inputs of a complete grid"
         if size > _MOST_ROWS:
             raise DataError(
@@ -217,7 +225,8 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
         )
     n = len(problem.y)
     how = f"functions integrated out by Cholesky factorisation of {n} rows"
-    if problem.grid is not None:
+    if problem.on_grid:
+        assert problem.grid is not None
         m, T = problem.grid.shape
         how = f"functions integrated out by eigendecomposition: a complete grid of {m} inputs x {T} tasks"
     if method != "auto":

@@ -87,21 +87,22 @@ def function_values(
     problem, m = fit.problem, len(rows.X)
     n, num_tasks = len(problem.y), problem.num_tasks + len(rows.new_names)
     means, draws = [], []
-    for part in in_chunks(values, m * (n + m) if problem.grid is not None else (n + m) ** 2):
+    Q = problem.kernels.num_kernels
+    for part in in_chunks(values, m * (n + m) if problem.on_grid else Q * (n + m) ** 2):
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
-        kernel = problem.kernel
+        kernels = problem.kernels
         known = fit.known_rows(part, structure)
         cross = function_covariance(
-            structure, kernel.covariance(part, problem.X, rows.X), problem.task, rows.task
+            structure, kernels.covariance(part, problem.X, rows.X), problem.task, rows.task
         )
-        shape = structure.shape.diagonal(dim1=-2, dim2=-1)[:, rows.task]
+        shape = structure.shape.diagonal(dim1=-2, dim2=-1)[:, :, rows.task]
         level = structure.level.diagonal(dim1=-2, dim2=-1)[:, rows.task]
-        variance = shape * kernel.variance(part, rows.X) + level
+        variance = (shape * kernels.variance(part, rows.X)).sum(1) + level
         normal = torch.from_numpy(rng.standard_normal((S, num_each, m)))
         if joint:
             prior = function_covariance(
-                structure, kernel.covariance(part, rows.X, rows.X), rows.task, rows.task
+                structure, kernels.covariance(part, rows.X, rows.X), rows.task, rows.task
             )
             given = known.condition(cross, prior)
             spread = normal @ _root(given.covariance, variance).transpose(-1, -2)

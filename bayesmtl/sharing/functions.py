@@ -5,6 +5,9 @@ A weight per feature becomes a function's level m_t and its shape, so `covarianc
 level, `scale` the prior of what is private to a task. The size of the shared functions g_r has a prior of its
 own, because it has no counterpart among weights: `amplitude`; under `LowRank` the loadings do its work, with
 the scale `strength`.
+
+One kernel serves all functions, or each shared function has its own. One more is that of the private
+functions; `LowRank` without it has none, the semiparametric latent factor model.
 """
 
 from __future__ import annotations
@@ -31,20 +34,40 @@ _DF = 3.0  # of the loadings' t distribution, as in `LowRank`
 
 @dataclass(frozen=True)
 class FunctionSharing(ABC):
-    """A sharing prior's reading over functions: its hyperparameters, Omega and Lambda.
+    """A sharing prior's reading over functions: its hyperparameters, Omega_q and Lambda.
 
     Args:
         sharing: The sharing prior.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks.
+        num_kernels: Q.
     """
 
     sharing: Sharing
     amplitude: Prior
+    num_kernels: int = 1
 
     reads: ClassVar[tuple[str, ...]] = ()
     """The options of the sharing prior with a meaning for functions; the others stay at their defaults."""
 
+    @property
+    def takes(self) -> tuple[int, ...]:
+        """The numbers of kernels that have a meaning."""
+        return (1,)
+
+    @property
+    def private_kernel(self) -> bool:
+        """Whether the last of several kernels is that of the private functions."""
+        return False
+
     def __post_init__(self) -> None:
+        if self.num_kernels not in self.takes:
+            raise SpecificationError(
+                "kernel",
+                expected=f"{' or '.join(map(str, self.takes))} kernels for {self.sharing!r}",
+                found=str(self.num_kernels),
+                remedy="One kernel serves all functions; several are those of the shared functions, and one "
+                "more that of the private ones.",
+            )
         default = type(self.sharing)()
         for entry in fields(self.sharing):
             value = getattr(self.sharing, entry.name)
@@ -63,7 +86,7 @@ class FunctionSharing(ABC):
 
     @abstractmethod
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
-        """Omega and Lambda for B hyperparameter values."""
+        """Omega_q and Lambda for B hyperparameter values."""
 
     @abstractmethod
     def report(self, values: Values) -> dict[str, Reported]:
@@ -101,7 +124,7 @@ class _Alone(FunctionSharing):
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         covariance = torch.diag_embed(values["task_scale"].square())
-        return TaskStructure(covariance, covariance)
+        return TaskStructure(covariance[:, None], covariance)
 
     def report(self, values: Values) -> dict[str, Reported]:
         return {"task_scale": Reported(("task",), values["task_scale"], "target")}
@@ -118,7 +141,8 @@ class _Together(FunctionSharing):
         return (_amplitude(self.amplitude), Parameter("mean_scale", (), self.sharing.mean_scale, "signed"))
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
-        return TaskStructure(_same(values["amplitude"], num_tasks), _same(values["mean_scale"], num_tasks))
+        shape = _same(values["amplitude"], num_tasks)
+        return TaskStructure(shape[:, None], _same(values["mean_scale"], num_tasks))
 
     def report(self, values: Values) -> dict[str, Reported]:
         shown = {"amplitude": Reported((), values["amplitude"].abs(), "target")}
@@ -146,6 +170,14 @@ class _Around(FunctionSharing):
                 remedy='"diagonal" gives levels and shapes a scale each.',
             )
 
+    @property
+    def takes(self) -> tuple[int, ...]:
+        return (1, 2)
+
+    @property
+    def private_kernel(self) -> bool:
+        return self.num_kernels == 2
+
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         scale = self.sharing.scale
         private = [Parameter("private_scale", (), scale, "signed")]
@@ -157,8 +189,9 @@ class _Around(FunctionSharing):
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         private = values["private_scale"]
         level = values.get("level_scale", private)
+        shapes = [_same(values["amplitude"], num_tasks), _own(private, num_tasks)]
         return TaskStructure(
-            _same(values["amplitude"], num_tasks) + _own(private, num_tasks),
+            torch.stack(shapes, 1) if self.private_kernel else (shapes[0] + shapes[1])[:, None],
             _same(values["mean_scale"], num_tasks) + _own(level, num_tasks),
         )
 
@@ -172,11 +205,16 @@ class _Around(FunctionSharing):
 class _Mixed(FunctionSharing):
     """`LowRank`: the intrinsic coregionalisation model, Omega = A A' + diag(private_scale^2).
 
+    With a kernel for each latent function Omega_r = a_r a_r', the linear model of coregionalisation, and one
+    more kernel has Omega = diag(private_scale^2). Without that there are no private functions: the
+    semiparametric latent factor model.
+
     The loadings of each latent function are one vector of tasks, a_r ~ t_3(0, strength^2 I), a multivariate
     t: a function that is not needed shrinks as a whole, one that is stays alone; loadings have any sign.
     Lambda = mean_scale^2 11' + level_scale^2 I.
 
-    Source: Bonilla, Chai and Williams (2008), who maximise Omega; here it has a prior and a posterior.
+    Source: Bonilla, Chai and Williams (2008), who maximise Omega; here it has a prior and a posterior. Teh,
+    Seeger and Jordan (2005) for the semiparametric model.
     """
 
     reads = ("rank", "strength", "scale", "mean_scale")
@@ -191,24 +229,49 @@ class _Mixed(FunctionSharing):
         """Scale of the loadings."""
         return 1.0 if self.sharing.strength is None else self.sharing.strength
 
+    @property
+    def takes(self) -> tuple[int, ...]:
+        rank = self.sharing.rank
+        return tuple(dict.fromkeys((1, rank, rank + 1)))
+
+    @property
+    def _of_each(self) -> bool:
+        """Whether each latent function has a kernel of its own."""
+        return self.num_kernels > 1
+
+    @property
+    def private_kernel(self) -> bool:
+        return self._of_each and self.num_kernels == self.sharing.rank + 1
+
+    @property
+    def _has_private(self) -> bool:
+        return self.private_kernel or not self._of_each
+
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         shape, scale = (self.sharing.rank, num_tasks), self.sharing.scale
+        private = Parameter("private_scale", (num_tasks,), scale, "signed", ("task",))
         return (
             Parameter("loadings", shape, GroupStudentT(_DF, self.strength), "real", ("function", "task")),
-            Parameter("private_scale", (num_tasks,), scale, "signed", ("task",)),
+            *([private] if self._has_private else []),
             Parameter("mean_scale", (), self.sharing.mean_scale, "signed"),
             Parameter("level_scale", (), scale, "signed"),
         )
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         loadings = values["loadings"]
+        if self._of_each:
+            shape = loadings[:, :, :, None] * loadings[:, :, None, :]
+        else:
+            shape = (loadings.transpose(-1, -2) @ loadings)[:, None]
+        if self._has_private:
+            private = torch.diag_embed(values["private_scale"].square())[:, None]
+            shape = torch.cat([shape, private], 1) if self._of_each else shape + private
         return TaskStructure(
-            loadings.transpose(-1, -2) @ loadings + torch.diag_embed(values["private_scale"].square()),
-            _same(values["mean_scale"], num_tasks) + _own(values["level_scale"], num_tasks),
+            shape, _same(values["mean_scale"], num_tasks) + _own(values["level_scale"], num_tasks)
         )
 
     def report(self, values: Values) -> dict[str, Reported]:
-        omega = self.structure(values, values["loadings"].shape[-1]).shape
+        omega = self.structure(values, values["loadings"].shape[-1]).shape.sum(1)
         shown = {
             "task_scale": Reported(("task",), omega.diagonal(dim1=-2, dim2=-1).sqrt(), "target"),
             "task_correlation": Reported(("task", "task_other"), correlation(omega), "none"),
@@ -250,15 +313,16 @@ READINGS: dict[type[Sharing], type[FunctionSharing]] = {
 """The sharing priors that functions can have."""
 
 
-def over_functions(sharing: Sharing, amplitude: Prior) -> FunctionSharing:
+def over_functions(sharing: Sharing, amplitude: Prior, num_kernels: int = 1) -> FunctionSharing:
     """Read a sharing prior over functions.
 
     Args:
         sharing: The sharing prior.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks.
+        num_kernels: One for all functions, or one for each shared one, and perhaps one for the private.
 
     Raises:
-        SpecificationError: If the prior has no such reading, or an option of it has none.
+        SpecificationError: If the prior has no such reading, or an option of it or so many kernels have none.
     """
     reading = READINGS.get(type(sharing))
     if reading is None:
@@ -268,7 +332,7 @@ def over_functions(sharing: Sharing, amplitude: Prior) -> FunctionSharing:
             found=repr(sharing),
             remedy="Use LinearModel for this prior, or Hierarchical() for functions around a shared one.",
         )
-    return reading(sharing, amplitude)
+    return reading(sharing, amplitude, num_kernels)
 
 
 def correlation(covariance: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.functions import JITTERS, DenseRows, factorise
 from bayesmtl.inference.functions import FunctionProblem
+from bayesmtl.kernels import Kernels
 from bayesmtl.sharing.functions import correlation, over_functions
 
 T, D, n = 3, 2, 14
@@ -29,7 +30,7 @@ SHARINGS = {
 def problem(sharing, kernel=None, noise="task", num_rows=n) -> FunctionProblem:
     rng = np.random.default_rng(3)
     return FunctionProblem(
-        bm.Matern() if kernel is None else kernel,
+        Kernels((bm.Matern() if kernel is None else kernel,)),
         over_functions(sharing, bm.HalfNormal()),
         bm.Gaussian(noise),
         torch.from_numpy(rng.normal(size=(num_rows, D))),
@@ -138,7 +139,7 @@ def test_a_composition_of_gpytorch_has_the_right_density_and_gradient():
     at = points(target)
     values = target.space.constrain(at)
     X = target.X.numpy()
-    found = target.kernel.covariance(values, target.X, target.X).numpy()
+    found = target.kernels.covariance(values, target.X, target.X)[:, 0].numpy()
     for b in range(len(at)):
         v = {key: value[b].numpy().ravel() for key, value in values.items()}
         scale, length = v["kernels_0_outputscale"], v["kernels_0_base_kernel_lengthscale"]
@@ -191,7 +192,7 @@ def test_loadings_represent_negative_relations():
         "mean_scale": torch.ones(1, dtype=torch.float64),
         "level_scale": torch.ones(1, dtype=torch.float64),
     }
-    signs = correlation(low.structure(values, T).shape)[0]
+    signs = correlation(low.structure(values, T).shape)[0, 0]
     np.testing.assert_allclose(signs, [[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
 
 
@@ -293,7 +294,7 @@ def test_order_of_rows_and_names_of_tasks_change_nothing():
     at = points(target)
     order = torch.from_numpy(np.random.default_rng(0).permutation(n))
     shuffled = FunctionProblem(
-        target.kernel,
+        target.kernels,
         target.sharing,
         target.likelihood,
         target.X[order],
