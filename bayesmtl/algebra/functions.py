@@ -2,8 +2,8 @@
 
 Tasks' functions are f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x), where the levels m_t are constants. What has
 the same kernel k_q is put together: with Omega_q (T x T) the task covariance of all g_r and e_t that have it
-(A A' + diag(v), where all share one kernel) and Lambda = cov(m) (T x T), the covariance of row i of task t and
-row j of task u is
+(A A' + diag(v), where all share one kernel) and Lambda = cov(m) (T x T), the covariance of row i of task t
+and row j of task u is
 
     K_ij = sum_q Omega_q,tu k_q(x_i, x_j) + Lambda_tu + [i = j] sigma_t^2
 
@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
+
+from bayesmtl.algebra.blocks import LEAST_ROWS, Blocks
 
 # Relative to the mean variance, tried in this order for the values whose Cholesky factorisation fails.
 JITTERS = (1e-10, 1e-8, 1e-6)
@@ -113,7 +115,7 @@ def factorise(K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def marginal_covariance(
     tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor, task: torch.Tensor
 ) -> torch.Tensor:
-    """K, the covariance of observed targets: kernels (B, Q, n, n), noise sd (B, T), task (n,) -> (B, n, n)."""
+    """K, the covariance of observed targets, (B, n, n): kernels (B, Q, n, n), noise sd (B, T), task (n,)."""
     K = function_covariance(tasks, kernel, task, task)
     K.diagonal(dim1=-2, dim2=-1).add_(noise.square().index_select(1, task))
     return K
@@ -138,32 +140,45 @@ class _LogMarginal(torch.autograd.Function):
         which: torch.Tensor | None,
         y: torch.Tensor,
     ) -> torch.Tensor:
-        rows = torch.stack([at_rows(k, which) for k in kernel.unbind(1)], dim=1)
-        L, _ = factorise(marginal_covariance(TaskStructure(shape, level), rows, noise, task))
+        blocks, kernel_size = None, kernel.shape[-1]
+        if len(task) >= LEAST_ROWS * shape.shape[-1]:
+            blocks = Blocks.of(task, which, shape.shape[-1])
+            task, y = task[blocks.order], y[blocks.order]
+            K = blocks.covariance(shape, level, kernel)
+        else:
+            kernel = torch.stack([at_rows(k, which) for k in kernel.unbind(1)], dim=1)
+            K = function_covariance(TaskStructure(shape, level), kernel, task, task)
+        K.diagonal(dim1=-2, dim2=-1).add_(noise.square().index_select(1, task))
+        L, _ = factorise(K)
         alpha = torch.cholesky_solve(y.expand(len(L), -1)[:, :, None], L)[:, :, 0]
-        ctx.save_for_backward(shape, rows, noise, task, which, L, alpha)
-        ctx.num_inputs = kernel.shape[-1]
+        ctx.save_for_backward(shape, kernel, noise, task, which, L, alpha)
+        ctx.blocks, ctx.num_inputs = blocks, kernel_size
         half_logdet = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (alpha * y).sum(-1) - half_logdet - 0.5 * y.shape[-1] * math.log(2 * math.pi)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        shape, rows, noise, task, which, L, alpha = ctx.saved_tensors
+        shape, kernel, noise, task, which, L, alpha = ctx.saved_tensors
         # where K could not be factorised everything is NaN, which the caller takes for -inf
         failed = torch.isnan(alpha[:, 0])
         if failed.any():
             L = torch.where(failed[:, None, None], torch.ones_like(L), L)
-        half = 0.5 * upstream[0][:, None, None]
-        G = torch.cholesky_inverse(L).neg_().baddbmm_(alpha[:, :, None], alpha[:, None, :]).mul_(half)
+        half = 0.5 * upstream[0]
+        # G = half (alpha alpha' - K^-1) in one pass
+        left = half[:, None, None] * alpha[:, :, None]
+        G = torch.cholesky_inverse(L).mul_(-half[:, None, None]).baddbmm_(left, alpha[:, None, :])
         P = torch.nn.functional.one_hot(task, shape.shape[-1]).to(G.dtype)
         to_noise = 2 * noise * (G.diagonal(dim1=-2, dim2=-1) @ P)
+        if ctx.blocks is not None:
+            to_shape, to_level, to_kernel = ctx.blocks.pull_back(G, shape, kernel)
+            return to_shape, to_level, to_kernel, to_noise, None, None, None
         to_level = P.T @ (G @ P)
-        to_shape, to_kernel = [], []
-        for q in range(rows.shape[1]):
-            to_shape.append(P.T @ ((G * rows[:, q]) @ P))
+        shapes, kernels = [], []
+        for q in range(kernel.shape[1]):
+            shapes.append(P.T @ ((G * kernel[:, q]) @ P))
             weighted = at_tasks(shape[:, q], task, task).mul_(G)
-            to_kernel.append(_over_rows(weighted, which, ctx.num_inputs))
-        return torch.stack(to_shape, 1), to_level, torch.stack(to_kernel, 1), to_noise, None, None, None
+            kernels.append(_over_rows(weighted, which, ctx.num_inputs))
+        return torch.stack(shapes, 1), to_level, torch.stack(kernels, 1), to_noise, None, None, None
 
 
 def log_marginal(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,8 @@ from bayesmtl.sharing.functions import FunctionSharing, over_functions
 _GRID_TASKS = 3
 # Distinct inputs, in rows, up to which kernels are evaluated between them and copied to the rows.
 _SHARED = 0.7
+# Rows (inputs of a complete grid) from which modes are searched on a part of them first, and the part's size.
+_EXPENSIVE_FROM, _REDUCED_TO = 500, 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +148,30 @@ class FunctionProblem(Target):
         log_prior, values = self.space.log_prior(points)
         return log_prior + self.log_marginal(values, len(points))
 
+    def reduced(self, rng: np.random.Generator) -> FunctionProblem | None:
+        """A few hundred rows: all those of some inputs where tasks share inputs, else some of each task."""
+        size = len(self.inputs) if self.on_grid and self.inputs is not None else len(self.y)
+        if size < _EXPENSIVE_FROM:
+            return None
+        share = _REDUCED_TO / size
+        if self.inputs is not None and self.which is not None:
+            number = max(round(share * len(self.inputs)), 1)
+            chosen = rng.permutation(len(self.inputs))[:number]
+            keep = np.isin(self.which.numpy(), chosen)
+        else:
+            rank = np.empty(len(self.y))  # of every row within its task, in a random order
+            for t in range(self.num_tasks):
+                own = np.flatnonzero(self.task.numpy() == t)
+                rank[own] = (rng.permutation(len(own)) + 0.5) / max(len(own), 1)
+            keep = rank < share
+        rows = torch.from_numpy(np.flatnonzero(keep))
+        task = self.task[rows]
+        if len(torch.unique(task)) < len(torch.unique(self.task)):
+            return None  # a task would be left without rows
+        X, y = self.X[rows], self.y[rows]
+        inputs, which, grid = Arrangement.of(X.numpy(), task.numpy(), self.num_tasks)
+        return replace(self, X=X, y=y, task=task, inputs=inputs, which=which, grid=grid)
+
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
         digest = hashlib.sha256()
@@ -181,20 +208,37 @@ def problem_of(
     rows = data.observed
     X = standardization.standardize_features(data.X[rows])[:, 1 if data.has_intercept else 0 :]
     y = standardization.standardize_target(data.y[rows], data.task[rows])
-    inputs, which = np.unique(X, axis=0, return_inverse=True)
-    shared = len(inputs) <= _SHARED * len(X)
-    # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
-    grid = complete_grid(X, data.task[rows], data.num_tasks) if data.num_tasks >= _GRID_TASKS else None
+    X = np.ascontiguousarray(X)
     return FunctionProblem(
         kernels,
         sharing,
         likelihood,
-        torch.from_numpy(np.ascontiguousarray(X)),
+        torch.from_numpy(X),
         torch.from_numpy(y),
         torch.from_numpy(data.task[rows]),
         data.task_names,
         standardization.target_scale,
-        torch.from_numpy(inputs) if shared else None,
-        torch.from_numpy(which.ravel()) if shared else None,
-        None if grid is None else torch.from_numpy(grid),
+        *Arrangement.of(X, data.task[rows], data.num_tasks),
     )
+
+
+class Arrangement(NamedTuple):
+    """How rows share inputs: fields of `FunctionProblem`."""
+
+    inputs: torch.Tensor | None = None
+    which: torch.Tensor | None = None
+    grid: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, X: np.ndarray, task: np.ndarray, num_tasks: int) -> Arrangement:
+        """Look at inputs (n, D) and tasks (n,)."""
+        inputs, which = np.unique(X, axis=0, return_inverse=True)
+        if len(inputs) > _SHARED * len(X):
+            return cls()
+        # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
+        grid = complete_grid(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
+        return cls(
+            torch.from_numpy(inputs),
+            torch.from_numpy(which.ravel()),
+            None if grid is None else torch.from_numpy(grid),
+        )

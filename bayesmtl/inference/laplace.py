@@ -8,7 +8,7 @@ import torch
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.importance import Proposal, systematic, weighted_sample
 from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest, rounded, spread_root
+from bayesmtl.inference.mode import highest, rounded, search, spread_root
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
 from bayesmtl.inference.target import Density
@@ -47,7 +47,7 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     if problem.space.size == 0:
         points = torch.zeros(C, N, 0, dtype=torch.float64)
         return complete_draws(problem, points, {}, rng, data=data)
-    modes = find_modes(density, problem.space.initial(rng, NUM_STARTS))
+    modes = search(density, problem, rng)
     mode = highest(modes)
     center, root = rounded(mode.point, spread_root(density, mode.point, rng))
     proposal = Proposal(center, root, problem.space.signed(), center)

@@ -16,6 +16,7 @@ from bayesmtl.priors import LKJ, Fixed, LogNormal, Prior
 
 # of a squared distance: keeps the derivative of its root finite where two inputs agree
 _COINCIDENT = 1e-30
+_ROUNDING = 1e-14  # what remains of the squared distance of equal inputs
 
 
 class _Covariance(torch.autograd.Function):
@@ -38,7 +39,7 @@ class _Covariance(torch.autograd.Function):
             decay = (-r).exp_()
             if smoothness == 0.5:
                 k, slope = decay, (decay / r).mul_(-0.5)
-                slope[square <= _COINCIDENT] = 0.0  # where two inputs agree k has a kink
+                slope[square <= _ROUNDING] = 0.0  # where two inputs agree k has a kink
             elif smoothness == 1.5:
                 k, slope = (1 + r).mul_(decay), -1.5 * decay
             else:
