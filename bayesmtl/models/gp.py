@@ -17,6 +17,7 @@ from bayesmtl.inference import Settings, whole_number
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
 from bayesmtl.inference.exact import sample_hyperparameters
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
+from bayesmtl.inference.laplace import weigh_hyperparameters
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
 from bayesmtl.likelihoods import Gaussian, Likelihood
 from bayesmtl.models.linear import check_data
@@ -25,7 +26,7 @@ from bayesmtl.results.gp import GPFit
 from bayesmtl.sharing import Hierarchical, Sharing
 from bayesmtl.sharing.functions import over_functions
 
-METHODS = ("auto", "exact", "empirical_bayes")
+METHODS = ("auto", "exact", "laplace", "empirical_bayes")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
 _SAMPLED = 300
 _NUM_DRAWS = 1000  # of "exact", per chain: length-scales and scales of functions mix more slowly than weights
@@ -114,8 +115,10 @@ class MultitaskGP:
 
         Args:
             data: Rows of T tasks; rows without a target do not count, tasks without rows follow the prior.
-            method: "exact" for the full posterior of the hyperparameters, "empirical_bayes" for their mode,
-                or "auto"; the fit records the choice and its reason. Functions are integrated out by both.
+            method: "exact" for the full posterior of the hyperparameters by Hamiltonian Monte Carlo,
+                "laplace" for the same by importance sampling around its mode with a few hundred
+                evaluations (Pareto k is checked), "empirical_bayes" for the mode alone, or "auto"; the fit
+                records the choice and its reason. Functions are integrated out by all.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
             num_draws: Kept draws per chain; by default 1000 ("exact") and 250.
@@ -140,6 +143,8 @@ class MultitaskGP:
         complete = True
         if name == "exact":
             points, sample_stats, complete = sample_hyperparameters(problem, settings, rng)
+        elif name == "laplace":
+            points, sample_stats = weigh_hyperparameters(problem, settings, rng)
         else:
             points, sample_stats = maximise_hyperparameters(problem, settings, rng)
         C, N, P = points.shape
@@ -233,4 +238,4 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
         return method, f"asked for; {how}"
     if n <= _SAMPLED:
         return "exact", f"few enough rows to sample the hyperparameters; {how}"
-    return "empirical_bayes", f'{n} rows make sampling slow, method="exact" does it; {how}'
+    return "empirical_bayes", f'{n} rows make sampling slow, method="laplace" does it; {how}'
