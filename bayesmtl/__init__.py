@@ -7,7 +7,7 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
-from bayesmtl.data import TaskData
+from bayesmtl.data import TaskData, TaskSummaries
 from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, Poisson
 from bayesmtl.models import LinearModel, MultitaskGP
@@ -21,6 +21,7 @@ from bayesmtl.sharing import (
     LowRank,
     PitmanYor,
     Pooled,
+    TaskCovariance,
 )
 
 __all__ = [
@@ -50,8 +51,10 @@ __all__ = [
     "Poisson",
     "Pooled",
     "Prediction",
+    "TaskCovariance",
     "TaskData",
     "TaskSimilarity",
+    "TaskSummaries",
     "__version__",
     "datasets",
     "errors",

@@ -7,6 +7,8 @@ Each class also inherits the builtin that a caller would catch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 
 class BayesMTLError(Exception):
@@ -28,6 +30,10 @@ class BayesMTLError(Exception):
 
     def __str__(self) -> str:  # KeyError would show the repr of its argument
         return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:  # to come back from another process as it was
+        slots = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
+        return partial(type(self), self.parameter, **slots), ()
 
 
 class DataError(BayesMTLError, ValueError):

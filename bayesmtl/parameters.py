@@ -95,8 +95,8 @@ class Parameter:
         if self.size == 0:
             return point.new_zeros(point.shape[0])
         if self.space == "correlation":
-            jacobian: torch.Tensor = _CORRELATION.log_abs_det_jacobian(point, value)
-            return self.prior.log_prob(value) + jacobian
+            assert isinstance(self.prior, LKJ)
+            return self.prior.log_prob_of_coordinates(point, self.shape[0])
         if self.space == "signed":
             return _row_sum(self.prior.log_prob(value.abs()) - math.log(2))
         density = _row_sum(self.prior.log_prob(value))

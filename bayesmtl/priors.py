@@ -307,6 +307,24 @@ class LKJ(Prior):
         ).log_prob(value)
         return density
 
+    def log_prob_of_coordinates(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        """Log density of x = atanh of the partial correlations in a Cholesky factor, (..., D (D - 1) / 2).
+
+        The partial correlations p_ij of column j, row by row below the diagonal, are independent, 2 Beta(b_j,
+        b_j) - 1 with b_j = concentration + (D - 1 - j) / 2 for j = 1 .. D - 1 (the C-vine of the source), so
+        that x_ij has the log density b_j log(1 - p_ij^2) up to a constant.
+
+        Args:
+            x: Coordinates.
+            size: D.
+        """
+        column = torch.from_numpy(np.tril_indices(size, -1)[1])
+        b = self.concentration + 0.5 * (size - 2 - column).to(x.dtype)
+        constant = (2 * b - 1) * math.log(2) + 2 * torch.lgamma(b) - torch.lgamma(2 * b)
+        # log(1 - tanh(x)^2), also where tanh(x) rounds to 1
+        log_rest = 2 * (math.log(2) - x.abs() - torch.log1p(torch.exp(-2 * x.abs())))
+        return (b * log_rest - constant).sum(-1)
+
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """Cholesky factors; the last two entries of `shape` are (D, D).
 

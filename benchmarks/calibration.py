@@ -46,6 +46,7 @@ MODELS: dict[str, bm.LinearModel] = {
         "Hierarchical diagonal": bm.Hierarchical("diagonal"),
         "Hierarchical full": bm.Hierarchical("full"),
         "LowRank(1)": bm.LowRank(1),
+        "TaskCovariance": bm.TaskCovariance(),
     }.items()
     for noise in ("shared", "task", 0.7)
 }
@@ -154,7 +155,14 @@ def _log_density(
         center = standardization.weights_to_standard(np.repeat(slopes, T, axis=1))[:, 0]
         mean_scale = flat.get("mean_scale", np.ones(S))[:, None]
         joint += stats.norm.logpdf(center, 0.0, mean_scale).sum(axis=1)
-    if "task_scale" in flat:
+    if "task_correlation" in flat:
+        sd = flat.get("task_scale", np.ones((S, T)))
+        Omega = sd[:, :, None] * flat["task_correlation"] * sd[:, None, :]
+        scale = flat["residual_scale"] / standardization.residual_scale_to_user(np.ones(D))
+        apart = (weights - center[:, None]) / scale[:, None]
+        joint += -0.5 * (apart * np.linalg.solve(Omega, apart)).sum(axis=(1, 2))
+        joint -= 0.5 * D * np.linalg.slogdet(Omega)[1] + T * np.log(scale).sum(axis=1)
+    elif "task_scale" in flat:
         joint += stats.norm.logpdf(weights, 0.0, flat["task_scale"][:, :, None]).sum(axis=(1, 2))
     elif "residual_scale" in flat:
         # scales are reported per feature unit; here features are standardised
@@ -184,6 +192,8 @@ def _quantities(posterior: xr.Dataset, data: bm.TaskData, model: bm.LinearModel)
             values = values[:, [0, -1]]  # the tasks with the fewest and the most rows
         if name == "residual_correlation":
             values = values[:, 0, 1]
+        if name == "task_correlation":
+            values = np.stack([values[:, 0, 1], values[:, 1, 3]], axis=1)
         if name == "shared_covariance":
             values = np.stack([values[:, 0, 0], values[:, 0, 1], values[:, 1, 1]], axis=1)
         for position in np.ndindex(*values.shape[1:]):

@@ -100,9 +100,9 @@ def cholesky_or_nan(matrices: torch.Tensor) -> torch.Tensor:
 def _basis_design(loadings: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
     """J: rows a_t' (x) H_t for every task of a group, shape (B, T_g r, R D)."""
     B, T, r, D = H.shape
-    if loadings.shape[1] == 1 and bool((loadings == 1).all()):  # A = ones: no copy
+    if loadings.shape[-1] == 1 and bool((loadings == 1).all()):  # A = ones: no copy
         return H.reshape(B, T * r, D)
-    return (loadings[:, None, :, None] * H[:, :, :, None, :]).reshape(B, T * r, -1)
+    return (loadings[..., None, :, None] * H[:, :, :, None, :]).reshape(B, T * r, -1)
 
 
 def _whiten_group(group: TaskGroup, structure: Structure, noise: torch.Tensor) -> WhitenedGroup:
@@ -112,7 +112,7 @@ def _whiten_group(group: TaskGroup, structure: Structure, noise: torch.Tensor) -
     columns = group.rows.transpose(-1, -2).expand(noise.shape[0], T, -1, r)
     solved = torch.linalg.solve_triangular(L.transpose(-1, -2), columns, upper=True, left=False)
     H, h = solved.transpose(-1, -2)[..., :-1], solved[..., -1, :]
-    J = None if structure.loadings is None else _basis_design(structure.loadings[group.index], H)
+    J = None if structure.loadings is None else _basis_design(structure.loadings[..., group.index, :], H)
     return WhitenedGroup(L, H, h, J)
 
 
@@ -159,9 +159,20 @@ def log_likelihood_of(
 class _Gradients:
     """Gradients of the collapsed density, summed up group by group."""
 
-    def __init__(self, tasks: CompressedTasks, structure: Structure, noise: torch.Tensor, white: Whitened):
+    def __init__(
+        self,
+        tasks: CompressedTasks,
+        structure: Structure,
+        noise: torch.Tensor,
+        white: Whitened,
+        *,
+        of_loadings: bool,
+    ):
         self.structure, self.white = structure, white
-        self.scale = self.factor = self.basis = None
+        self.scale = self.factor = self.basis = self.loadings = None
+        if of_loadings and structure.loadings is not None:
+            T, R = structure.loadings.shape[-2:]
+            self.loadings = torch.zeros(len(noise), T, R, dtype=noise.dtype)
         if structure.residual_scale is not None:
             self.scale = torch.zeros_like(structure.residual_scale)
         if structure.residual_factor is not None:
@@ -197,11 +208,17 @@ class _Gradients:
             spread = (part.J @ self.inverse.transpose(-1, -2)).reshape(B, T, r, -1)
             inner = spread @ spread.transpose(-1, -2)  # H_t Var(Z'a_t) H_t'
         share = (residual**2).sum(-1) + inner.diagonal(dim1=-2, dim2=-1).sum(-1)
+        u = (residual[..., None, :] @ part.H).squeeze(-2)
+        if self.loadings is not None and part.J is not None and self.white.basis_mean is not None:
+            # d log p / d a_t = E[Z u_t], with u_t linear in Z
+            covariance = (part.J @ self.inverse.transpose(-1, -2) @ self.inverse).reshape(B, T, r, -1, D)
+            mean = self.white.basis_mean.reshape(B, -1, D)
+            self.loadings[:, group.index] = u @ mean.transpose(-1, -2)
+            self.loadings[:, group.index] -= torch.einsum("btid,btird->btr", part.H, covariance)
         scale, factor = self.structure.residual_scale, self.structure.residual_factor
         if scale is None and factor is None:
             return share
         inner.diagonal(dim1=-2, dim2=-1).sub_(1.0)  # N_t = u u' + H_t' inner H_t
-        u = (residual[..., None, :] @ part.H).squeeze(-2)
         PH = inner @ part.H
         if scale is not None and self.scale is not None:
             scale = group.pick(scale)
@@ -220,7 +237,7 @@ class _Gradients:
 
 
 class _LogMarginal(torch.autograd.Function):
-    """The collapsed density with its analytic gradient (the loadings are held fixed)."""
+    """The collapsed density with its analytic gradient."""
 
     @staticmethod
     def forward(
@@ -235,8 +252,15 @@ class _LogMarginal(torch.autograd.Function):
         structure = Structure(loadings, basis_scale, residual_scale, residual_factor)
         white = whiten(tasks, structure, noise)
         if any(ctx.needs_input_grad):
-            gradients = _Gradients(tasks, structure, noise, white)
-            ctx.gradients = (gradients.basis, gradients.scale, gradients.factor, gradients.noise)
+            gradients = _Gradients(tasks, structure, noise, white, of_loadings=ctx.needs_input_grad[1])
+            ctx.gradients = (
+                gradients.loadings,
+                gradients.basis,
+                gradients.scale,
+                gradients.factor,
+                gradients.noise,
+            )
+            ctx.shared_loadings = loadings is not None and loadings.dim() == 2
         return log_likelihood_of(tasks, structure, noise, white)
 
     @staticmethod
@@ -245,7 +269,9 @@ class _LogMarginal(torch.autograd.Function):
         chained = [
             None if g is None else g * upstream.reshape(-1, *([1] * (g.dim() - 1))) for g in ctx.gradients
         ]
-        return (None, None, *chained)
+        if ctx.shared_loadings and chained[0] is not None:
+            chained[0] = chained[0].sum(0)
+        return (None, *chained)
 
 
 def log_marginal(tasks: CompressedTasks, structure: Structure, noise: torch.Tensor) -> torch.Tensor:
@@ -255,7 +281,7 @@ def log_marginal(tasks: CompressedTasks, structure: Structure, noise: torch.Tens
 
     Args:
         tasks: Compressed data of T tasks.
-        structure: Prior of W for B hyperparameter values; gradients flow to all but the loadings.
+        structure: Prior of W for B hyperparameter values; gradients flow to all of it.
         noise: sigma_t, shape (B, T), or (B, 1) where shared.
 
     Returns:

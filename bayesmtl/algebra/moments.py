@@ -51,8 +51,8 @@ def posterior_moments(
         U = identity - part.H.transpose(-1, -2) @ (part.H @ S)
         inside = S @ U
         if shared is not None and structure.loadings is not None:
-            A = structure.loadings[group.index]
-            spread = torch.einsum("tr,brdse,ts->btde", A, shared, A)
+            A = structure.loadings[..., group.index, :].expand(B, -1, -1)
+            spread = torch.einsum("btr,brdse,bts->btde", A, shared, A)
             inside = inside + U.transpose(-1, -2) @ spread @ U
         covariance[:, group.index] = inside
     return mean, covariance

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bayesmtl.data import Standardization, TaskMoments
+
 # Directions of X_t'X_t below this share of its largest eigenvalue are rounding error, not information.
 RANK_TOLERANCE = 1e-12
 # Ranks are rounded up to a multiple of this: few batches, little padding.
@@ -64,6 +66,34 @@ class TaskStatistics:
             X_t, y_t = X[rows], y[rows]
             gram[t], cross[t], square[t] = X_t.T @ X_t, X_t.T @ y_t, y_t @ y_t
         return cls(gram, cross, square, count)
+
+    @classmethod
+    def from_moments(cls, moments: TaskMoments, standardization: Standardization) -> TaskStatistics:
+        """The statistics of standardised rows from sums over the rows in the user's units.
+
+        Args:
+            moments: Sums per task.
+            standardization: Centres and scales.
+        """
+        first_feature = 1 if standardization.intercept else 0
+        T = len(moments.count)
+        p = len(moments.reference)
+        center, scale = np.empty((T, p)), np.empty((T, p))
+        center[:, :-1] = standardization.feature_center[first_feature:]
+        scale[:, :-1] = standardization.feature_scale[first_feature:]
+        center[:, -1], scale[:, -1] = standardization.target_center, standardization.target_scale
+        step, n = moments.reference - center, moments.count
+        first = (moments.first + n[:, None] * step) / scale
+        cross = moments.first[:, :, None] * step[:, None, :]
+        second = moments.second + cross + np.swapaxes(cross, 1, 2)
+        second += n[:, None, None] * step[:, :, None] * step[:, None, :]
+        second /= scale[:, :, None] * scale[:, None, :]
+        if standardization.intercept:  # a column of ones in front
+            whole = np.empty((T, p + 1, p + 1))
+            whole[:, 0, 0], whole[:, 0, 1:], whole[:, 1:, 0], whole[:, 1:, 1:] = n, first, first, second
+            second = whole
+        gram, cross, square = second[:, :-1, :-1], second[:, :-1, -1], second[:, -1, -1]
+        return cls(np.ascontiguousarray(gram), np.ascontiguousarray(cross), np.maximum(square, 0.0), n.copy())
 
     @classmethod
     def empty(cls, num_tasks: int, num_features: int) -> TaskStatistics:

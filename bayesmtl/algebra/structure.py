@@ -15,7 +15,8 @@ class Structure:
     S_t = diag(residual_scale[t]^2) + residual_factor residual_factor'.
 
     Args:
-        loadings: A, shape (T, R); `None` where nothing is shared (R = 0).
+        loadings: A, shape (T, R), or (B, T, R) where it depends on hyperparameters; `None` where nothing is
+            shared (R = 0).
         basis_scale: Prior standard deviations of Z, shape (B, R, D); `None` together with `loadings`.
         residual_scale: Diagonal part of S_t, shape (B, 1, D), or (B, T, D) where it differs by task. Its sign
             is irrelevant: scales live on the signed line.
@@ -38,8 +39,9 @@ class Structure:
         def repeated(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.repeat_interleave(times, dim=0)
 
+        own_loadings = self.loadings is not None and self.loadings.dim() == 3
         return Structure(
-            self.loadings,
+            repeated(self.loadings) if own_loadings else self.loadings,
             repeated(self.basis_scale),
             repeated(self.residual_scale),
             repeated(self.residual_factor),

@@ -1,8 +1,19 @@
 """Data of many tasks: read once, named and checked; and the recipe that reads new rows the same way."""
 
 from bayesmtl.data.design import Design, Variable
+from bayesmtl.data.moments import TaskMoments
 from bayesmtl.data.schema import NewRows, Schema
 from bayesmtl.data.standardization import Standardization
+from bayesmtl.data.summaries import TaskSummaries
 from bayesmtl.data.task_data import TaskData
 
-__all__ = ["Design", "NewRows", "Schema", "Standardization", "TaskData", "Variable"]
+__all__ = [
+    "Design",
+    "NewRows",
+    "Schema",
+    "Standardization",
+    "TaskData",
+    "TaskMoments",
+    "TaskSummaries",
+    "Variable",
+]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from bayesmtl.data import constructors, report, structure
+from bayesmtl.data import constructors, parquet, report, structure
 from bayesmtl.data.columns import finite_features, finite_target
 from bayesmtl.data.design import Design
 from bayesmtl.data.labels import label_of
 from bayesmtl.data.partition import draw_rows, draw_tasks
 from bayesmtl.data.schema import Schema
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind
+from bayesmtl.data.summaries import TaskSummaries
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
 
 
@@ -121,6 +123,51 @@ class TaskData:
             [[1.0, 1.0], [1.0, 2.0], [1.0, 1.0]]
         """
         return cls(**constructors.parts_of_frame(frame, task, target, features, intercept, descriptors))
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | Path | Sequence[str | Path],
+        *,
+        task: str,
+        target: str,
+        features: Sequence[str],
+        intercept: bool = True,
+        client: Any = None,
+    ) -> TaskSummaries:
+        """Sum up Parquet files per task, for Gaussian models, without loading their rows.
+
+        Files are read once, a quarter of a million rows at a time, so that memory does not grow with the
+        number of rows. All sums, and with them every answer, are the same bit for bit wherever the files are
+        read: each is summed up by itself, and the sums meet in the order of the files.
+
+        Args:
+            path: A file, a folder of `*.parquet`, a pattern such as ``"data/part-*.parquet"``, or a list.
+            task: Column with the task of each row; labels become strings.
+            target: Column with the target; missing means not observed.
+            features: Feature columns, numbers or booleans.
+            intercept: Whether to put a column of ones first.
+            client: A `dask.distributed.Client`, whose workers must see the files under the same names; each
+                file is one piece of work. By default files are read here, one after the other.
+
+        Returns:
+            What `LinearModel.fit` takes in place of a TaskData; see `TaskSummaries`.
+
+        Raises:
+            DataError: If there is no file, a file is damaged or has another schema than the first, a task
+                label or feature is missing, a value infinite, or no target observed.
+            MissingDependencyError: If pyarrow is not installed (the extra `parquet`).
+
+        Example:
+            >>> import os, tempfile
+            >>> frame = pd.DataFrame({"lab": [1, 1, 2], "y": [0.1, 0.4, 0.3], "dose": [1, 2, 1]})
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     frame.to_parquet(os.path.join(folder, "part-0.parquet"))
+            ...     data = TaskData.from_parquet(folder, task="lab", target="y", features=["dose"])
+            >>> data.task_names, data.rows_per_task.tolist()
+            (('1', '2'), [2, 1])
+        """
+        return TaskSummaries(**parquet.summarise(path, task, target, features, intercept, client))
 
     @classmethod
     def from_formula(
@@ -258,6 +305,11 @@ class TaskData:
     def observed(self) -> np.ndarray:
         """Which rows have a target (n,)."""
         return np.asarray(~np.isnan(self.y))
+
+    @property
+    def num_missing(self) -> int:
+        """Number of rows without an observed target."""
+        return int(np.isnan(self.y).sum())
 
     @property
     def rows_per_task(self) -> np.ndarray:

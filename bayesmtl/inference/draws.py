@@ -63,7 +63,10 @@ def complete_draws(
     flat = points.reshape(C * N, P)
     one_value = bool((flat == flat[0]).all())  # a mode: all draws share its factors
     rank = max(group.rows.shape[1] for group in problem.tasks.groups)
-    size = max(1, _CHUNK // (T * (D + rank if one_value else D * rank)))
+    workspace = T * (D + rank if one_value else D * rank)
+    if problem.sharing.has_correlation and not one_value:
+        workspace = (1 + T) * D * ((1 + T) * D + T * rank)  # one row of Z for every task
+    size = max(1, _CHUNK // workspace)
     if problem.rows is not None and not one_value:
         size = max(1, min(size, _ROWS_AT_ONCE // problem.rows.size))
     parts = []

@@ -56,6 +56,7 @@ def sample_hyperparameters(
         problem.value_and_gradient,
         num_warmup=settings.num_warmup,
         signed=problem.space.signed(),
+        target_acceptance=problem.target_acceptance,
     )
     checkpoint = None
     state = None

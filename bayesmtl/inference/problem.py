@@ -58,6 +58,11 @@ class Problem(Target):
         """Positions of the tasks without an observed row."""
         return np.flatnonzero(self.tasks.count.numpy() == 0)
 
+    @property
+    def target_acceptance(self) -> float:
+        """Higher for correlations of tasks: few features leave nearly singular ones likely, in a funnel."""
+        return 0.95 if self.sharing.has_correlation else super().target_acceptance
+
     def structure(self, values: Values) -> Structure:
         """A, Z and E for these hyperparameter values."""
         return self.sharing.structure(values, self.tasks.num_tasks, self.tasks.num_features)

@@ -47,6 +47,11 @@ class Target(ABC):
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
 
+    @property
+    def target_acceptance(self) -> float:
+        """Mean acceptance rate that step sizes adapt to: higher where the density has narrow corners."""
+        return 0.8
+
     def canonical(self, points: torch.Tensor) -> torch.Tensor:
         """Of points (B, P) that mean the same, such as reflections, always the same: where chains start."""
         return points

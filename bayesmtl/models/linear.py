@@ -13,7 +13,7 @@ import xarray as xr
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Standardization, TaskData
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import ENGINES, Draws, Problem, Settings, choose, whole_number
 from bayesmtl.likelihoods import Gaussian, Likelihood
@@ -31,6 +31,12 @@ def check_data(data: object) -> None:
             found=type(data).__name__,
             remedy="Build it with TaskData.from_frame(df, task=..., target=..., features=[...]).",
         )
+
+
+def _coordinates(data: TaskData | TaskSummaries) -> dict[str, np.ndarray]:
+    """Names along the dimensions of results."""
+    tasks, features = (np.array(names, dtype=str) for names in (data.task_names, data.feature_names))
+    return {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class LinearModel:
 
     def fit(
         self,
-        data: TaskData,
+        data: TaskData | TaskSummaries,
         *,
         method: str = "auto",
         seed: int,
@@ -82,7 +88,7 @@ class LinearModel:
         """Infer the posterior.
 
         Args:
-            data: Rows of T tasks; rows without a target do not count.
+            data: Rows of T tasks, or for Gaussian likelihoods their sums; rows without a target do not count.
             method: "exact" for the full posterior and "empirical_bayes" for hyperparameters at their mode,
                 both for Gaussian likelihoods; "gibbs" for the full posterior under a logit link or of a prior
                 with partitions of the tasks; "laplace", approximate, for all likelihoods; or "auto"; the fit
@@ -103,9 +109,10 @@ class LinearModel:
         Warns:
             ConvergenceWarning: If the draws are not to be trusted, naming the quantity and the task.
         """
-        check_data(data)
+        if not isinstance(data, TaskSummaries):
+            check_data(data)
         settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
-        standardization = self.likelihood.standardization(data)
+        standardization = self._standardization(data)
         problem, statistics = self._problem(data, standardization)
         name, reason = choose(problem, method)
         draws = ENGINES[name](problem, settings)
@@ -126,7 +133,20 @@ class LinearModel:
             warnings.warn(" ".join(check.messages), ConvergenceWarning, stacklevel=2)
         return fit
 
-    def _problem(self, data: TaskData, standardization: Standardization) -> tuple[Problem, TaskStatistics]:
+    def _standardization(self, data: TaskData | TaskSummaries) -> Standardization:
+        if not isinstance(data, TaskSummaries):
+            return self.likelihood.standardization(data)
+        if not self.likelihood.compresses:
+            raise data.need_rows(f"the likelihood {type(self.likelihood).__name__}")
+        return data.standardization()
+
+    def _problem(
+        self, data: TaskData | TaskSummaries, standardization: Standardization
+    ) -> tuple[Problem, TaskStatistics]:
+        if isinstance(data, TaskSummaries):
+            self.likelihood.check(data.task_names, data.observed_per_task)
+            statistics = TaskStatistics.from_moments(data.moments, standardization)
+            return self._problem_of(data, standardization, statistics)
         observed = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, observed)
         self.likelihood.check_target(data.y[data.observed], data.target_name)
@@ -136,18 +156,27 @@ class LinearModel:
             data.task,
             data.num_tasks,
         )
-        statistics = TaskStatistics.from_rows(*rows)
+        laid_out = None if self.likelihood.compresses else TaskRows.of(*rows)
+        return self._problem_of(data, standardization, TaskStatistics.from_rows(*rows), laid_out)
+
+    def _problem_of(
+        self,
+        data: TaskData | TaskSummaries,
+        standardization: Standardization,
+        statistics: TaskStatistics,
+        rows: TaskRows | None = None,
+    ) -> tuple[Problem, TaskStatistics]:
         problem = Problem(
             self.sharing,
             self.likelihood,
             statistics.compress(),
             data.task_names,
             standardization.target_scale,
-            rows=None if self.likelihood.compresses else TaskRows.of(*rows),
+            rows=rows,
         )
         return problem, statistics
 
-    def sample_prior(self, data: TaskData, *, num_draws: int = 500, seed: int) -> xr.Dataset:
+    def sample_prior(self, data: TaskData | TaskSummaries, *, num_draws: int = 500, seed: int) -> xr.Dataset:
         """Draw hyperparameters and weights from the prior, in the units of `data`.
 
         Args:
@@ -159,8 +188,7 @@ class LinearModel:
             The same names and dimensions as `Fit.posterior`, with one chain.
         """
         draws, standardization = self._prior_draws(data, num_draws, seed)
-        features = np.array(data.feature_names, dtype=str)
-        names = {"task": np.array(data.task_names, dtype=str), "feature": features, "feature_other": features}
+        names = _coordinates(data)
         return posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
 
     def simulate(self, data: TaskData, *, seed: int) -> tuple[TaskData, xr.Dataset]:
@@ -173,6 +201,8 @@ class LinearModel:
         Returns:
             The data with simulated targets, and the one prior draw that they came from.
         """
+        if isinstance(data, TaskSummaries):
+            raise data.need_rows("LinearModel.simulate")
         draws, standardization = self._prior_draws(data, 1, seed)
         weights = draws.weights[0, 0].numpy()
         values = {name: value.flatten(0, 1) for name, value in draws.hyperparameters.items()}
@@ -183,16 +213,18 @@ class LinearModel:
         latent = standardization.unstandardize_target((X * weights[data.task]).sum(axis=1), data.task)
         y = self.likelihood.draw(latent, standardization.unstandardize_sd(sd, data.task), rng)
         y = np.where(data.observed, y, np.nan)
-        features = np.array(data.feature_names, dtype=str)
-        names = {"task": np.array(data.task_names, dtype=str), "feature": features, "feature_other": features}
+        names = _coordinates(data)
         truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
         return replace(data, y=y), truth
 
-    def _prior_draws(self, data: TaskData, num_draws: int, seed: int) -> tuple[Draws, Standardization]:
-        check_data(data)
+    def _prior_draws(
+        self, data: TaskData | TaskSummaries, num_draws: int, seed: int
+    ) -> tuple[Draws, Standardization]:
+        if not isinstance(data, TaskSummaries):
+            check_data(data)
         num_draws = whole_number("num_draws", num_draws, 1)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
-        standardization = self.likelihood.standardization(data)
+        standardization = self._standardization(data)
         problem, _ = self._problem(data, standardization)
         values = problem.space.sample(rng, num_draws)
         if isinstance(self.sharing, PartitionSharing):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from bayesmtl.data import TaskSummaries
+
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
 
@@ -34,6 +36,8 @@ def noise_draws(fit: Fit) -> np.ndarray:
 def to_datatree(fit: Fit) -> xr.DataTree:
     """See `Fit.to_datatree`. Rows without a target have a prediction but no likelihood."""
     data = fit.data
+    if isinstance(data, TaskSummaries):
+        raise data.need_rows("Fit.to_datatree")
     observed = data.observed
     task = data.task[observed]
     names = np.array(fit.task_names, dtype=str)

@@ -19,7 +19,7 @@ import xarray as xr
 
 from bayesmtl._version import __version__
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Schema, Standardization, TaskData
+from bayesmtl.data import Schema, Standardization, TaskData, TaskMoments, TaskSummaries
 from bayesmtl.errors import BayesMTLError, FitFileError
 from bayesmtl.files import replace_file
 from bayesmtl.inference import ENGINES, Draws
@@ -63,8 +63,12 @@ def save(fit: Fit, path: str | Path) -> None:
         "draws": {name: getattr(fit.draws, name).numpy() for name in _DRAWS},
         "sample_stats": fit.draws.sample_stats,
         "statistics": {name: getattr(fit.statistics, name) for name in _STATISTICS},
-        "rows": {name: getattr(fit.data, name) for name in _ROWS},
     }
+    if isinstance(fit.data, TaskSummaries):
+        specification["source"] = fit.data.source
+        groups["moments"] = fit.data.moments.to_arrays()
+    else:
+        groups["rows"] = {name: getattr(fit.data, name) for name in _ROWS}
     write(specification, groups, path)
 
 
@@ -164,11 +168,13 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
         return gp_files.restore(content, arrays)
     hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}
     stored = {name: torch.from_numpy(values) for name, values in arrays("draws").items()}
-    rows = arrays("rows")
     training, schema = Schema.from_dict(content["training_schema"]), Schema.from_dict(content["schema"])
     if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in ENGINES:
         raise ValueError("its specification does not fit its draws")
-    data = restore_data(training, rows, content)
+    if "source" in content:
+        data: TaskData | TaskSummaries = _restore_summaries(training, arrays("moments"), content)
+    else:
+        data = restore_data(training, arrays("rows"), content)
     return Fit(
         sharing=SHARING[content["sharing"]["sharing"]].from_fields(content["sharing"]),
         likelihood=LIKELIHOODS[content["likelihood"]["likelihood"]].from_fields(content["likelihood"]),
@@ -183,6 +189,19 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
         seed=content["seed"],
         data=data,
         added_tasks=tuple(content["added_tasks"]),
+    )
+
+
+def _restore_summaries(
+    training: Schema, moments: Mapping[str, np.ndarray], content: Mapping[str, Any]
+) -> TaskSummaries:
+    return TaskSummaries(
+        moments=TaskMoments(training.task_names, **moments),
+        design=training.design,
+        task_column=training.task_column,
+        target_name=training.target_name,
+        source=content["source"],
+        target_standardization=content["target_standardization"],
     )
 
 

@@ -15,7 +15,7 @@ import xarray as xr
 
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Schema, Standardization, TaskData
+from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import Draws, Problem, whole_number
@@ -48,7 +48,7 @@ class Fit:
         method: The engine that made them.
         reason: Why this engine.
         seed: Seed of the fit; everything drawn later derives from it.
-        data: The training rows.
+        data: The training rows, or their sums.
         added_tasks: Tasks that came in through `condition`.
     """
 
@@ -61,7 +61,7 @@ class Fit:
     method: str
     reason: str
     seed: int
-    data: TaskData
+    data: TaskData | TaskSummaries
     added_tasks: tuple[str, ...] = ()
 
     @property
@@ -92,6 +92,7 @@ class Fit:
         )
 
     def _rows(self) -> TaskRows:
+        assert isinstance(self.data, TaskData)
         X = self.standardization.standardize_features(self.data.X)
         return TaskRows.of(X, self.data.y, self.data.task, len(self.task_names))
 
@@ -104,7 +105,8 @@ class Fit:
         is measured in.
         """
         features = np.array(self.feature_names, dtype=str)
-        names = {"task": np.array(self.task_names, dtype=str), "feature": features, "feature_other": features}
+        tasks = np.array(self.task_names, dtype=str)
+        names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
         return posterior_dataset(self.draws, self.sharing, self.likelihood, self.standardization, names)
 
     def check(self) -> Check:
@@ -260,7 +262,8 @@ class Fit:
             tasks: Names of the tasks wanted, in this order; default all.
             reference: Rows whose features are the reference inputs; default the pooled training rows.
             kind: "function", or "structure" for the similarity in the prior's own terms, where it has one:
-                for `LowRank`, the cosine of the tasks' loadings; for partitions, whether they are together.
+                for `LowRank`, the cosine of the tasks' loadings; for `TaskCovariance`, the correlation of the
+                tasks' weights around the population; for partitions, whether they are together.
             num_draws: Posterior draws to use.
 
         Raises:
@@ -287,6 +290,10 @@ class Fit:
             cluster = self.draws.hyperparameters["cluster"].flatten(0, 1)[chosen][:, codes].numpy()
             values = (cluster[:, :, None] == cluster[:, None, :]).astype(float)
             meaning = "whether two tasks are in one cluster"
+        elif kind == "structure" and self.sharing.has_correlation:
+            L = self.draws.hyperparameters["task_correlation"].flatten(0, 1)[chosen][:, codes]
+            values = (L @ L.transpose(-1, -2)).clamp(-1.0, 1.0).numpy()
+            meaning = "correlation of the tasks' weights around the population"
         elif kind == "structure":
             loadings = self._loadings()[chosen][:, codes]
             values = function_similarity(loadings, np.eye(loadings.shape[-1]))
@@ -316,8 +323,7 @@ class Fit:
         relative_to: str,
         reference: pd.DataFrame | TaskData | None,
     ) -> tuple[np.ndarray, str]:
-        X = self.data.X if reference is None else self.schema.encode(reference).X
-        X = self.standardization.standardize_features(X)
+        moment, centred = self._reference(reference)
         if relative_to == "population":
             if not self.sharing.has_population:
                 raise SpecificationError(
@@ -327,19 +333,27 @@ class Fit:
                     remedy="Use Hierarchical() or LowRank() for tasks around a population.",
                 )
             weights = weights - self.draws.basis.flatten(0, 1)[chosen][:, :1].numpy()
-            return function_similarity(
-                weights, X.T @ X / len(X)
-            ), "agreement of departures from the population"
-        centred = X - X.mean(axis=0)
-        moment = centred.T @ centred / len(X)
-        if not np.any(np.diag(moment) > 1e-20):
+            return function_similarity(weights, moment), "agreement of departures from the population"
+        if not np.any(np.diag(centred) > 1e-20):
             raise SpecificationError(
                 "reference",
                 expected="inputs over which the functions vary",
                 found="constant features only",
                 remedy='Use relative_to="population" to compare levels.',
             )
-        return function_similarity(weights, moment), "correlation of the tasks' functions over the inputs"
+        return function_similarity(weights, centred), "correlation of the tasks' functions over the inputs"
+
+    def _reference(self, reference: pd.DataFrame | TaskData | None) -> tuple[np.ndarray, np.ndarray]:
+        """Moments about zero and about the mean, (D, D) each, of the standardised reference inputs."""
+        if reference is not None:
+            X = self.schema.encode(reference).X
+        elif isinstance(self.data, TaskSummaries):
+            return self.data.moments.feature_moments(self.standardization)
+        else:
+            X = self.data.X
+        X = self.standardization.standardize_features(X)
+        apart = X - X.mean(axis=0)
+        return X.T @ X / len(X), apart.T @ apart / len(X)
 
     def chosen_draws(self, num_draws: int) -> np.ndarray:
         """Positions of `num_draws` draws, spread evenly over all; all of them when there are no more."""
@@ -357,6 +371,9 @@ class Fit:
         """Everything as ArviZ groups, with names on every coordinate and in the user's units.
 
         posterior, sample_stats, log_likelihood, posterior_predictive, observed_data, constant_data.
+
+        Raises:
+            DataError: If the fit was made from sums per task: the log likelihood is one of each row.
         """
         return datatree.to_datatree(self)
 
@@ -377,7 +394,7 @@ class Fit:
             f"{self.schema.target_name}: {len(self.task_names)} tasks, {len(self.feature_names)} features",
             f"{C} chains x {N} draws by {self.method} ({self.reason})",
         ]
-        missing = self.data.num_rows - int(self.data.observed.sum())
+        missing = self.data.num_missing
         if missing:
             parts.append(f"{missing} of {self.data.num_rows} rows without a target, which do not count")
         if self.added_tasks:

@@ -16,6 +16,7 @@ from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows
 from bayesmtl.errors import SpecificationError
+from bayesmtl.results.update_correlated import draw_correlated_tasks
 from bayesmtl.sharing import PartitionSharing
 
 if TYPE_CHECKING:
@@ -105,9 +106,13 @@ def draw_new_tasks(
     """
     D = len(fit.feature_names)
     values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
-    values = fit.problem.space.fresh_tasks(values, len(names), rng)
-    scale = fit.standardization.with_tasks(len(names)).target_scale[-len(names) :]
+    scale = fit.standardization.with_tasks(len(names)).target_scale
     basis = fit.draws.basis.flatten(0, 1)[chosen]
+    if fit.sharing.has_correlation:
+        weights, noise = draw_correlated_tasks(fit, values, basis, names, scale, rng)
+        return weights.numpy(), noise.numpy()
+    values = fit.problem.space.fresh_tasks(values, len(names), rng)
+    scale = scale[-len(names) :]
     if isinstance(fit.sharing, PartitionSharing):
         values["cluster"], basis = fit.sharing.extend_with_means(values, basis, len(names), rng)
     structure = fit.sharing.structure(values, len(names), D)

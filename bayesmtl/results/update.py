@@ -18,6 +18,7 @@ from bayesmtl.inference import Draws
 from bayesmtl.inference.importance import smooth
 from bayesmtl.parameters import Values
 from bayesmtl.results.update_clusters import weigh_clusters
+from bayesmtl.results.update_correlated import redraw_correlated, weigh_correlated
 from bayesmtl.sharing import PartitionSharing
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ def condition(fit: Fit, new: Any) -> Fit:
         values, basis, log_weight = weigh_clusters(
             fit, before, before + fresh, touched, added, standardization, rng
         )
+    elif fit.sharing.has_correlation:
+        values, log_weight = weigh_correlated(
+            fit, before, before + fresh, touched, added, standardization, rng
+        )
     else:
         values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
     keep = _resample(log_weight, rng, touched, schema.task_names)
@@ -96,16 +101,6 @@ def _task_densities(
     return log_likelihood_given_basis(statistics.compress(), structure, noise, basis)
 
 
-def _extend(fit: Fit, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-    """The hyperparameter draws with fresh entries for new tasks behind those of the known ones."""
-    known = _flat(fit.draws.hyperparameters)
-    fresh = fit.problem.space.fresh_tasks(known, num_new, rng)
-    own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
-    return {
-        name: torch.cat([known[name], fresh[name]], dim=1) if name in own else known[name] for name in known
-    }
-
-
 def _weigh(
     fit: Fit,
     before: TaskStatistics,
@@ -123,7 +118,8 @@ def _weigh(
     names = (*fit.task_names, *added)
     own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
     num_tries = _CANDIDATES if added and own else 1
-    tries = [_extend(fit, len(added), rng) for _ in range(num_tries)]
+    known = _flat(fit.draws.hyperparameters)
+    tries = [fit.problem.space.extend_tasks(known, len(added), rng) for _ in range(num_tries)]
     stacked = torch.stack([_task_densities(fit, after, v, standardization, names) for v in tries])
     gain = torch.logsumexp(stacked, dim=0) - np.log(num_tries)
     gain = gain - _task_densities(fit, before, tries[0], standardization, names)
@@ -175,15 +171,19 @@ def _redraw(
     keep = rng.permutation(keep)
     values = {name: value[keep] for name, value in values.items()}
     basis = basis[keep]
-    structure = fit.sharing.structure(values, T, D)
     names = (*fit.task_names, *added)
     noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, len(keep))
-    drawn = draw_weights(statistics.compress(), structure, noise, basis, rng)
-    old = len(fit.task_names)
-    untouched = np.setdiff1d(np.arange(old), touched)
-    weights, factors = drawn.weights, drawn.factors
-    weights[:, untouched] = fit.draws.weights.flatten(0, 1)[keep][:, untouched]
-    factors[:, untouched] = fit.draws.factors.flatten(0, 1)[keep][:, untouched]
+    if fit.sharing.has_correlation:  # every task hears of the new rows
+        drawn = redraw_correlated(fit, statistics, values, noise, rng)
+        weights, basis, factors = drawn.weights, drawn.basis, drawn.factors
+    else:
+        structure = fit.sharing.structure(values, T, D)
+        drawn = draw_weights(statistics.compress(), structure, noise, basis, rng)
+        old = len(fit.task_names)
+        untouched = np.setdiff1d(np.arange(old), touched)
+        weights, factors = drawn.weights, drawn.factors
+        weights[:, untouched] = fit.draws.weights.flatten(0, 1)[keep][:, untouched]
+        factors[:, untouched] = fit.draws.factors.flatten(0, 1)[keep][:, untouched]
 
     def shaped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.reshape(C, N, *tensor.shape[1:])

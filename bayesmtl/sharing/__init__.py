@@ -11,12 +11,14 @@ from bayesmtl.sharing.low_rank import LowRank
 from bayesmtl.sharing.partition import PartitionSharing
 from bayesmtl.sharing.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
+from bayesmtl.sharing.task_covariance import TaskCovariance
 
 REGISTRY: dict[str, type[Sharing]] = {
     "Independent": Independent,
     "Pooled": Pooled,
     "Hierarchical": Hierarchical,
     "LowRank": LowRank,
+    "TaskCovariance": TaskCovariance,
     "Clusters": Clusters,
     "DirichletProcess": DirichletProcess,
     "PitmanYor": PitmanYor,
@@ -34,4 +36,5 @@ __all__ = [
     "PitmanYor",
     "Pooled",
     "Sharing",
+    "TaskCovariance",
 ]

@@ -29,6 +29,9 @@ class Sharing(ABC):
     has_loadings: ClassVar[bool] = False
     """Whether the coordinates along `residual_factor` are loadings on shared directions."""
 
+    has_correlation: ClassVar[bool] = False
+    """Whether tasks are correlated given the hyperparameters, among which is `task_correlation`."""
+
     has_partition: ClassVar[bool] = False
     """Whether tasks are partitioned: see `bayesmtl.sharing.partition.PartitionSharing`."""
 

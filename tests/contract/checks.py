@@ -33,10 +33,12 @@ import torch
 import xarray as xr
 from arviz_stats.base import array_stats
 from scipy import stats
+from torch.distributions.transforms import CorrCholeskyTransform
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning, SpecificationError, UnknownTaskError
 from bayesmtl.inference.marginal import LaplaceMarginal
+from bayesmtl.parameters import Parameter
 
 NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
 
@@ -194,7 +196,7 @@ def check_names(subject: Subject) -> None:
     assert fit.task_names == data.task_names and fit.feature_names == data.feature_names
     weights = fit.posterior["weights"]
     assert weights.dims == ("chain", "draw", "task", "feature")
-    names = {"task": tasks, "feature": features, "feature_other": features}
+    names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
     for array in fit.posterior.data_vars.values():
         for dim in array.dims:
             assert dim in array.coords, f"{array.name} has no names along {dim}"
@@ -218,9 +220,7 @@ def check_names(subject: Subject) -> None:
         assert all(f"population[{feature}]" in summary for feature in features)
     # a table of convergence is empty where an engine draws independently
     assert not table or f"weights[{tasks[0]}, {features[0]}]" in table
-    own = [
-        name for name, array in fit.posterior.data_vars.items() if "task" in array.dims and name != "weights"
-    ]
+    own = [name for name, array in fit.posterior.data_vars.items() if array.dims[2:] == ("task",)]
     assert all(f"{name}[{task}]" in summary for name in own for task in tasks)
 
 
@@ -264,17 +264,30 @@ def check_density_relabelling(subject: Subject) -> None:
     if subject.model.sharing.has_partition:  # the density is given a partition, which is relabelled as well
         membership = torch.tensor([[0, 1, 0, 0, 1, 0]]).expand(5, -1)
         problems = [problems[0].given(membership), problems[1].given(membership[:, order])]
-    moved, start = points.clone(), 0
+    moved, start, shift = points.clone(), 0, torch.zeros(5, dtype=torch.float64)
     for parameter in problems[0].space.parameters:
         where = slice(start, start + parameter.size)
-        if parameter.size and parameter.dims[:1] == ("task",):
+        if parameter.size and parameter.of_tasks_jointly:
+            # the coordinates of a correlation matrix depend on the order, and so does their density: it is
+            # taken out; that the matrix's own does not is tested with the prior
+            moved[:, where] = _reordered(parameter, points[:, where], order)
+            for sign, coordinates in ((-1, points[:, where]), (1, moved[:, where])):
+                shift += sign * parameter.log_density(coordinates, parameter.constrain(coordinates))
+        elif parameter.size and parameter.dims[:1] == ("task",):
             moved[:, where] = points[:, where].reshape(5, len(order), -1)[:, order].reshape(5, -1)
         start += parameter.size
     densities = [problem if subject.compresses else LaplaceMarginal(problem) for problem in problems]
-    first, second = densities[0].value(points), densities[1].value(moved)
+    first, second = densities[0].value(points), densities[1].value(moved) - shift
     assert torch.isfinite(first).all()
     # Newton's method stops where what is left is about this
     torch.testing.assert_close(first, second, rtol=1e-10 if subject.compresses else 1e-7, atol=1e-9)
+
+
+def _reordered(parameter: Parameter, points: torch.Tensor, order: list[int]) -> torch.Tensor:
+    """Coordinates of correlation matrices whose tasks come in another order."""
+    L = parameter.constrain(points)
+    omega = (L @ L.transpose(-1, -2))[:, order][:, :, order]
+    return CorrCholeskyTransform().inv(torch.linalg.cholesky(omega))
 
 
 @dataclass(frozen=True, eq=False)

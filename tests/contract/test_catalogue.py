@@ -32,6 +32,7 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
         bm.Hierarchical(covariance="full", mean_scale=bm.HalfStudentT()),
     ),
     "LowRank": (bm.LowRank(rank=1), bm.LowRank(rank=2)),
+    "TaskCovariance": (bm.TaskCovariance(),),
     "Clusters": (bm.Clusters(2, within="full"),),
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one

@@ -50,20 +50,26 @@ def prior_covariance(structure: Structure, b: int, num_tasks: int, D: int) -> to
     return torch.block_diag(*blocks)
 
 
-def design(structure: Structure, rows: Rows) -> torch.Tensor:
+def loadings_of(structure: Structure, b: int) -> torch.Tensor | None:
+    """A of hyperparameter value b, shape (T, R)."""
+    A = structure.loadings
+    return A if A is None or A.dim() == 2 else A[b]
+
+
+def design(structure: Structure, b: int, rows: Rows) -> torch.Tensor:
     """H, one row of data after the other, shape (n, R D + T D)."""
     D = rows.X.shape[1]
     lines = []
     for x, t in zip(rows.X, rows.task, strict=True):
         parts = []
         if structure.loadings is not None:
-            for loading in structure.loadings[t]:
+            for loading in loadings_of(structure, b)[t]:
                 parts.append(loading * x)
         for u in range(rows.num_tasks):
             parts.append(x if u == t else torch.zeros(D, dtype=torch.float64))
         lines.append(torch.cat(parts))
     if not lines:
-        R = 0 if structure.loadings is None else structure.loadings.shape[1]
+        R = 0 if structure.loadings is None else structure.loadings.shape[-1]
         return torch.zeros(0, (R + rows.num_tasks) * D, dtype=torch.float64)
     return torch.stack(lines)
 
@@ -76,7 +82,7 @@ def noise_covariance(noise: torch.Tensor, b: int, rows: Rows) -> torch.Tensor:
 
 def covariance_of_y(structure: Structure, noise: torch.Tensor, b: int, rows: Rows) -> torch.Tensor:
     """C = H P H' + diag(sigma_t^2), shape (n, n)."""
-    H = design(structure, rows)
+    H = design(structure, b, rows)
     P = prior_covariance(structure, b, rows.num_tasks, rows.X.shape[1])
     return H @ P @ H.T + noise_covariance(noise, b, rows)
 
@@ -94,21 +100,21 @@ def posterior(
     structure: Structure, noise: torch.Tensor, b: int, rows: Rows
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and covariance of (vec Z, e_1 .. e_T) given y: P H'C^-1 y and P - P H'C^-1 H P."""
-    H = design(structure, rows)
+    H = design(structure, b, rows)
     P = prior_covariance(structure, b, rows.num_tasks, rows.X.shape[1])
     C = covariance_of_y(structure, noise, b, rows)
     gain = P @ H.T @ torch.linalg.inv(C)
     return gain @ rows.y, P - gain @ H @ P
 
 
-def weights_map(structure: Structure, num_tasks: int, D: int) -> torch.Tensor:
+def weights_map(structure: Structure, b: int, num_tasks: int, D: int) -> torch.Tensor:
     """The matrix that turns (vec Z, e_1 .. e_T) into (w_1 .. w_T) by w_t = Z'a_t + e_t."""
     identity = torch.eye(D, dtype=torch.float64)
     lines = []
     for t in range(num_tasks):
         parts = []
         if structure.loadings is not None:
-            for loading in structure.loadings[t]:
+            for loading in loadings_of(structure, b)[t]:
                 parts.append(loading * identity)
         for u in range(num_tasks):
             parts.append(identity if u == t else torch.zeros_like(identity))
@@ -121,7 +127,7 @@ def posterior_of_weights(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (T D,) and covariance (T D, T D) of (w_1 .. w_T) given y."""
     mean, covariance = posterior(structure, noise, b, rows)
-    M = weights_map(structure, rows.num_tasks, rows.X.shape[1])
+    M = weights_map(structure, b, rows.num_tasks, rows.X.shape[1])
     return M @ mean, M @ covariance @ M.T
 
 
@@ -158,7 +164,7 @@ def log_likelihood_given_basis(
             X, y = rows.X[mine], rows.y[mine]
             mean = torch.zeros(D, dtype=torch.float64)
             if structure.loadings is not None:
-                for loading, z in zip(structure.loadings[t], basis[b], strict=True):
+                for loading, z in zip(loadings_of(structure, b)[t], basis[b], strict=True):
                     mean = mean + loading * z
             sigma = noise[b][0 if noise.shape[1] == 1 else t]
             C = X @ residual_covariance(structure, b, t, D) @ X.T

@@ -78,7 +78,7 @@ ROWS: dict[str, Rows] = {
     "mixed sizes": make_rows([0, 1, 3, 30], seed=11),
 }
 
-LOADINGS = ("none", "ones", "general")
+LOADINGS = ("none", "ones", "general", "own")  # "own": by hyperparameter value
 RESIDUALS = ("none", "shared", "task")
 FACTORS = ("none", "some")
 NOISES = ("shared", "task")
@@ -91,8 +91,13 @@ def make_structure(loadings: str, residual: str, factor: str, *, batch: int = 2,
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(values, dtype=float))
 
-    A = {"none": None, "ones": tensor(np.ones((T, 1))), "general": tensor(rng.normal(size=(T, 2)))}[loadings]
-    basis_scale = None if A is None else tensor(rng.uniform(0.5, 1.5, size=(batch, A.shape[1], D)))
+    A = {
+        "none": None,
+        "ones": tensor(np.ones((T, 1))),
+        "general": tensor(rng.normal(size=(T, 2))),
+        "own": tensor(np.random.default_rng(seed + 1).normal(size=(batch, T, 2))),
+    }[loadings]
+    basis_scale = None if A is None else tensor(rng.uniform(0.5, 1.5, size=(batch, A.shape[-1], D)))
     # both signs: scales live on the signed line
     sign = rng.choice([-1.0, 1.0], size=(batch, T, D))
     scale = sign * rng.uniform(0.2, 1.5, size=(batch, T, D))

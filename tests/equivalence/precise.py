@@ -21,7 +21,7 @@ def log_marginal(
     assert structure.basis_scale is not None and structure.residual_scale is not None
     with mpmath.workdps(60):
         D, T, n = rows.X.shape[1], rows.num_tasks, len(rows.task)
-        H = mpmath.matrix(dense.design(structure, rows).tolist())
+        H = mpmath.matrix(dense.design(structure, b, rows).tolist())
         y = mpmath.matrix(rows.y[:, None].tolist())
         basis = [mpmath.mpf(value) for value in structure.basis_scale[b, 0].tolist()]
         residual = [mpmath.mpf(value) for value in structure.residual_scale[b, 0].tolist()]

@@ -31,7 +31,7 @@ from tests.equivalence.inputs import (
 TOLERANCE = 1e-9
 # relative to the value; gradients relative to the largest entry of their array
 HARD_TOLERANCE = {"near-duplicate columns": 1e-6, "feature scales 1e-2 to 1e2": 1e-5}
-FIELDS = ("basis_scale", "residual_scale", "residual_factor")
+FIELDS = ("loadings", "basis_scale", "residual_scale", "residual_factor")
 
 
 def value_and_gradients(
@@ -40,7 +40,7 @@ def value_and_gradients(
     leaves = {name: getattr(structure, name) for name in FIELDS}
     leaves = {name: v.clone().requires_grad_() for name, v in leaves.items() if v is not None}
     noise = noise.clone().requires_grad_()
-    value = function(Structure(structure.loadings, **leaves), noise)
+    value = function(Structure(**leaves), noise)
     inputs = {**leaves, "noise": noise}
     # a weighted sum, so that a gradient that mixed up the batch would show
     weights = torch.arange(1.0, len(value) + 1, dtype=value.dtype)
@@ -78,6 +78,7 @@ def test_every_structure_equals_dense(structure, noise):
         "A ones, scale shared, factor none",
         "A ones, scale none, factor some",
         "A general, scale task, factor some",
+        "A own, scale none, factor none",
     ],
 )
 @pytest.mark.parametrize("rows", ROWS)
@@ -100,10 +101,8 @@ def test_tiny_noise(sigma, rows, tolerance):
     value, gradients = value_and_gradients(lambda s, e: log_marginal(tasks, s, e), structure, noise)
     expected, expected_gradients = precise.log_marginal(structure, sigma, 0, ROWS[rows])
     assert value.item() == pytest.approx(expected, rel=1e-9)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(
-            gradient.flatten(), expected_gradients[name], rtol=tolerance, atol=tolerance
-        )
+    for name, expected in expected_gradients.items():
+        torch.testing.assert_close(gradients[name].flatten(), expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("noise", NOISES)

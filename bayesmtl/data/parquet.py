@@ -1,0 +1,249 @@
+"""Reading Parquet files chunk by chunk into sums per task, here or on a Dask cluster."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bayesmtl.data.design import Design
+from bayesmtl.data.labels import label_of
+from bayesmtl.data.moments import Accumulator, TaskMoments
+from bayesmtl.errors import DataError, MissingDependencyError, SpecificationError, listing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_CHUNK = 2**18  # rows held in memory at once
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file to read, and what it must look like.
+
+    Attributes:
+        path: The file.
+        task: Column with the task.
+        columns: Feature columns, then the target.
+        types: Types of the task and of `columns`, as the first file has them.
+    """
+
+    path: str
+    task: str
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+def summarise(
+    path: str | Path | Sequence[str | Path],
+    task: str,
+    target: str,
+    features: Sequence[str],
+    intercept: bool,
+    client: Any,
+) -> dict[str, Any]:
+    """The parts of a `TaskSummaries`: see `TaskData.from_parquet`."""
+    _pyarrow()
+    if isinstance(features, str):
+        raise SpecificationError(
+            "features",
+            expected="a list of column names",
+            found=f"the string {features!r}",
+            remedy=f'Write features=["{features}"].',
+        )
+    columns = (*map(str, features), str(target))
+    used = (str(task), *columns)
+    repeated = [name for name in dict.fromkeys(used) if used.count(name) > 1]
+    if repeated:
+        raise DataError(
+            repeated[0],
+            expected="a column with one role",
+            found="it named twice among task, target and features",
+            remedy="Leave it out of the features; a task's own level is what its intercept is for.",
+        )
+    files = _files(path)
+    types = _types_of(files[0], str(task), columns)
+    parts = [Part(file, str(task), columns, types) for file in files]
+    if client is None:
+        results: Iterator[TaskMoments] = map(read_part, parts)
+    else:
+        if not (hasattr(client, "map") and hasattr(client, "submit")):
+            raise SpecificationError(
+                "client",
+                expected="a dask.distributed.Client",
+                found=repr(client),
+                remedy="Write client=Client(...), or leave it out to read here.",
+            )
+        # pure=False: a file may have changed since a cluster last read it
+        results = (future.result() for future in client.map(read_part, parts, pure=False))
+    moments = next(results)
+    for further in results:  # in the order of the files, wherever they were read
+        moments = moments.merge(further)
+    if not moments.count.sum():
+        raise DataError(
+            str(target),
+            expected="at least one observed target",
+            found=f"none in {listing(files)}",
+            remedy=f"Check that '{target}' is the right column.",
+        )
+    frame = pd.DataFrame({name: [0.0] for name in columns[:-1]})
+    return {
+        "moments": moments.in_order(),
+        "design": Design.from_columns(list(columns[:-1]), frame, intercept=intercept),
+        "task_column": str(task),
+        "target_name": str(target),
+        "source": str(path) if isinstance(path, (str, Path)) else listing(files),
+    }
+
+
+def read_part(part: Part) -> TaskMoments:
+    """The sums over one file, read chunk by chunk.
+
+    Raises:
+        DataError: If the file cannot be read, looks otherwise than the first, or holds a value that is
+            missing or infinite where none may be.
+    """
+    types = _types_of(part.path, part.task, part.columns)
+    for name, found, expected in zip((part.task, *part.columns), types, part.types, strict=True):
+        if found != expected:
+            raise DataError(
+                name,
+                expected=f"type {expected} in every part, as in the first",
+                found=f"type {found} in {part.path}",
+                remedy="Write all parts with one schema.",
+            )
+    sums = Accumulator(len(part.columns))
+    labels: dict[Any, str] = {}
+    with _reading(part.path) as file:
+        batches = file.iter_batches(batch_size=_CHUNK, columns=[part.task, *part.columns])
+        while (batch := _next(batches, part.path)) is not None:
+            values = np.empty((batch.num_rows, len(part.columns)))
+            for j, name in enumerate(part.columns):
+                values[:, j] = _numbers(batch.column(name))
+            _refuse_holes(values, part)
+            task = batch.column(part.task)
+            missing = task.is_null(nan_is_null=True).true_count
+            if missing:
+                raise DataError(
+                    part.task,
+                    expected="a label in every row",
+                    found=f"{missing} rows without one in {part.path}",
+                    remedy="Drop these rows, or give them a label.",
+                )
+            if hasattr(task, "dictionary"):  # which may hold labels without rows
+                task = task.dictionary_decode()
+            encoded = task.dictionary_encode()
+            present = encoded.dictionary.to_pylist()
+            names = [labels[v] if v in labels else labels.setdefault(v, label_of(v)) for v in present]
+            sums.add(values, encoded.indices.to_numpy(zero_copy_only=False), names)
+    return sums.finish()
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            "from_parquet",
+            expected="the package pyarrow",
+            found="no such package",
+            remedy='Install it with `pip install "bayesmtl[parquet]"`.',
+        ) from error
+    return pyarrow
+
+
+def _files(path: str | Path | Sequence[str | Path]) -> list[str]:
+    """Names of the files, sorted where they are not listed."""
+    if not isinstance(path, (str, Path)):
+        files = [str(one) for one in path]
+    elif Path(path).is_dir():
+        files = sorted(str(one) for one in Path(path).glob("*.parquet"))
+    else:
+        files = sorted(glob.glob(str(path)))
+    if not files:
+        raise DataError(
+            "path",
+            expected="a Parquet file, a folder of them, or a pattern such as data/*.parquet",
+            found=f"no file at {path}",
+            remedy="Check the path.",
+        )
+    return files
+
+
+def _reading(path: str) -> Any:
+    pyarrow = _pyarrow()
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _next(batches: Any, path: str) -> pa.RecordBatch | None:
+    pyarrow = _pyarrow()
+    try:
+        return next(batches, None)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: str, error: Exception) -> DataError:
+    return DataError(
+        "path",
+        expected="whole Parquet files",
+        found=f"{path}, which cannot be read ({type(error).__name__}: {error})",
+        remedy="Write this part again; a copy may have been cut short.",
+    )
+
+
+def _types_of(path: str, task: str, columns: Sequence[str]) -> tuple[str, ...]:
+    """Types of the columns, refused where they are absent or no numbers."""
+    import pyarrow.types as kinds
+
+    with _reading(path) as file:
+        schema = file.schema_arrow
+    found = []
+    for name in (task, *columns):
+        if schema.get_field_index(name) < 0:
+            raise DataError(
+                name,
+                expected="a column of every part",
+                found=f"no such column in {path} (columns: {listing(schema.names)})",
+                remedy="Write all parts with one schema.",
+            )
+        kind = schema.field(name).type
+        number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)
+        if name != task and not number:
+            raise DataError(
+                name,
+                expected="numbers or booleans",
+                found=f"type {kind} in {path}",
+                remedy="Encode categories as numbers before writing, or use TaskData.from_frame.",
+            )
+        if kinds.is_dictionary(kind):
+            kind = kind.value_type  # how labels are stored is no matter
+        found.append(str(kind))
+    return tuple(found)
+
+
+def _numbers(column: Any) -> np.ndarray:
+    """A column as float64, missing values as NaN."""
+    return np.asarray(column.cast("float64").to_numpy(zero_copy_only=False))
+
+
+def _refuse_holes(values: np.ndarray, part: Part) -> None:
+    good = np.isfinite(values)
+    good[:, -1] |= np.isnan(values[:, -1])
+    if not good.all():
+        column = int(np.flatnonzero(~good.all(axis=0))[0])
+        target = column == len(part.columns) - 1
+        raise DataError(
+            part.columns[column],
+            expected="finite targets, or missing ones" if target else "a finite value in every row",
+            found=f"{int((~good[:, column]).sum())} values that are not in {part.path}",
+            remedy="Correct these rows." if target else "Drop these rows or fill them in.",
+        )
