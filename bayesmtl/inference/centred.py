@@ -1,8 +1,8 @@
 """Coordinates in which the noise of single tasks is known by itself, for proposals.
 
-Tasks' noise levels are sigma_t = sigma exp(spread * level_t), with level_t ~ N(0, 1): good for small steps, but
-the data say much about sigma_t and little about its parts, so that spread and levels lie on a curved ridge.
-With log spread and log sigma_t in their place the ridge is nearly straight, and a normal distribution near it.
+Tasks' noise levels are sigma_t = sigma exp(spread * level_t), with level_t ~ N(0, 1): good for small steps,
+but the data say much about sigma_t and little about its parts, so that spread and levels lie on a curve.
+With log spread and log sigma_t in their place it is nearly straight, and a normal distribution near.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from bayesmtl.inference.target import Density, Target, differentiate
-
 
 _SMALL = 0.2  # spread of log noise
 
@@ -49,7 +48,7 @@ class Centred(Density):
         return None
 
     def there(self, points: torch.Tensor) -> torch.Tensor:
-        """From the target's coordinates (B, P); a spread near zero, where there is nothing to tell, as small."""
+        """From the target's coordinates (B, P); a spread near zero becomes a small one."""
         where = self._where
         if where is None:
             return points

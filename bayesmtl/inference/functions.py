@@ -26,7 +26,8 @@ from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
 from bayesmtl.priors import Prior
 from bayesmtl.sharing import Sharing
-from bayesmtl.sharing.functions import FunctionSharing, over_functions
+from bayesmtl.sharing.function_base import FunctionSharing
+from bayesmtl.sharing.functions import over_functions
 
 _GRID_TASKS = 3
 # Distinct inputs, in rows, up to which kernels are evaluated between them and copied to the rows.

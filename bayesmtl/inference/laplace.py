@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.centred import Centred
+from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.importance import (
     Proposal,
     WeightedSample,

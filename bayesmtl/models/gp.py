@@ -40,7 +40,8 @@ class MultitaskGP:
     f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x) with g_r, e_t ~ GP(0, kernel) and levels m_t. The sharing
     prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
     function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
-    ones (intrinsic coregionalisation; relations may be negative). Every task has inputs of its own. A
+    ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance (LKJ(2), its
+    default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign). Every task has inputs of its own. A
     specification only: immutable, without data. Inputs are the features of the data, without an intercept.
 
     Args:

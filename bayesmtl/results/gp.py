@@ -31,7 +31,7 @@ from bayesmtl.results.posterior import in_user_units
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
 from bayesmtl.sharing import Sharing
-from bayesmtl.sharing.functions import correlation
+from bayesmtl.sharing.function_base import correlation
 
 # Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
 _MOST_INSPECTED = 20

@@ -45,14 +45,9 @@ def with_fresh_tasks(fit: GPFit, values: Values, num_new: int, rng: np.random.Ge
     """Hyperparameter values (S, ...) with entries for new tasks, drawn from the prior, behind the known."""
     if not num_new:
         return values
-    space = fit.problem.space
-    fresh = space.fresh_tasks(values, num_new, rng)
-    own = {p.name for p in space.parameters if p.dims[:1] == ("task",)}
-    wider = fit.problem.sharing.with_new_tasks(values, num_new, rng)
-    return {
-        name: torch.cat([value, fresh[name]], dim=1) if name in own else value
-        for name, value in wider.items()
-    }
+    return fit.problem.space.extend_tasks(
+        fit.problem.sharing.with_new_tasks(values, num_new, rng), num_new, rng
+    )
 
 
 def in_chunks(values: Values, num_numbers: int) -> Iterator[Values]:

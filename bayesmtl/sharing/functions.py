@@ -12,97 +12,33 @@ functions; `LowRank` without it has none, the semiparametric latent factor model
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bayesmtl.algebra.functions import TaskStructure
-from bayesmtl.errors import SpecificationError, listing
+from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
-from bayesmtl.priors import Fixed, GroupStudentT, HalfNormal, Prior
+from bayesmtl.priors import GroupStudentT, Prior
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.function_base import (
+    FunctionSharing,
+    amplitude_parameter,
+    correlation,
+    of_all,
+    of_each,
+    refuse_amplitude,
+    report_mean_scale,
+)
+from bayesmtl.sharing.functions_correlated import Correlated
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
 from bayesmtl.sharing.pooled import Pooled
+from bayesmtl.sharing.task_covariance import TaskCovariance
 
 _DF = 3.0  # of the loadings' t distribution, as in `LowRank`
-
-
-@dataclass(frozen=True)
-class FunctionSharing(ABC):
-    """A sharing prior's reading over functions: its hyperparameters, Omega_q and Lambda.
-
-    Args:
-        sharing: The sharing prior.
-        amplitude: Prior of the standard deviation with which a shared function enters the tasks.
-        num_kernels: Q.
-    """
-
-    sharing: Sharing
-    amplitude: Prior
-    num_kernels: int = 1
-
-    reads: ClassVar[tuple[str, ...]] = ()
-    """The options of the sharing prior with a meaning for functions; the others stay at their defaults."""
-
-    @property
-    def takes(self) -> tuple[int, ...]:
-        """The numbers of kernels that have a meaning."""
-        return (1,)
-
-    @property
-    def private_kernel(self) -> bool:
-        """Whether the last of several kernels is that of the private functions."""
-        return False
-
-    def __post_init__(self) -> None:
-        if self.num_kernels not in self.takes:
-            raise SpecificationError(
-                "kernel",
-                expected=f"{' or '.join(map(str, self.takes))} kernels for {self.sharing!r}",
-                found=str(self.num_kernels),
-                remedy="One kernel serves all functions; several are those of the shared functions, and one "
-                "more that of the private ones.",
-            )
-        default = type(self.sharing)()
-        for entry in fields(self.sharing):
-            value = getattr(self.sharing, entry.name)
-            if entry.name not in self.reads and value != getattr(default, entry.name):
-                raise SpecificationError(
-                    entry.name,
-                    expected=f"{getattr(default, entry.name)!r} for functions",
-                    found=repr(value),
-                    remedy=f"It speaks of weights. Of {type(self.sharing).__name__}, functions use "
-                    f"{listing(self.reads)}; the size of shared functions is MultitaskGP(amplitude=...).",
-                )
-
-    @abstractmethod
-    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
-        """The hyperparameters for T tasks."""
-
-    @abstractmethod
-    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
-        """Omega_q and Lambda for B hyperparameter values."""
-
-    @abstractmethod
-    def report(self, values: Values) -> dict[str, Reported]:
-        """What to show of the hyperparameters: only what is free of signs and rotations."""
-
-    def with_new_tasks(
-        self, values: Values, num_new: int, rng: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
-        """Values with new tasks' entries behind the known, where tasks are not independent given the rest."""
-        return dict(values)
-
-    def with_unseen_redrawn(
-        self, values: Values, unseen: np.ndarray, rng: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
-        """Values at a mode with such entries of tasks without rows drawn given the others."""
-        return dict(values)
 
 
 @dataclass(frozen=True)
@@ -117,7 +53,7 @@ class _Alone(FunctionSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _default_amplitude(self.amplitude, "Independent(scale=...)")
+        refuse_amplitude(self.amplitude, "Independent(scale=...)")
 
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         return self.sharing.parameters(num_tasks, 1)
@@ -138,15 +74,18 @@ class _Together(FunctionSharing):
     sharing: Pooled
 
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
-        return (_amplitude(self.amplitude), Parameter("mean_scale", (), self.sharing.mean_scale, "signed"))
+        return (
+            amplitude_parameter(self.amplitude),
+            Parameter("mean_scale", (), self.sharing.mean_scale, "signed"),
+        )
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
-        shape = _same(values["amplitude"], num_tasks)
-        return TaskStructure(shape[:, None], _same(values["mean_scale"], num_tasks))
+        shape = of_all(values["amplitude"], num_tasks)
+        return TaskStructure(shape[:, None], of_all(values["mean_scale"], num_tasks))
 
     def report(self, values: Values) -> dict[str, Reported]:
         shown = {"amplitude": Reported((), values["amplitude"].abs(), "target")}
-        return shown | _mean_scale(self.sharing.mean_scale, values)
+        return shown | report_mean_scale(self.sharing.mean_scale, values)
 
 
 @dataclass(frozen=True)
@@ -184,21 +123,21 @@ class _Around(FunctionSharing):
         if self.sharing.covariance == "diagonal":
             private.append(Parameter("level_scale", (), scale, "signed"))
         mean = Parameter("mean_scale", (), self.sharing.mean_scale, "signed")
-        return (_amplitude(self.amplitude), mean, *private)
+        return (amplitude_parameter(self.amplitude), mean, *private)
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         private = values["private_scale"]
         level = values.get("level_scale", private)
-        shapes = [_same(values["amplitude"], num_tasks), _own(private, num_tasks)]
+        shapes = [of_all(values["amplitude"], num_tasks), of_each(private, num_tasks)]
         return TaskStructure(
             torch.stack(shapes, 1) if self.private_kernel else (shapes[0] + shapes[1])[:, None],
-            _same(values["mean_scale"], num_tasks) + _own(level, num_tasks),
+            of_all(values["mean_scale"], num_tasks) + of_each(level, num_tasks),
         )
 
     def report(self, values: Values) -> dict[str, Reported]:
         names = [name for name in ("amplitude", "private_scale", "level_scale") if name in values]
         shown = {name: Reported((), values[name].abs(), "target") for name in names}
-        return shown | _mean_scale(self.sharing.mean_scale, values)
+        return shown | report_mean_scale(self.sharing.mean_scale, values)
 
 
 @dataclass(frozen=True)
@@ -222,7 +161,7 @@ class _Mixed(FunctionSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _default_amplitude(self.amplitude, "LowRank(strength=...)")
+        refuse_amplitude(self.amplitude, "LowRank(strength=...)")
 
     @property
     def strength(self) -> float:
@@ -267,7 +206,7 @@ class _Mixed(FunctionSharing):
             private = torch.diag_embed(values["private_scale"].square())[:, None]
             shape = torch.cat([shape, private], 1) if self._of_each else shape + private
         return TaskStructure(
-            shape, _same(values["mean_scale"], num_tasks) + _own(values["level_scale"], num_tasks)
+            shape, of_all(values["mean_scale"], num_tasks) + of_each(values["level_scale"], num_tasks)
         )
 
     def report(self, values: Values) -> dict[str, Reported]:
@@ -277,7 +216,7 @@ class _Mixed(FunctionSharing):
             "task_correlation": Reported(("task", "task_other"), correlation(omega), "none"),
             "level_scale": Reported((), values["level_scale"].abs(), "target"),
         }
-        return shown | _mean_scale(self.sharing.mean_scale, values)
+        return shown | report_mean_scale(self.sharing.mean_scale, values)
 
     def with_new_tasks(
         self, values: Values, num_new: int, rng: np.random.Generator
@@ -309,6 +248,7 @@ READINGS: dict[type[Sharing], type[FunctionSharing]] = {
     Pooled: _Together,
     Hierarchical: _Around,
     LowRank: _Mixed,
+    TaskCovariance: Correlated,
 }
 """The sharing priors that functions can have."""
 
@@ -333,40 +273,3 @@ def over_functions(sharing: Sharing, amplitude: Prior, num_kernels: int = 1) -> 
             remedy="Use LinearModel for this prior, or Hierarchical() for functions around a shared one.",
         )
     return reading(sharing, amplitude, num_kernels)
-
-
-def correlation(covariance: torch.Tensor) -> torch.Tensor:
-    """Correlation matrices of covariance matrices (..., T, T); NaN where a variance is 0."""
-    sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    return (covariance / (sd[..., :, None] * sd[..., None, :])).clamp(-1.0, 1.0)
-
-
-def _default_amplitude(prior: Prior, instead: str) -> None:
-    if prior != HalfNormal():
-        raise SpecificationError(
-            "amplitude",
-            expected=f"its default, as {instead} says how large functions are",
-            found=repr(prior),
-            remedy=f"Use {instead}.",
-        )
-
-
-def _amplitude(prior: Prior) -> Parameter:
-    # on the logarithm, where it trades off against length-scales along a line
-    return Parameter("amplitude", (), prior, "log")
-
-
-def _same(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
-    """What all tasks have in common: scale^2 11', shape (B, T, T)."""
-    return scale.square()[:, None, None].expand(-1, num_tasks, num_tasks)
-
-
-def _own(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
-    """What each task has for itself: scale^2 I, shape (B, T, T)."""
-    return scale.square()[:, None, None] * torch.eye(num_tasks, dtype=scale.dtype)
-
-
-def _mean_scale(prior: Prior, values: Values) -> dict[str, Reported]:
-    if isinstance(prior, Fixed):
-        return {}
-    return {"mean_scale": Reported((), values["mean_scale"].abs(), "target")}

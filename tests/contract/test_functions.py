@@ -30,6 +30,7 @@ SHARINGS = {
     "pooled": bm.Pooled(),
     "hierarchical": bm.Hierarchical(),
     "low rank": bm.LowRank(rank=2),
+    "covariance": bm.TaskCovariance(),
 }
 QUICK = {"method": "empirical_bayes", "seed": 0, "progress": False, "num_draws": 20}
 

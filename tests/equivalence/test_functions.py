@@ -17,7 +17,8 @@ from bayesmtl.inference import functions as inference
 from bayesmtl.inference.functions import FunctionProblem, parts
 from bayesmtl.inference.mode import search
 from bayesmtl.kernels import Kernels
-from bayesmtl.sharing.functions import correlation, over_functions
+from bayesmtl.sharing.function_base import correlation
+from bayesmtl.sharing.functions import over_functions
 
 T, D, n = 3, 2, 14
 NAMES = ("a", "b", "c")
@@ -27,6 +28,7 @@ SHARINGS = {
     "hierarchical": bm.Hierarchical(),
     "isotropic": bm.Hierarchical(covariance="isotropic"),
     "low rank": bm.LowRank(rank=2),
+    "covariance": bm.TaskCovariance(),
 }
 
 
@@ -61,6 +63,11 @@ def omega_and_lambda(name, v) -> tuple[np.ndarray, np.ndarray]:
             own = float(t == u)
             if name == "independent":
                 omega[t, u] = level[t, u] = own * v["task_scale"][t] ** 2
+                continue
+            if name == "covariance":
+                L, size = v["task_correlation"], abs(v["shape_scale"]) * v["task_scale"]
+                omega[t, u] = size[t] * size[u] * (L[t] @ L[u])
+                level[t, u] = v["mean_scale"] ** 2 + own * v["level_scale"] ** 2
                 continue
             if name == "low rank":
                 shared = sum(v["loadings"][r, t] * v["loadings"][r, u] for r in range(2))
