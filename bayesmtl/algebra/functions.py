@@ -74,12 +74,17 @@ def at_tasks(matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> t
     return matrix.index_select(2, right).index_select(1, left)
 
 
-def at_rows(kernel: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:
+def at_rows(kernel: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     """Symmetric matrices (B, m, m) between distinct inputs as (B, n, n) between the rows that have them."""
-    if which is None:
-        return kernel
     half = kernel.index_select(1, which).transpose(1, 2).contiguous()
     return half.index_select(1, which)
+
+
+def kernels_at_rows(kernel: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:
+    """`at_rows` of every kernel, (B, Q, m, m) -> (B, Q, n, n)."""
+    if which is None:
+        return kernel
+    return torch.stack([at_rows(k, which) for k in kernel.unbind(1)], dim=1)
 
 
 def _over_rows(gradient: torch.Tensor, which: torch.Tensor | None, num_inputs: int) -> torch.Tensor:
@@ -146,7 +151,7 @@ class _LogMarginal(torch.autograd.Function):
             task, y = task[blocks.order], y[blocks.order]
             K = blocks.covariance(shape, level, kernel)
         else:
-            kernel = torch.stack([at_rows(k, which) for k in kernel.unbind(1)], dim=1)
+            kernel = kernels_at_rows(kernel, which)
             K = function_covariance(TaskStructure(shape, level), kernel, task, task)
         K.diagonal(dim1=-2, dim2=-1).add_(noise.square().index_select(1, task))
         L, _ = factorise(K)

@@ -210,9 +210,10 @@ class _GridMarginal(torch.autograd.Function):
         variance = alpha.square().sum(1) - over_inputs(torch.ones_like(lam)).diagonal(dim1=-2, dim2=-1)
         to_noise = upstream[0][:, None] * noise * variance
         strength = omega * rotated.diagonal(dim1=-2, dim2=-1)
-        inner = torch.diag_embed((D * omega[:, None, :]).sum(-1))
-        inner = inner - q[:, :, None] * q[:, None, :] * ((D * strength[:, None, :]) @ D.transpose(-1, -2))
-        to_kernel = alpha @ shape @ alpha.transpose(-1, -2) - Q @ inner @ Q.transpose(-1, -2)
+        # Q (diag - sum_t strength_t (q D_t)(q D_t)') Q', of which all but the diagonal has rank T
+        low = Q @ (q[:, :, None] * D)
+        to_kernel = torch.baddbmm(alpha @ shape @ alpha.transpose(-1, -2), low * strength[:, None, :], low.mT)
+        to_kernel = to_kernel.baddbmm_(Q * (D * omega[:, None, :]).sum(-1)[:, None, :], Q.mT, alpha=-1)
         return half * to_shape, half * to_level, half * to_kernel, to_noise, None
 
 
@@ -232,7 +233,7 @@ def log_marginal_of_grid(
     """
     shape, level = tasks.shape[:, 0], tasks.level
     apply: Callable[..., torch.Tensor] = _GridMarginal.apply
-    usable = torch.isfinite(kernel).flatten(1).all(1) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
+    usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
     usable &= torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).flatten(1).all(1)
     if usable.all():
         return apply(shape, level, kernel, noise, Y)

@@ -14,7 +14,7 @@ from bayesmtl.algebra.functions import (
     DenseRows,
     KnownRows,
     TaskStructure,
-    at_rows,
+    kernels_at_rows,
     log_marginal,
     marginal_covariance,
 )
@@ -141,7 +141,7 @@ class FunctionProblem(Target):
         if self.on_grid:
             assert self.grid is not None
             return GridRows.of(decompose(tasks, kernel[:, 0], noise), self.grid, self.y)
-        kernel = torch.stack([at_rows(k, self.which) for k in kernel.unbind(1)], dim=1)
+        kernel = kernels_at_rows(kernel, self.which)
         return DenseRows.of(marginal_covariance(tasks, kernel, noise, self.task), self.y)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:

@@ -72,7 +72,8 @@ class Kernels:
 
     def covariance(self, values: Values, X: torch.Tensor, Z: torch.Tensor) -> torch.Tensor:
         """k_q between rows, shape (B, Q, n, m)."""
-        return torch.stack([k.covariance(self._own(q, values), X, Z) for q, k in enumerate(self.kernels)], 1)
+        found = [k.covariance(self._own(q, values), X, Z) for q, k in enumerate(self.kernels)]
+        return torch.stack(found, 1) if len(found) > 1 else found[0][:, None]
 
     def variance(self, values: Values, X: torch.Tensor) -> torch.Tensor:
         """k_q(x, x), shape (B, Q, n)."""

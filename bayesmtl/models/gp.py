@@ -29,7 +29,7 @@ from bayesmtl.sharing.functions import over_functions
 METHODS = ("auto", "exact", "laplace", "empirical_bayes")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
 _SAMPLED = 300
-_NUM_DRAWS = 1000  # of "exact", per chain: length-scales and scales of functions mix more slowly than weights
+_NUM_DRAWS = 500  # of "exact", per chain
 _MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
 
 
@@ -40,9 +40,10 @@ class MultitaskGP:
     f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x) with g_r, e_t ~ GP(0, kernel) and levels m_t. The sharing
     prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
     function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
-    ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance (LKJ(2), its
-    default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign). Every task has inputs of its own. A
-    specification only: immutable, without data. Inputs are the features of the data, without an intercept.
+    ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance
+    (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign). Every
+    task has inputs of its own. A specification only: immutable, without data. Inputs are the features of the
+    data, without an intercept.
 
     Args:
         kernel: A kernel of this package, or any of GPyTorch's, on standardised inputs. Several in a tuple are
@@ -122,7 +123,7 @@ class MultitaskGP:
                 records the choice and its reason. Functions are integrated out by all.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 1000 ("exact") and 250.
+            num_draws: Kept draws per chain; by default 500 ("exact") and 250.
             num_warmup: Iterations per chain to adapt in ("exact" only).
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
