@@ -25,7 +25,7 @@ from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Values
 from bayesmtl.priors import Prior
-from bayesmtl.results import gp_files, gp_prediction, gp_update
+from bayesmtl.results import gp_files, gp_prediction, gp_update, gp_views
 from bayesmtl.results.fit import check_option, summarise
 from bayesmtl.results.posterior import in_user_units
 from bayesmtl.results.prediction import Kind, Prediction
@@ -210,34 +210,58 @@ class GPFit:
         """
         return gp_update.condition(self, new)
 
-    def task_similarity(self, *, tasks: Sequence[str] | None = None, num_draws: int = 1000) -> TaskSimilarity:
-        """Correlation of the tasks' functions, of any sign, with its uncertainty: that of Omega in each draw.
+    def task_similarity(
+        self,
+        *,
+        kind: Literal["structure", "functions"] = "structure",
+        tasks: Sequence[str] | None = None,
+        num_draws: int = 1000,
+    ) -> TaskSimilarity:
+        """Correlation of the tasks' functions, of any sign, with its uncertainty.
 
-        With several kernels, of the sum of their Omega_q: the correlation at the same inputs.
-        It compares shapes, and ignores levels. `Hierarchical` gives all pairs one correlation, `Pooled` and
-        `Independent` give 1 and 0; `LowRank` tells pairs apart.
+        It compares shapes, and ignores levels. Under "structure" it is that of Omega in each draw (of the sum
+        of all Omega_q where there are several kernels: the correlation at the same input): `Hierarchical`
+        gives all pairs one correlation, `Pooled` and `Independent` give 1 and 0; `LowRank` and
+        `TaskCovariance` tell pairs apart. Under "functions" it is that of the functions themselves, drawn
+        jointly at up to 60 inputs of the data.
 
         Args:
+            kind: "structure" or "functions".
             tasks: Names of the tasks wanted, in this order; default all.
             num_draws: Posterior draws to use.
 
         Raises:
             UnknownTaskError: If a task is not known.
+            SpecificationError: If the kind is another.
         """
+        check_option("kind", kind, ("structure", "functions"))
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.schema.codes(names)
         if (codes < 0).any():
             missing = [name for name, code in zip(names, codes, strict=True) if code < 0]
             raise self._unknown(missing, "Leave it out, or add its rows with fit.condition.")
-        chosen = self._chosen(num_draws)
-        draws_of = {name: value[chosen] for name, value in self._flat().items()}
-        size = self.problem.kernels.variance(draws_of, self.problem.X).mean(-1)
-        omega = (self.problem.structure(draws_of).shape * size[:, :, None, None]).sum(1)
-        values = correlation(omega)[:, codes][:, :, codes].numpy()
+        if kind == "structure":
+            chosen = self._chosen(num_draws)
+            draws_of = {name: value[chosen] for name, value in self._flat().items()}
+            size = self.problem.kernels.variance(draws_of, self.problem.X).mean(-1)
+            omega = (self.problem.structure(draws_of).shape * size[:, :, None, None]).sum(1)
+            values = correlation(omega)[:, codes][:, :, codes].numpy()
+            meaning = "correlation of the tasks' functions under the prior given the draw"
+        else:
+            values = gp_views.function_correlations(self, codes, whole_number("num_draws", num_draws, 2))
+            meaning = "correlation of the tasks' functions over the inputs of the data"
         labels = np.array(names, dtype=str)
-        coords = {"draw": np.arange(len(chosen)), "task": labels, "task_other": labels}
+        coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
         draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
-        return TaskSimilarity(draws, "correlation of the tasks' functions under the prior given the draw")
+        return TaskSimilarity(draws, meaning)
+
+    def to_datatree(self) -> xr.DataTree:
+        """The fit as ArviZ groups: posterior, sample_stats, observed_data and constant_data.
+
+        There is no pointwise log likelihood: functions are integrated out, and rows are not independent given
+        the hyperparameters. `leave_one_out` has the densities that model comparison needs.
+        """
+        return gp_views.to_datatree(self)
 
     def leave_one_out(self, *, num_draws: int = 200) -> pd.DataFrame:
         """Predict every observed row from all others, in closed form under each hyperparameter draw.
