@@ -92,6 +92,6 @@ def maps(
             ax.plot(*data.X[rows][:, columns].T, ".", color="black", markersize=2.5, alpha=0.6)
         ax.set_title(f"{shorten(str(task))}: {what}", fontsize=10)
         ax.set_xlabel(names[0])
-        ax.set_aspect("equal", adjustable="datalim")
+        ax.set_aspect("equal", adjustable="box")
     panels[0].set_ylabel(names[1])
     return panels
