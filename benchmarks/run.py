@@ -11,6 +11,7 @@ NAMES = (
     "chem97",
     "new_tasks",
     "grids",
+    "dense",
     "jura",
     "school_prediction",
     "school_posterior",
