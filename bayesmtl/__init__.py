@@ -12,7 +12,7 @@ from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, NegativeBinomial, Poisson, StudentT
 from bayesmtl.models import LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
-from bayesmtl.results import Fit, GPFit, Partition, Prediction, TaskSimilarity, load
+from bayesmtl.results import Fit, GPFit, Partition, Prediction, TaskSimilarity, load, suggest
 from bayesmtl.sharing import (
     Clusters,
     DirichletProcess,
@@ -62,4 +62,5 @@ __all__ = [
     "errors",
     "load",
     "plots",
+    "suggest",
 ]

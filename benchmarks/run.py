@@ -12,6 +12,7 @@ NAMES = (
     "chem97",
     "new_tasks",
     "grids",
+    "dense",
     "jura",
     "school_prediction",
     "school_posterior",

@@ -1,10 +1,11 @@
 """Gaussian-process algebra: the density of all tasks' targets with their functions integrated out.
 
-Tasks' functions are f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x), where g_r and e_t share one kernel k and the
-levels m_t are constants. With Omega = A A' + diag(v) (T x T) and Lambda = cov(m) (T x T), the covariance of
-row i of task t and row j of task u is
+Tasks' functions are f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x), where the levels m_t are constants. What has
+the same kernel k_q is put together: with Omega_q (T x T) the task covariance of all g_r and e_t that have it
+(A A' + diag(v), where all share one kernel) and Lambda = cov(m) (T x T), the covariance of row i of task t
+and row j of task u is
 
-    K_ij = Omega_tu k(x_i, x_j) + Lambda_tu + [i = j] sigma_t^2
+    K_ij = sum_q Omega_q,tu k_q(x_i, x_j) + Lambda_tu + [i = j] sigma_t^2
 
 B hyperparameter values are one batch dimension. Everything is dense Cholesky, O(B n^3).
 """
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from bayesmtl.algebra.blocks import LEAST_ROWS, Blocks
+
 # Relative to the mean variance, tried in this order for the values whose Cholesky factorisation fails.
 JITTERS = (1e-10, 1e-8, 1e-6)
 
@@ -25,7 +28,7 @@ class TaskStructure(NamedTuple):
     """How tasks' functions go together.
 
     Attributes:
-        shape: Omega, the task covariance of the functions' shapes, shape (B, T, T).
+        shape: Omega_q, the task covariances of the functions' shapes, one for each kernel, (B, Q, T, T).
         level: Lambda, the task covariance of their levels, shape (B, T, T).
     """
 
@@ -51,17 +54,46 @@ def function_covariance(
     """Covariance of function values, without noise.
 
     Args:
-        tasks: Omega and Lambda.
-        kernel: k between the rows, shape (B, n, m).
+        tasks: Omega_q and Lambda.
+        kernel: k_q between the rows, shape (B, Q, n, m).
         left: Task of each of the n rows.
         right: Task of each of the m columns.
 
     Returns:
         Shape (B, n, m).
     """
-    shape = tasks.shape.index_select(1, left).index_select(2, right)
-    level = tasks.level.index_select(1, left).index_select(2, right)
-    return shape * kernel + level
+    total = at_tasks(tasks.level, left, right)
+    for q in range(kernel.shape[1]):
+        total.addcmul_(at_tasks(tasks.shape[:, q], left, right), kernel[:, q])
+    return total
+
+
+def at_tasks(matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Entries (B, n, m) of task matrices (B, T, T) for the tasks of rows and columns."""
+    # columns first: then what is copied n times lies in one piece
+    return matrix.index_select(2, right).index_select(1, left)
+
+
+def at_rows(kernel: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    """Symmetric matrices (B, m, m) between distinct inputs as (B, n, n) between the rows that have them."""
+    half = kernel.index_select(1, which).transpose(1, 2).contiguous()
+    return half.index_select(1, which)
+
+
+def kernels_at_rows(kernel: torch.Tensor, which: torch.Tensor | None) -> torch.Tensor:
+    """`at_rows` of every kernel, (B, Q, m, m) -> (B, Q, n, n)."""
+    if which is None:
+        return kernel
+    return torch.stack([at_rows(k, which) for k in kernel.unbind(1)], dim=1)
+
+
+def _over_rows(gradient: torch.Tensor, which: torch.Tensor | None, num_inputs: int) -> torch.Tensor:
+    """The transpose of `at_rows`: sums of a symmetric (B, n, n) over the rows with the same input."""
+    if which is None:
+        return gradient
+    B, n, _ = gradient.shape
+    half = gradient.new_zeros(B, num_inputs, n).index_add_(1, which, gradient).transpose(1, 2).contiguous()
+    return gradient.new_zeros(B, num_inputs, num_inputs).index_add_(1, which, half)
 
 
 def factorise(K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,17 +120,18 @@ def factorise(K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def marginal_covariance(
     tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor, task: torch.Tensor
 ) -> torch.Tensor:
-    """K, the covariance of observed targets: kernel (B, n, n), noise sd (B, T), task (n,) -> (B, n, n)."""
-    variance = noise.square().index_select(1, task)
-    return function_covariance(tasks, kernel, task, task) + torch.diag_embed(variance)
+    """K, the covariance of observed targets, (B, n, n): kernels (B, Q, n, n), noise sd (B, T), task (n,)."""
+    K = function_covariance(tasks, kernel, task, task)
+    K.diagonal(dim1=-2, dim2=-1).add_(noise.square().index_select(1, task))
+    return K
 
 
 class _LogMarginal(torch.autograd.Function):
     """log N(y; 0, K) with the gradient by hand: through G = d/dK = (alpha alpha' - K^-1) / 2.
 
-    Then d/dk = Omega_tu G, d/dOmega = P'(G o k)P, d/dLambda = P'GP and d/dsigma_t^2 = sum of diag(G) over
-    task t, with P (n x T) the one-hot tasks of the rows: a fraction of what differentiating a Cholesky factor
-    and the gathering of n^2 entries costs.
+    Then d/dk_q = Omega_q,tu G, d/dOmega_q = P'(G o k_q)P, d/dLambda = P'GP and d/dsigma_t^2 = sum of diag(G)
+    over task t, with P (n x T) the one-hot tasks of the rows: a fraction of what differentiating a Cholesky
+    factor and the gathering of n^2 entries costs.
     """
 
     @staticmethod
@@ -109,47 +142,73 @@ class _LogMarginal(torch.autograd.Function):
         kernel: torch.Tensor,
         noise: torch.Tensor,
         task: torch.Tensor,
+        which: torch.Tensor | None,
         y: torch.Tensor,
     ) -> torch.Tensor:
-        L, _ = factorise(marginal_covariance(TaskStructure(shape, level), kernel, noise, task))
+        blocks, kernel_size = None, kernel.shape[-1]
+        if len(task) >= LEAST_ROWS * shape.shape[-1]:
+            blocks = Blocks.of(task, which, shape.shape[-1])
+            task, y = task[blocks.order], y[blocks.order]
+            K = blocks.covariance(shape, level, kernel)
+        else:
+            kernel = kernels_at_rows(kernel, which)
+            K = function_covariance(TaskStructure(shape, level), kernel, task, task)
+        K.diagonal(dim1=-2, dim2=-1).add_(noise.square().index_select(1, task))
+        L, _ = factorise(K)
         alpha = torch.cholesky_solve(y.expand(len(L), -1)[:, :, None], L)[:, :, 0]
-        ctx.save_for_backward(shape, kernel, noise, task, L, alpha)
+        ctx.save_for_backward(shape, kernel, noise, task, which, L, alpha)
+        ctx.blocks, ctx.num_inputs = blocks, kernel_size
         half_logdet = L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (alpha * y).sum(-1) - half_logdet - 0.5 * y.shape[-1] * math.log(2 * math.pi)
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        shape, kernel, noise, task, L, alpha = ctx.saved_tensors
+        shape, kernel, noise, task, which, L, alpha = ctx.saved_tensors
         # where K could not be factorised everything is NaN, which the caller takes for -inf
         failed = torch.isnan(alpha[:, 0])
-        inverse = torch.cholesky_inverse(torch.where(failed[:, None, None], torch.ones_like(L), L))
-        G = alpha[:, :, None] * alpha[:, None, :] - inverse
-        G *= 0.5 * upstream[0][:, None, None]
+        if failed.any():
+            L = torch.where(failed[:, None, None], torch.ones_like(L), L)
+        half = 0.5 * upstream[0]
+        # G = half (alpha alpha' - K^-1) in one pass
+        left = half[:, None, None] * alpha[:, :, None]
+        G = torch.cholesky_inverse(L).mul_(-half[:, None, None]).baddbmm_(left, alpha[:, None, :])
         P = torch.nn.functional.one_hot(task, shape.shape[-1]).to(G.dtype)
         to_noise = 2 * noise * (G.diagonal(dim1=-2, dim2=-1) @ P)
+        if ctx.blocks is not None:
+            to_shape, to_level, to_kernel = ctx.blocks.pull_back(G, shape, kernel)
+            return to_shape, to_level, to_kernel, to_noise, None, None, None
         to_level = P.T @ (G @ P)
-        to_shape = P.T @ ((G * kernel) @ P)
-        to_kernel = G * shape.index_select(1, task).index_select(2, task)
-        return to_shape, to_level, to_kernel, to_noise, None, None
+        shapes, kernels = [], []
+        for q in range(kernel.shape[1]):
+            shapes.append(P.T @ ((G * kernel[:, q]) @ P))
+            weighted = at_tasks(shape[:, q], task, task).mul_(G)
+            kernels.append(_over_rows(weighted, which, ctx.num_inputs))
+        return torch.stack(shapes, 1), to_level, torch.stack(kernels, 1), to_noise, None, None, None
 
 
 def log_marginal(
-    tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor, task: torch.Tensor, y: torch.Tensor
+    tasks: TaskStructure,
+    kernel: torch.Tensor,
+    noise: torch.Tensor,
+    task: torch.Tensor,
+    y: torch.Tensor,
+    which: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """log p(y) with all functions integrated out.
 
     Args:
-        tasks: Omega and Lambda.
-        kernel: k between the rows, shape (B, n, n).
+        tasks: Omega_q and Lambda.
+        kernel: k_q between the rows, shape (B, Q, n, n), or between m distinct inputs, (B, Q, m, m).
         noise: sigma_t, shape (B, T).
         task: Task of each row, shape (n,).
         y: Targets, shape (n,).
+        which: Where `kernel` is between distinct inputs, which of them each row has, shape (n,).
 
     Returns:
         Shape (B,); NaN where the covariance has no Cholesky factor.
     """
     apply: Callable[..., torch.Tensor] = _LogMarginal.apply
-    return apply(tasks.shape, tasks.level, kernel, noise, task, y)
+    return apply(tasks.shape, tasks.level, kernel, noise, task, which, y)
 
 
 class KnownRows(Protocol):

@@ -81,21 +81,27 @@ def decompose(tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor) -
     """Decompose the covariance of a complete grid.
 
     Args:
-        tasks: Omega and Lambda.
+        tasks: The one Omega, and Lambda.
         kernel: k between the inputs, shape (B, m, m).
         noise: sigma_t, shape (B, T).
     """
+    return _decompose(tasks.shape[:, 0], tasks.level, kernel, noise)
+
+
+def _decompose(
+    shape: torch.Tensor, level: torch.Tensor, kernel: torch.Tensor, noise: torch.Tensor
+) -> GridFactor:
     m, T = kernel.shape[-1], noise.shape[-1]
     lam, Q = torch.linalg.eigh(kernel)
-    omega, U = torch.linalg.eigh(tasks.shape / (noise[:, :, None] * noise[:, None, :]))
+    omega, U = torch.linalg.eigh(shape / (noise[:, :, None] * noise[:, None, :]))
     lam, omega = lam.clamp(min=0.0), omega.clamp(min=0.0)
     P = U / noise[:, :, None]
     inverse_d = 1 / (lam[:, :, None] * omega[:, None, :] + 1)
     q = Q.sum(1)
     h = (q.square()[:, :, None] * inverse_d).sum(1)
     H = (P * h[:, None, :]) @ P.transpose(-1, -2)
-    inner = torch.eye(T, dtype=kernel.dtype) + tasks.level @ H
-    M = torch.linalg.solve(inner, tasks.level)
+    inner = torch.eye(T, dtype=kernel.dtype) + level @ H
+    M = torch.linalg.solve(inner, level)
     logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + torch.linalg.slogdet(inner)[1]
     return GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet)
 
@@ -177,7 +183,7 @@ class _GridMarginal(torch.autograd.Function):
         noise: torch.Tensor,
         Y: torch.Tensor,
     ) -> torch.Tensor:
-        factor = decompose(TaskStructure(shape, level), kernel, noise)
+        factor = _decompose(shape, level, kernel, noise)
         alpha = solve_grid(factor, Y[None])[:, 0]
         ctx.save_for_backward(shape, kernel, noise, alpha, *factor)
         quadratic = (alpha * Y).sum((1, 2))
@@ -204,9 +210,10 @@ class _GridMarginal(torch.autograd.Function):
         variance = alpha.square().sum(1) - over_inputs(torch.ones_like(lam)).diagonal(dim1=-2, dim2=-1)
         to_noise = upstream[0][:, None] * noise * variance
         strength = omega * rotated.diagonal(dim1=-2, dim2=-1)
-        inner = torch.diag_embed((D * omega[:, None, :]).sum(-1))
-        inner = inner - q[:, :, None] * q[:, None, :] * ((D * strength[:, None, :]) @ D.transpose(-1, -2))
-        to_kernel = alpha @ shape @ alpha.transpose(-1, -2) - Q @ inner @ Q.transpose(-1, -2)
+        # Q (diag - sum_t strength_t (q D_t)(q D_t)') Q', of which all but the diagonal has rank T
+        low = Q @ (q[:, :, None] * D)
+        to_kernel = torch.baddbmm(alpha @ shape @ alpha.transpose(-1, -2), low * strength[:, None, :], low.mT)
+        to_kernel = to_kernel.baddbmm_(Q * (D * omega[:, None, :]).sum(-1)[:, None, :], Q.mT, alpha=-1)
         return half * to_shape, half * to_level, half * to_kernel, to_noise, None
 
 
@@ -216,7 +223,7 @@ def log_marginal_of_grid(
     """log p(Y) with all functions integrated out, for a complete grid.
 
     Args:
-        tasks: Omega and Lambda.
+        tasks: The one Omega, and Lambda.
         kernel: k between the inputs, shape (B, m, m).
         noise: sigma_t, shape (B, T).
         Y: Targets, shape (m, T).
@@ -224,12 +231,13 @@ def log_marginal_of_grid(
     Returns:
         Shape (B,); NaN where the matrices are not finite.
     """
+    shape, level = tasks.shape[:, 0], tasks.level
     apply: Callable[..., torch.Tensor] = _GridMarginal.apply
-    usable = torch.isfinite(kernel).flatten(1).all(1) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
-    usable &= torch.isfinite(tasks.shape / noise[:, :, None] / noise[:, None, :]).flatten(1).all(1)
+    usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
+    usable &= torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).flatten(1).all(1)
     if usable.all():
-        return apply(tasks.shape, tasks.level, kernel, noise, Y)
-    parts = (tasks.shape[usable], tasks.level[usable], kernel[usable], noise[usable])
+        return apply(shape, level, kernel, noise, Y)
+    parts = (shape[usable], level[usable], kernel[usable], noise[usable])
     found = apply(*parts, Y)
     nan = found.new_full((len(kernel),), torch.nan)
     return nan.masked_scatter(usable, found)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bayesmtl.inference.draws import Draws, complete_draws
-from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest
+from bayesmtl.inference.mode import highest, search
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.target import Target
@@ -32,14 +32,13 @@ def maximise_hyperparameters(
     problem: Target, settings: Settings, rng: np.random.Generator
 ) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
     """The mode of the hyperparameters, repeated: points (C, N, P), and what the optimiser said."""
-    starts = problem.space.initial(rng, NUM_STARTS)
-    if starts.shape[1]:
-        modes = find_modes(problem, starts)
+    if problem.space.size:
+        modes = search(problem, problem, rng)
         best = highest(modes)
         point, converged = best.point, best.converged
         disagreement = max(abs(best.value - mode.value) for mode in modes)
     else:  # every hyperparameter is known
-        point, converged, disagreement = starts[0], True, 0.0
+        point, converged, disagreement = torch.zeros(0, dtype=torch.float64), True, 0.0
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     points = point.expand(C * N, -1)
     if len(problem.unseen):

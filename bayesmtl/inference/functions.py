@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import DenseRows, KnownRows, TaskStructure, log_marginal, marginal_covariance
+from bayesmtl.algebra.functions import (
+    DenseRows,
+    KnownRows,
+    TaskStructure,
+    kernels_at_rows,
+    log_marginal,
+    marginal_covariance,
+)
 from bayesmtl.algebra.kronecker import GridRows, complete_grid, decompose, log_marginal_of_grid
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.inference.target import Target
-from bayesmtl.kernels import Kernel
+from bayesmtl.kernels import Kernel, Kernels
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
-from bayesmtl.sharing.functions import FunctionSharing
+from bayesmtl.priors import Prior
+from bayesmtl.sharing import Sharing
+from bayesmtl.sharing.function_base import FunctionSharing
+from bayesmtl.sharing.functions import over_functions
 
 _GRID_TASKS = 3
+# Distinct inputs, in rows, up to which kernels are evaluated between them and copied to the rows.
+_SHARED = 0.7
+# Rows (inputs of a complete grid) from which modes are searched on a part of them first, and the part's size.
+_EXPENSIVE_FROM, _REDUCED_TO = 500, 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +41,7 @@ class FunctionProblem(Target):
     """Everything an engine needs, in standardised units; rows are the observed ones.
 
     Args:
-        kernel: Covariance of one function.
+        kernels: Covariances of the functions.
         sharing: Which tasks share what.
         likelihood: Scatter of the targets.
         X: Inputs, shape (n, D).
@@ -34,10 +49,13 @@ class FunctionProblem(Target):
         task: Task of each row, shape (n,).
         task_names: Names of the T tasks.
         target_scale: What one standardised unit is in the target's units, shape (T,).
-        grid: Rows by input and task, shape (m, T), where every task has the same inputs; `None` elsewhere.
+        inputs: The distinct inputs, shape (m, D), where rows share them; `None` elsewhere.
+        which: Which of them each row has, shape (n,); `None` together with `inputs`.
+        grid: Rows by input and task, shape (m, T), in the order of `inputs`, where every task has
+            the same; `None` elsewhere.
     """
 
-    kernel: Kernel
+    kernels: Kernels
     sharing: FunctionSharing
     likelihood: Likelihood
     X: torch.Tensor
@@ -45,6 +63,8 @@ class FunctionProblem(Target):
     task: torch.Tensor
     task_names: tuple[str, ...]
     target_scale: np.ndarray
+    inputs: torch.Tensor | None = None
+    which: torch.Tensor | None = None
     grid: torch.Tensor | None = None
 
     @property
@@ -57,7 +77,7 @@ class FunctionProblem(Target):
         """The hyperparameters: of kernel, sharing and likelihood, in this order."""
         T, D = self.num_tasks, self.X.shape[1]
         return ParameterSpace(
-            (*self.kernel.parameters(D), *self.sharing.parameters(T), *self.likelihood.parameters(T))
+            (*self.kernels.parameters(D), *self.sharing.parameters(T), *self.likelihood.parameters(T))
         )
 
     @property
@@ -89,32 +109,39 @@ class FunctionProblem(Target):
 
     def covariance(self, values: Values, num_draws: int) -> torch.Tensor:
         """K, the covariance of all observed targets, shape (B, n, n)."""
-        kernel = self.kernel.covariance(values, self.X, self.X)
+        kernel = self.kernels.covariance(values, self.X, self.X)
         return marginal_covariance(self.structure(values), kernel, self.noise(values, num_draws), self.task)
 
     def log_marginal(self, values: Values, num_draws: int) -> torch.Tensor:
         """log p(y | hyperparameters), shape (B,)."""
-        noise = self.noise(values, num_draws)
-        if self.grid is not None:
-            inputs = self.X[self.grid[:, 0]]
-            kernel = self.kernel.covariance(values, inputs, inputs)
-            return log_marginal_of_grid(self.structure(values), kernel, noise, self.y[self.grid])
-        kernel = self.kernel.covariance(values, self.X, self.X)
-        return log_marginal(self.structure(values), kernel, noise, self.task, self.y)
+        tasks, noise = self.structure(values), self.noise(values, num_draws)
+        if self.on_grid:
+            return log_marginal_of_grid(tasks, self._over_inputs(values)[:, 0], noise, self.y[self.grid])
+        return log_marginal(tasks, self._over_inputs(values), noise, self.task, self.y, self.which)
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether two small eigendecompositions are enough: a complete grid, and one kernel."""
+        return self.grid is not None and self.kernels.num_kernels == 1
+
+    def _over_inputs(self, values: Values) -> torch.Tensor:
+        """The kernels between distinct inputs, (B, Q, m, m), or between all rows where they share none."""
+        inputs = self.X if self.inputs is None else self.inputs
+        return self.kernels.covariance(values, inputs, inputs)
 
     def known_rows(self, values: Values, tasks: TaskStructure, noise: torch.Tensor) -> KnownRows:
         """The observed rows, ready to be conditioned on.
 
         Args:
             values: B hyperparameter values.
-            tasks: Omega and Lambda of the T tasks.
+            tasks: Omega_q and Lambda of the T tasks.
             noise: sigma_t, shape (B, T).
         """
-        if self.grid is not None:
-            inputs = self.X[self.grid[:, 0]]
-            factor = decompose(tasks, self.kernel.covariance(values, inputs, inputs), noise)
-            return GridRows.of(factor, self.grid, self.y)
-        kernel = self.kernel.covariance(values, self.X, self.X)
+        kernel = self._over_inputs(values)
+        if self.on_grid:
+            assert self.grid is not None
+            return GridRows.of(decompose(tasks, kernel[:, 0], noise), self.grid, self.y)
+        kernel = kernels_at_rows(kernel, self.which)
         return DenseRows.of(marginal_covariance(tasks, kernel, noise, self.task), self.y)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
@@ -122,11 +149,35 @@ class FunctionProblem(Target):
         log_prior, values = self.space.log_prior(points)
         return log_prior + self.log_marginal(values, len(points))
 
+    def reduced(self, rng: np.random.Generator) -> FunctionProblem | None:
+        """A few hundred rows: all those of some inputs where tasks share inputs, else some of each task."""
+        size = len(self.inputs) if self.on_grid and self.inputs is not None else len(self.y)
+        if size < _EXPENSIVE_FROM:
+            return None
+        share = _REDUCED_TO / size
+        if self.inputs is not None and self.which is not None:
+            number = max(round(share * len(self.inputs)), 1)
+            chosen = rng.permutation(len(self.inputs))[:number]
+            keep = np.isin(self.which.numpy(), chosen)
+        else:
+            rank = np.empty(len(self.y))  # of every row within its task, in a random order
+            for t in range(self.num_tasks):
+                own = np.flatnonzero(self.task.numpy() == t)
+                rank[own] = (rng.permutation(len(own)) + 0.5) / max(len(own), 1)
+            keep = rank < share
+        rows = torch.from_numpy(np.flatnonzero(keep))
+        task = self.task[rows]
+        if len(torch.unique(task)) < len(torch.unique(self.task)):
+            return None  # a task would be left without rows
+        X, y = self.X[rows], self.y[rows]
+        inputs, which, grid = Arrangement.of(X.numpy(), task.numpy(), self.num_tasks)
+        return replace(self, X=X, y=y, task=task, inputs=inputs, which=which, grid=grid)
+
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
         digest = hashlib.sha256()
         parts = [
-            repr(self.kernel),
+            repr(self.kernels),
             repr(self.space),
             repr(self.sharing),
             self.likelihood.to_dict(),
@@ -138,10 +189,19 @@ class FunctionProblem(Target):
         return digest.hexdigest()
 
 
+def parts(
+    kernel: Kernel | tuple[Kernel, ...], sharing: Sharing, amplitude: Prior
+) -> tuple[Kernels, FunctionSharing]:
+    """The kernels of a model, and its sharing prior read over functions."""
+    kernels = kernel if isinstance(kernel, tuple) else (kernel,)
+    reading = over_functions(sharing, amplitude, len(kernels))
+    return Kernels(kernels, reading.private_kernel), reading
+
+
 def problem_of(
     data: TaskData,
     standardization: Standardization,
-    kernel: Kernel,
+    kernels: Kernels,
     sharing: FunctionSharing,
     likelihood: Likelihood,
 ) -> FunctionProblem:
@@ -149,16 +209,37 @@ def problem_of(
     rows = data.observed
     X = standardization.standardize_features(data.X[rows])[:, 1 if data.has_intercept else 0 :]
     y = standardization.standardize_target(data.y[rows], data.task[rows])
-    # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
-    grid = complete_grid(X, data.task[rows], data.num_tasks) if data.num_tasks >= _GRID_TASKS else None
+    X = np.ascontiguousarray(X)
     return FunctionProblem(
-        kernel,
+        kernels,
         sharing,
         likelihood,
-        torch.from_numpy(np.ascontiguousarray(X)),
+        torch.from_numpy(X),
         torch.from_numpy(y),
         torch.from_numpy(data.task[rows]),
         data.task_names,
         standardization.target_scale,
-        None if grid is None else torch.from_numpy(grid),
+        *Arrangement.of(X, data.task[rows], data.num_tasks),
     )
+
+
+class Arrangement(NamedTuple):
+    """How rows share inputs: fields of `FunctionProblem`."""
+
+    inputs: torch.Tensor | None = None
+    which: torch.Tensor | None = None
+    grid: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, X: np.ndarray, task: np.ndarray, num_tasks: int) -> Arrangement:
+        """Look at inputs (n, D) and tasks (n,)."""
+        inputs, which = np.unique(X, axis=0, return_inverse=True)
+        if len(inputs) > _SHARED * len(X):
+            return cls()
+        # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
+        grid = complete_grid(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
+        return cls(
+            torch.from_numpy(inputs),
+            torch.from_numpy(which.ravel()),
+            None if grid is None else torch.from_numpy(grid),
+        )

@@ -15,6 +15,8 @@ RELIABLE = 0.7  # Pareto k up to which weights can be used (Vehtari, Simpson, Ge
 ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
 _ROUNDS = 4  # of adapting the proposal
 _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
+_AT_ONCE = 8  # points evaluated together
+_SHARE_FROM = 20_000  # draws
 _MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
 
 
@@ -41,24 +43,38 @@ class Proposal:
 
     def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
         """Points on the wanted side, at most `number`, shape (M, P)."""
-        P, sign = len(self.center), torch.where(self.side < 0, -1.0, 1.0).to(self.center.dtype)
         kept: list[torch.Tensor] = []
         count = 0
         for _ in range(_MOST_TRIES):
-            normal = torch.from_numpy(rng.standard_normal((number, P)))
-            stretch = torch.from_numpy(np.sqrt(self.degrees / rng.chisquare(self.degrees, (number, 1))))
-            points = self.center + stretch * (normal @ self.root.T)
-            right = ((points * sign >= 0) | ~self.signed).all(1)
+            points = self._uncut(number, rng)
+            right = self._right(points)
             kept.append(points[right])
             count += int(right.sum())
             if count >= number:
                 break
         return torch.cat(kept)[:number]
 
+    def _uncut(self, number: int, rng: np.random.Generator) -> torch.Tensor:
+        normal = torch.from_numpy(rng.standard_normal((number, len(self.center))))
+        stretch = torch.from_numpy(np.sqrt(self.degrees / rng.chisquare(self.degrees, (number, 1))))
+        return self.center + stretch * (normal @ self.root.T)
+
+    def _right(self, points: torch.Tensor) -> torch.Tensor:
+        sign = torch.where(self.side < 0, -1.0, 1.0).to(self.center.dtype)
+        return ((points * sign >= 0) | ~self.signed).all(1)
+
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
         """Up to a constant, shape (M,)."""
         white = torch.linalg.solve(self.root, (points - self.center).T)
         return -0.5 * (self.degrees + len(self.center)) * torch.log1p((white**2).sum(0) / self.degrees)
+
+    def log_size(self, rng: np.random.Generator) -> float:
+        """What has to be taken from `log_density` so that proposals can be compared with each other.
+
+        log |det root| and the log share of the uncut t on the wanted side, from a large sample.
+        """
+        right = self._right(self._uncut(_SHARE_FROM, rng)).double().mean()
+        return float(torch.linalg.slogdet(self.root)[1] + right.clamp(min=1 / _SHARE_FROM).log())
 
     def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Proposal:
         """The proposal with the centre and spread of weighted points."""
@@ -104,6 +120,42 @@ def weighted_sample(
         proposal = proposal.adapted(points, sample.weights)
     assert best is not None
     return best
+
+
+def pooled_sample(
+    density: Density, proposal: Proposal, number: int, num_rounds: int, rng: np.random.Generator
+) -> WeightedSample:
+    """Importance sampling for densities that are expensive: rounds are pooled, and none is thrown away.
+
+    Each round's proposal has the centre and spread of all weighted points before it. A point counts as drawn
+    from the equal mixture of all proposals, whichever it came from.
+
+    Source: Cornuet, Marin, Mira and Robert (2012), adaptive multiple importance sampling.
+
+    Args:
+        density: What is sampled.
+        proposal: The first proposal.
+        number: Points of each round.
+        num_rounds: How many rounds.
+        rng: Source of randomness.
+    """
+    proposals: list[Proposal] = []
+    sizes: list[float] = []
+    points, value = proposal.center.new_zeros(0, len(proposal.center)), proposal.center.new_zeros(0)
+    log_weights, k = np.zeros(0), np.inf
+    for _ in range(num_rounds):
+        proposals.append(proposal)
+        sizes.append(proposal.log_size(rng))
+        fresh = proposal.draw(number, rng)
+        points = torch.cat([points, fresh])
+        value = torch.cat([value, *(density.value(part) for part in fresh.split(_AT_ONCE))])
+        each = torch.stack([p.log_density(points) - s for p, s in zip(proposals, sizes, strict=True)])
+        mixture = torch.logsumexp(each, dim=0)
+        log_weights, k = smooth((value - mixture).numpy())
+        weights = torch.from_numpy(np.exp(log_weights - log_weights.max()))
+        weights = weights / weights.sum()
+        proposal = proposal.adapted(points, weights)
+    return WeightedSample(points, weights, k)
 
 
 def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:

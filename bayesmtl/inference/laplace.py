@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
+from bayesmtl.inference.centred import Centred
 from bayesmtl.inference.correction import corrected_draws
 from bayesmtl.inference.draws import Draws, complete_draws
-from bayesmtl.inference.importance import Proposal, systematic, weighted_sample
+from bayesmtl.inference.importance import (
+    Proposal,
+    WeightedSample,
+    pooled_sample,
+    systematic,
+    weighted_sample,
+)
 from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.mode import NUM_STARTS, find_modes, highest, rounded, spread_root
+from bayesmtl.inference.mode import highest, rounded, search, spread_root
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
-from bayesmtl.inference.target import Density
+from bayesmtl.inference.target import Density, Target
 
 NUM_DRAWS = 250  # by default, per chain; they are independent but for repeats
 PROPOSALS_PER_DRAW = 1
@@ -20,6 +29,8 @@ _LEAST_PROPOSALS = 1000
 # Where an evaluation is slow (numbers handled in one) there are many tasks, and the posterior of what they
 # share is all but normal: fewer proposals do, and the shape of the weights' tail says if not.
 _SLOW, _FEW_PROPOSALS = 1_000_000, 400
+# Of densities that cost much: in so many rounds, each adapted to all before it.
+_ROUNDS, _PER_ROUND, _PER_COORDINATE = 5, 20, 5
 
 
 def laplace(problem: Problem, settings: Settings) -> Draws:
@@ -58,18 +69,46 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
 
     if problem.space.size == 0:
         return draws(torch.zeros(C, N, 0, dtype=torch.float64), {})
-    modes = find_modes(density, problem.space.initial(rng, NUM_STARTS))
+    modes = search(density, problem, rng)
     mode = highest(modes)
     center, root = rounded(mode.point, spread_root(density, mode.point, rng))
     proposal = Proposal(center, root, problem.space.signed(), center)
     slow = sum(group.rows.numel() for group in problem.tasks.groups) > _SLOW
     number = max(PROPOSALS_PER_DRAW * C * N, _FEW_PROPOSALS if slow else _LEAST_PROPOSALS)
     sample = weighted_sample(density, proposal, number, rng)
+    return draws(*_resampled(sample, mode.converged, C, N, rng))
+
+
+def weigh_hyperparameters(
+    problem: Target, settings: Settings, rng: np.random.Generator
+) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """Points (C, N, P) from the hyperparameters' posterior by importance sampling, for costly densities.
+
+    As `laplace`, with a few hundred evaluations, all of which count; the same checks are in the statistics.
+    """
+    refuse_checkpoint(settings, "laplace")
+    C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
+    if problem.space.size == 0:
+        return torch.zeros(C, N, 0, dtype=torch.float64), {}
+    mode = highest(search(problem, problem, rng))
+    density = Centred(problem)
+    center = density.there(mode.point[None])[0]
+    center, root = rounded(center, spread_root(density, center, rng))
+    proposal = Proposal(center, root, density.signed, center)
+    number = _PER_ROUND + _PER_COORDINATE * problem.space.size
+    sample = pooled_sample(density, proposal, number, _ROUNDS, rng)
+    sample = replace(sample, points=density.back(sample.points))
+    return _resampled(sample, mode.converged, C, N, rng)
+
+
+def _resampled(
+    sample: WeightedSample, converged: bool, num_chains: int, num_draws: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """Equally weighted points (C, N, P) in a random order, and what there is to say about them."""
+    C, N = num_chains, num_draws
     keep = rng.permutation(systematic(sample.weights, C * N, rng))
-    points = sample.points[keep].reshape(C, N, -1)
-    sample_stats = {
-        "converged": np.full((C, N), mode.converged),
+    return sample.points[keep].reshape(C, N, -1), {
+        "converged": np.full((C, N), converged),
         "pareto_k": np.full((C, N), sample.pareto_k),
         "importance_ess": np.full((C, N), 1 / float((sample.weights**2).sum())),
     }
-    return draws(points, sample_stats)

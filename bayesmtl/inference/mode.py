@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,13 +13,19 @@ from scipy.optimize import minimize
 from bayesmtl.inference.target import Density, Target
 
 NUM_STARTS = 2  # to notice that there is more than one mode
+NUM_REDUCED_STARTS = 2  # on a part of the data, where they cost little
 # Tight, so that what the order of the rows changes by rounding moves a mode by about as little.
 # A long memory saves a third of the evaluations.
 _OPTIONS = {"maxiter": 500, "ftol": 1e-14, "gtol": 1e-8, "maxcor": 50}
+_REDUCED = {"maxiter": 200, "ftol": 1e-7, "gtol": 1e-4, "maxcor": 50}
+# In coordinates in which the curvature is nearly a sphere: less than a hundredth of a standard deviation.
+_WHITENED = {"maxiter": 200, "gtol": 5e-3}
 _FLAT = 1e-2  # largest slope at which a point counts as a mode: log density per standardised unit
 _STEP = 1e-4  # of finite differences; gradients are exact, so that the error is of the order of its square
 # No direction is taken to be wider than this: priors of standardised quantities are about as wide.
 _WIDEST = 1.0
+# Difference of log densities from which modes of a part of the data are different ones.
+_DIFFERENT = 0.1
 _EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count as the same one, reflected
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
 _NUM_PROBES = 16
@@ -43,21 +50,81 @@ class Mode:
     converged: bool
 
 
-def find_modes(density: Density, starts: torch.Tensor) -> list[Mode]:
-    """The mode that L-BFGS reaches from each start (S, P), in the order of the starts."""
+def search(density: Density, target: Target, rng: np.random.Generator) -> list[Mode]:
+    """Modes from several starts.
 
-    def negative(point: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = density.value_and_gradient(torch.from_numpy(point)[None])
-        # L-BFGS backs off from an infinite value; NaN would stop it
-        return -float(value[0]), -gradient[0].numpy()
+    Where evaluations are expensive the starts climb on a part of the data first; from the best two modes
+    found there the search goes on with all data, in coordinates in which the part's curvature is a sphere.
 
+    Args:
+        density: What is searched: the target itself, or an approximation of it.
+        target: What is to be explored.
+        rng: Source of randomness.
+    """
+    reduced = target.reduced(rng) if density is target else None
+    if reduced is None:
+        return find_modes(density, target.space.initial(rng, NUM_STARTS))
+    starts = target.space.initial(rng, NUM_REDUCED_STARTS)
+    first = sorted(find_modes(reduced, starts, _REDUCED), key=lambda mode: -mode.value)
+    chosen = [first[0], *(mode for mode in first[1:] if mode.value < first[0].value - _DIFFERENT)][
+        :NUM_STARTS
+    ]
     modes = []
-    for start in starts.numpy():
-        result = minimize(negative, start, jac=True, method="L-BFGS-B", options=_OPTIONS)
+    for mode in chosen:
+        root = spread_root(reduced, mode.point, rng)
+        modes.append(climb(target, mode.point, root))
+    return modes
+
+
+def find_modes(density: Density, starts: torch.Tensor, options: Mapping[str, float] = _OPTIONS) -> list[Mode]:
+    """The mode that L-BFGS reaches from each start (S, P), in the order of the starts."""
+    modes = []
+    for start in starts:
+        result = minimize(
+            _negative(density, lambda point: point),
+            start.numpy(),
+            jac=True,
+            method="L-BFGS-B",
+            options=dict(options),
+        )
         # the optimiser's own flag calls it a failure when rounding keeps it from these tolerances
         converged = bool(np.abs(result.jac).max() < _FLAT)
         modes.append(Mode(torch.from_numpy(result.x), -float(result.fun), converged))
     return modes
+
+
+def climb(density: Density, start: torch.Tensor, root: torch.Tensor) -> Mode:
+    """The mode that BFGS reaches from a point (P,) near it, given a root (P, P) of the covariance there.
+
+    The covariance is the first guess at the inverse Hessian, which is most of what the search has to learn.
+    """
+
+    def point(step: torch.Tensor) -> torch.Tensor:
+        return start + root @ step
+
+    def chain(slope: torch.Tensor) -> torch.Tensor:
+        return root.T @ slope
+
+    result = minimize(
+        _negative(density, point, chain), np.zeros(len(start)), jac=True, method="BFGS", options=_WHITENED
+    )
+    converged = bool(np.abs(result.jac).max() < _FLAT)
+    return Mode(point(torch.from_numpy(result.x)), -float(result.fun), converged)
+
+
+def _negative(
+    density: Density,
+    point: Callable[[torch.Tensor], torch.Tensor],
+    chain: Callable[[torch.Tensor], torch.Tensor] = lambda slope: slope,
+) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """What optimisers take: minus the log density and its gradient, in coordinates of their own."""
+
+    def negative(step: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = density.value_and_gradient(point(torch.from_numpy(step))[None])
+        # optimisers back off from an infinite value; NaN would stop them
+        return -float(value[0]), -chain(gradient[0]).numpy()
+
+    return negative
 
 
 def highest(modes: list[Mode]) -> Mode:
@@ -127,7 +194,7 @@ def normal_approximation(density: Density, target: Target, rng: np.random.Genera
         target: What is to be sampled.
         rng: Source of randomness.
     """
-    modes = find_modes(density, target.space.initial(rng, NUM_STARTS))
+    modes = search(density, target, rng)
     modes = [replace(mode, point=target.canonical(mode.point[None])[0]) for mode in modes]
     top = highest(modes)
     _, root = rounded(top.point, spread_root(density, top.point, rng))

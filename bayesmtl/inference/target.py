@@ -56,6 +56,13 @@ class Target(ABC):
         """Of points (B, P) that mean the same, such as reflections, always the same: where chains start."""
         return points
 
+    def reduced(self, rng: np.random.Generator) -> Target | None:
+        """The same hyperparameters met with a part of the data, whose modes lead to those of the whole.
+
+        `None` where evaluations are cheap enough to search for modes directly.
+        """
+        return None
+
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """`log_density` without its gradient; -inf where it cannot be evaluated."""
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +16,46 @@ from bayesmtl.priors import LKJ, Fixed, LogNormal, Prior
 
 # of a squared distance: keeps the derivative of its root finite where two inputs agree
 _COINCIDENT = 1e-30
+_ROUNDING = 1e-14  # what remains of the squared distance of equal inputs
+
+
+class _Covariance(torch.autograd.Function):
+    """k between inputs (B, n, D) and (B, m, D) over their length-scales, with the gradient by hand.
+
+    k is a function of s = |x - z|^2, so that with W = gradient o dk/ds the gradient at x_i is
+    2 sum_j W_ij (x_i - z_j): two products of matrices, where differentiating step by step passes over n x m
+    numbers a dozen times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: torch.Tensor, right: torch.Tensor, smoothness: float) -> torch.Tensor:
+        square = torch.baddbmm(left.square().sum(-1)[:, :, None], left, right.transpose(1, 2), alpha=-2)
+        square = square.add_(right.square().sum(-1)[:, None, :]).clamp_(min=_COINCIDENT)
+        if smoothness == math.inf:
+            k = square.mul_(-0.5).exp_()
+            slope = -0.5 * k
+        else:
+            r = (2 * smoothness * square).sqrt_()
+            decay = (-r).exp_()
+            if smoothness == 0.5:
+                k, slope = decay, (decay / r).mul_(-0.5)
+                slope[square <= _ROUNDING] = 0.0  # where two inputs agree k has a kink
+            elif smoothness == 1.5:
+                k, slope = (1 + r).mul_(decay), -1.5 * decay
+            else:
+                slope = (1 + r).mul_(decay)
+                k = r.square_().mul_(decay).div_(3).add_(slope)
+                slope = slope.mul_(-5 / 6)
+        ctx.save_for_backward(left, right, slope)
+        return k
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        left, right, slope = ctx.saved_tensors
+        W = gradient[0] * slope
+        to_left = W.sum(2)[:, :, None] * left - W @ right
+        to_right = W.sum(1)[:, :, None] * right - W.transpose(1, 2) @ left
+        return 2 * to_left, 2 * to_right, None
 
 
 @dataclass(frozen=True)
@@ -72,15 +113,8 @@ class Matern(Kernel):
     def covariance(self, values: Values, X: torch.Tensor, Z: torch.Tensor) -> torch.Tensor:
         """k between rows, shape (B, n, m)."""
         lengthscale = values["lengthscale"][:, None, :]
-        left, right = X / lengthscale, Z / lengthscale
-        square = left.square().sum(-1)[:, :, None] + right.square().sum(-1)[:, None, :]
-        square = (square - 2 * left @ right.transpose(-1, -2)).clamp(min=_COINCIDENT)
-        if self.smoothness == math.inf:
-            return (-0.5 * square).exp()
-        r = (2 * self.smoothness * square).sqrt()
-        if self.smoothness == 0.5:
-            return (-r).exp()
-        return (1 + r if self.smoothness == 1.5 else 1 + r + r.square() / 3) * (-r).exp()
+        apply: Callable[..., torch.Tensor] = _Covariance.apply
+        return apply(X / lengthscale, Z / lengthscale, self.smoothness)
 
     def variance(self, values: Values, X: torch.Tensor) -> torch.Tensor:
         """Ones, shape (B, n)."""

@@ -16,7 +16,8 @@ from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
 from bayesmtl.inference.exact import sample_hyperparameters
-from bayesmtl.inference.functions import FunctionProblem, problem_of
+from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
+from bayesmtl.inference.laplace import weigh_hyperparameters
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
 from bayesmtl.likelihoods import Gaussian, Likelihood
 from bayesmtl.models.linear import check_data
@@ -25,10 +26,10 @@ from bayesmtl.results.gp import GPFit
 from bayesmtl.sharing import Hierarchical, Sharing
 from bayesmtl.sharing.functions import over_functions
 
-METHODS = ("auto", "exact", "empirical_bayes")
+METHODS = ("auto", "exact", "laplace", "empirical_bayes")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
 _SAMPLED = 300
-_NUM_DRAWS = 1000  # of "exact", per chain: length-scales and scales of functions mix more slowly than weights
+_NUM_DRAWS = 500  # of "exact", per chain
 _MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
 
 
@@ -39,11 +40,16 @@ class MultitaskGP:
     f_t(x) = m_t + sum_r A[t,r] g_r(x) + e_t(x) with g_r, e_t ~ GP(0, kernel) and levels m_t. The sharing
     prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
     function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
-    ones (intrinsic coregionalisation; relations may be negative). Every task has inputs of its own. A
-    specification only: immutable, without data. Inputs are the features of the data, without an intercept.
+    ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance
+    (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign). Every
+    task has inputs of its own. A specification only: immutable, without data. Inputs are the features of the
+    data, without an intercept.
 
     Args:
-        kernel: A kernel of this package, or any of GPyTorch's, on standardised inputs.
+        kernel: A kernel of this package, or any of GPyTorch's, on standardised inputs. Several in a tuple are
+            one for each shared function (`LowRank(rank)`: `rank` of them, the semiparametric latent factor
+            model, without private functions), and one more is that of the private functions (`Hierarchical`:
+            two; `LowRank(rank)`: `rank` + 1, the linear model of coregionalisation).
         sharing: Which tasks share what.
         likelihood: `Gaussian`, with noise shared, per task, or known.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks. The default
@@ -72,8 +78,12 @@ class MultitaskGP:
     amplitude: Prior = field(default_factory=HalfNormal)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kernel, Kernel):
-            object.__setattr__(self, "kernel", GPyTorchKernel(self.kernel))
+        several = isinstance(self.kernel, (tuple, list))
+        kernels = tuple(
+            kernel if isinstance(kernel, Kernel) else GPyTorchKernel(kernel)
+            for kernel in (self.kernel if several else (self.kernel,))
+        )
+        object.__setattr__(self, "kernel", kernels if len(kernels) > 1 else kernels[0])
         if not isinstance(self.sharing, Sharing):
             raise SpecificationError(
                 "sharing",
@@ -89,7 +99,7 @@ class MultitaskGP:
                 remedy="Functions integrate out under Gaussian noise; pass Gaussian().",
             )
         check_priors(self)
-        over_functions(self.sharing, self.amplitude)
+        over_functions(self.sharing, self.amplitude, len(kernels))
 
     def fit(
         self,
@@ -107,11 +117,13 @@ class MultitaskGP:
 
         Args:
             data: Rows of T tasks; rows without a target do not count, tasks without rows follow the prior.
-            method: "exact" for the full posterior of the hyperparameters, "empirical_bayes" for their mode,
-                or "auto"; the fit records the choice and its reason. Functions are integrated out by both.
+            method: "exact" for the full posterior of the hyperparameters by Hamiltonian Monte Carlo,
+                "laplace" for the same by importance sampling around its mode with a few hundred
+                evaluations (Pareto k is checked), "empirical_bayes" for the mode alone, or "auto"; the fit
+                records the choice and its reason. Functions are integrated out by all.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 1000 ("exact") and 250.
+            num_draws: Kept draws per chain; by default 500 ("exact") and 250.
             num_warmup: Iterations per chain to adapt in ("exact" only).
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
@@ -133,6 +145,8 @@ class MultitaskGP:
         complete = True
         if name == "exact":
             points, sample_stats, complete = sample_hyperparameters(problem, settings, rng)
+        elif name == "laplace":
+            points, sample_stats = weigh_hyperparameters(problem, settings, rng)
         else:
             points, sample_stats = maximise_hyperparameters(problem, settings, rng)
         C, N, P = points.shape
@@ -196,13 +210,14 @@ class MultitaskGP:
                 found="one of the data",
                 remedy="Use LinearModel, or take an offset off the target beforehand.",
             )
-        self.kernel.check(num_inputs)
+        kernels, sharing = parts(self.kernel, self.sharing, self.amplitude)
+        kernels.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)
-        sharing = over_functions(self.sharing, self.amplitude)
-        problem = problem_of(data, data.standardization(), self.kernel, sharing, self.likelihood)
+        problem = problem_of(data, data.standardization(), kernels, sharing, self.likelihood)
         size, what = len(problem.y), "observed rows"
-        if problem.grid is not None:
+        if problem.on_grid:
+            assert problem.grid is not None
             size, what = len(problem.grid), "inputs of a complete grid"
         if size > _MOST_ROWS:
             raise DataError(
@@ -225,11 +240,12 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
         )
     n = len(problem.y)
     how = f"functions integrated out by Cholesky factorisation of {n} rows"
-    if problem.grid is not None:
+    if problem.on_grid:
+        assert problem.grid is not None
         m, T = problem.grid.shape
         how = f"functions integrated out by eigendecomposition: a complete grid of {m} inputs x {T} tasks"
     if method != "auto":
         return method, f"asked for; {how}"
     if n <= _SAMPLED:
         return "exact", f"few enough rows to sample the hyperparameters; {how}"
-    return "empirical_bayes", f'{n} rows make sampling slow, method="exact" does it; {how}'
+    return "empirical_bayes", f'{n} rows make sampling slow, method="laplace" does it; {how}'

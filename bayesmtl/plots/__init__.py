@@ -4,9 +4,10 @@ matplotlib is an optional extra, imported when the first plot is drawn.
 """
 
 from bayesmtl.plots.functions import functions
+from bayesmtl.plots.maps import maps
 from bayesmtl.plots.partition import partition
 from bayesmtl.plots.predictions import predictions
 from bayesmtl.plots.shrinkage import shrinkage
 from bayesmtl.plots.similarity import similarity
 
-__all__ = ["functions", "partition", "predictions", "shrinkage", "similarity"]
+__all__ = ["functions", "maps", "partition", "predictions", "shrinkage", "similarity"]

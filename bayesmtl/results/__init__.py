@@ -6,5 +6,6 @@ from bayesmtl.results.gp import GPFit
 from bayesmtl.results.partition import CredibleBall, Partition
 from bayesmtl.results.prediction import Prediction
 from bayesmtl.results.similarity import TaskSimilarity
+from bayesmtl.results.suggest import suggest
 
-__all__ = ["CredibleBall", "Fit", "GPFit", "Partition", "Prediction", "TaskSimilarity", "load"]
+__all__ = ["CredibleBall", "Fit", "GPFit", "Partition", "Prediction", "TaskSimilarity", "load", "suggest"]

@@ -20,18 +20,18 @@ from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import UnknownTaskError, listing
 from bayesmtl.inference import whole_number
-from bayesmtl.inference.functions import FunctionProblem, problem_of
+from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Values
 from bayesmtl.priors import Prior
-from bayesmtl.results import gp_files, gp_prediction, gp_update
+from bayesmtl.results import gp_files, gp_prediction, gp_update, gp_views
 from bayesmtl.results.fit import check_option, summarise
 from bayesmtl.results.posterior import in_user_units
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
 from bayesmtl.sharing import Sharing
-from bayesmtl.sharing.functions import correlation, over_functions
+from bayesmtl.sharing.function_base import correlation
 
 # Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
 _MOST_INSPECTED = 20
@@ -47,7 +47,7 @@ class GPFit:
     own, made when it is asked for: nothing is cached, and there are no modes.
 
     Args:
-        kernel: Covariance of one function.
+        kernel: Covariance of one function; several where functions have kernels of their own.
         sharing: The sharing prior.
         likelihood: The likelihood.
         amplitude: Prior of the size of shared functions.
@@ -63,7 +63,7 @@ class GPFit:
         added_tasks: Tasks that came in through `condition`.
     """
 
-    kernel: Kernel
+    kernel: Kernel | tuple[Kernel, ...]
     sharing: Sharing
     likelihood: Likelihood
     amplitude: Prior
@@ -91,8 +91,8 @@ class GPFit:
     @cached_property
     def problem(self) -> FunctionProblem:
         """The posterior in standardised units, as the engines see it."""
-        sharing = over_functions(self.sharing, self.amplitude)
-        return problem_of(self.data, self.standardization, self.kernel, sharing, self.likelihood)
+        kernels, sharing = parts(self.kernel, self.sharing, self.amplitude)
+        return problem_of(self.data, self.standardization, kernels, sharing, self.likelihood)
 
     @cached_property
     def posterior(self) -> xr.Dataset:
@@ -104,7 +104,7 @@ class GPFit:
         C, N = self.num_chains_and_draws
         flat = self._flat()
         reports = {
-            **self.kernel.report(flat),
+            **self.problem.kernels.report(flat),
             **self.problem.sharing.report(flat),
             **self.likelihood.report(flat),
         }
@@ -210,31 +210,58 @@ class GPFit:
         """
         return gp_update.condition(self, new)
 
-    def task_similarity(self, *, tasks: Sequence[str] | None = None, num_draws: int = 1000) -> TaskSimilarity:
-        """Correlation of the tasks' functions, of any sign, with its uncertainty: that of Omega in each draw.
+    def task_similarity(
+        self,
+        *,
+        kind: Literal["structure", "functions"] = "structure",
+        tasks: Sequence[str] | None = None,
+        num_draws: int = 1000,
+    ) -> TaskSimilarity:
+        """Correlation of the tasks' functions, of any sign, with its uncertainty.
 
-        It compares shapes, and ignores levels. `Hierarchical` gives all pairs one correlation, `Pooled` and
-        `Independent` give 1 and 0; `LowRank` tells pairs apart.
+        It compares shapes, and ignores levels. Under "structure" it is that of Omega in each draw (of the sum
+        of all Omega_q where there are several kernels: the correlation at the same input): `Hierarchical`
+        gives all pairs one correlation, `Pooled` and `Independent` give 1 and 0; `LowRank` and
+        `TaskCovariance` tell pairs apart. Under "functions" it is that of the functions themselves, drawn
+        jointly at up to 60 inputs of the data.
 
         Args:
+            kind: "structure" or "functions".
             tasks: Names of the tasks wanted, in this order; default all.
             num_draws: Posterior draws to use.
 
         Raises:
             UnknownTaskError: If a task is not known.
+            SpecificationError: If the kind is another.
         """
+        check_option("kind", kind, ("structure", "functions"))
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.schema.codes(names)
         if (codes < 0).any():
             missing = [name for name, code in zip(names, codes, strict=True) if code < 0]
             raise self._unknown(missing, "Leave it out, or add its rows with fit.condition.")
-        chosen = self._chosen(num_draws)
-        omega = self.problem.structure({k: v[chosen] for k, v in self._flat().items()}).shape
-        values = correlation(omega)[:, codes][:, :, codes].numpy()
+        if kind == "structure":
+            chosen = self._chosen(num_draws)
+            draws_of = {name: value[chosen] for name, value in self._flat().items()}
+            size = self.problem.kernels.variance(draws_of, self.problem.X).mean(-1)
+            omega = (self.problem.structure(draws_of).shape * size[:, :, None, None]).sum(1)
+            values = correlation(omega)[:, codes][:, :, codes].numpy()
+            meaning = "correlation of the tasks' functions under the prior given the draw"
+        else:
+            values = gp_views.function_correlations(self, codes, whole_number("num_draws", num_draws, 2))
+            meaning = "correlation of the tasks' functions over the inputs of the data"
         labels = np.array(names, dtype=str)
-        coords = {"draw": np.arange(len(chosen)), "task": labels, "task_other": labels}
+        coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
         draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
-        return TaskSimilarity(draws, "correlation of the tasks' functions under the prior given the draw")
+        return TaskSimilarity(draws, meaning)
+
+    def to_datatree(self) -> xr.DataTree:
+        """The fit as ArviZ groups: posterior, sample_stats, observed_data and constant_data.
+
+        There is no pointwise log likelihood: functions are integrated out, and rows are not independent given
+        the hyperparameters. `leave_one_out` has the densities that model comparison needs.
+        """
+        return gp_views.to_datatree(self)
 
     def leave_one_out(self, *, num_draws: int = 200) -> pd.DataFrame:
         """Predict every observed row from all others, in closed form under each hyperparameter draw.
@@ -332,7 +359,7 @@ class GPFit:
         known = {**values, **{name: values[name][:, :T] for name in own}}
         noise = problem.noise(known, gp_prediction.length(values))
         omega, level = problem.structure(values) if structure is None else structure
-        return problem.known_rows(values, TaskStructure(omega[:, :T, :T], level[:, :T, :T]), noise)
+        return problem.known_rows(values, TaskStructure(omega[:, :, :T, :T], level[:, :T, :T]), noise)
 
     def generator(self, purpose: int) -> np.random.Generator:
         """Randomness derived from the fit's seed, one stream per purpose."""
@@ -351,17 +378,18 @@ class GPFit:
 
     def __repr__(self) -> str:
         C, N = self.num_chains_and_draws
-        parts = [
-            f"GPFit of {type(self.kernel).__name__} x {type(self.sharing).__name__} x "
+        kernel = " and ".join(dict.fromkeys(type(k).__name__ for k in self.problem.kernels.kernels))
+        lines = [
+            f"GPFit of {kernel} x {type(self.sharing).__name__} x "
             f"{type(self.likelihood).__name__} to {self.schema.target_name}: {len(self.task_names)} tasks, "
             f"{len(self.feature_names)} inputs, {len(self.problem.y)} observed rows",
             f"{C} chains x {N} draws by {self.method} ({self.reason})",
         ]
         if self.added_tasks:
-            parts.append(f"conditioned on rows of {listing(self.added_tasks)}")
+            lines.append(f"conditioned on rows of {listing(self.added_tasks)}")
         if not self.complete:
-            parts.append("INCOMPLETE: the run was interrupted")
-        return "\n".join(parts)
+            lines.append("INCOMPLETE: the run was interrupted")
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         lines = "<br>".join(escape(repr(self)).splitlines())

@@ -26,7 +26,7 @@ def save(fit: GPFit, path: str | Path) -> None:
     """See `GPFit.save`."""
     specification = {
         "kind": "functions",
-        "kernel": fit.kernel.to_dict(),
+        "kernels": fit.problem.kernels.to_dict(),
         "sharing": fit.sharing.to_dict(),
         "likelihood": fit.likelihood.to_dict(),
         "amplitude": fit.amplitude.to_dict(),
@@ -57,8 +57,9 @@ def restore(content: Mapping[str, Any], arrays: Callable[[str], dict[str, np.nda
     """
     from bayesmtl.results.gp import GPFit  # a fit saves itself through this module
 
+    kernels = tuple(KERNELS[kernel["kernel"]].from_fields(kernel) for kernel in content["kernels"])
     return GPFit(
-        kernel=KERNELS[content["kernel"]["kernel"]].from_fields(content["kernel"]),
+        kernel=kernels if len(kernels) > 1 else kernels[0],
         sharing=SHARING[content["sharing"]["sharing"]].from_fields(content["sharing"]),
         likelihood=LIKELIHOODS[content["likelihood"]["likelihood"]].from_fields(content["likelihood"]),
         amplitude=Prior.from_dict(content["amplitude"]),

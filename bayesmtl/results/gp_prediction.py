@@ -45,14 +45,9 @@ def with_fresh_tasks(fit: GPFit, values: Values, num_new: int, rng: np.random.Ge
     """Hyperparameter values (S, ...) with entries for new tasks, drawn from the prior, behind the known."""
     if not num_new:
         return values
-    space = fit.problem.space
-    fresh = space.fresh_tasks(values, num_new, rng)
-    own = {p.name for p in space.parameters if p.dims[:1] == ("task",)}
-    wider = fit.problem.sharing.with_new_tasks(values, num_new, rng)
-    return {
-        name: torch.cat([value, fresh[name]], dim=1) if name in own else value
-        for name, value in wider.items()
-    }
+    return fit.problem.space.extend_tasks(
+        fit.problem.sharing.with_new_tasks(values, num_new, rng), num_new, rng
+    )
 
 
 def in_chunks(values: Values, num_numbers: int) -> Iterator[Values]:
@@ -87,21 +82,22 @@ def function_values(
     problem, m = fit.problem, len(rows.X)
     n, num_tasks = len(problem.y), problem.num_tasks + len(rows.new_names)
     means, draws = [], []
-    for part in in_chunks(values, m * (n + m) if problem.grid is not None else (n + m) ** 2):
+    Q = problem.kernels.num_kernels
+    for part in in_chunks(values, m * (n + m) if problem.on_grid else Q * (n + m) ** 2):
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
-        kernel = problem.kernel
+        kernels = problem.kernels
         known = fit.known_rows(part, structure)
         cross = function_covariance(
-            structure, kernel.covariance(part, problem.X, rows.X), problem.task, rows.task
+            structure, kernels.covariance(part, problem.X, rows.X), problem.task, rows.task
         )
-        shape = structure.shape.diagonal(dim1=-2, dim2=-1)[:, rows.task]
+        shape = structure.shape.diagonal(dim1=-2, dim2=-1)[:, :, rows.task]
         level = structure.level.diagonal(dim1=-2, dim2=-1)[:, rows.task]
-        variance = shape * kernel.variance(part, rows.X) + level
+        variance = (shape * kernels.variance(part, rows.X)).sum(1) + level
         normal = torch.from_numpy(rng.standard_normal((S, num_each, m)))
         if joint:
             prior = function_covariance(
-                structure, kernel.covariance(part, rows.X, rows.X), rows.task, rows.task
+                structure, kernels.covariance(part, rows.X, rows.X), rows.task, rows.task
             )
             given = known.condition(cross, prior)
             spread = normal @ _root(given.covariance, variance).transpose(-1, -2)

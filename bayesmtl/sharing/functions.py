@@ -5,81 +5,40 @@ A weight per feature becomes a function's level m_t and its shape, so `covarianc
 level, `scale` the prior of what is private to a task. The size of the shared functions g_r has a prior of its
 own, because it has no counterpart among weights: `amplitude`; under `LowRank` the loadings do its work, with
 the scale `strength`.
+
+One kernel serves all functions, or each shared function has its own. One more is that of the private
+functions; `LowRank` without it has none, the semiparametric latent factor model.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bayesmtl.algebra.functions import TaskStructure
-from bayesmtl.errors import SpecificationError, listing
+from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
-from bayesmtl.priors import Fixed, GroupStudentT, HalfNormal, Prior
+from bayesmtl.priors import GroupStudentT, Prior
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.function_base import (
+    FunctionSharing,
+    amplitude_parameter,
+    correlation,
+    of_all,
+    of_each,
+    refuse_amplitude,
+    report_mean_scale,
+)
+from bayesmtl.sharing.functions_correlated import Correlated
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
 from bayesmtl.sharing.pooled import Pooled
+from bayesmtl.sharing.task_covariance import TaskCovariance
 
 _DF = 3.0  # of the loadings' t distribution, as in `LowRank`
-
-
-@dataclass(frozen=True)
-class FunctionSharing(ABC):
-    """A sharing prior's reading over functions: its hyperparameters, Omega and Lambda.
-
-    Args:
-        sharing: The sharing prior.
-        amplitude: Prior of the standard deviation with which a shared function enters the tasks.
-    """
-
-    sharing: Sharing
-    amplitude: Prior
-
-    reads: ClassVar[tuple[str, ...]] = ()
-    """The options of the sharing prior with a meaning for functions; the others stay at their defaults."""
-
-    def __post_init__(self) -> None:
-        default = type(self.sharing)()
-        for entry in fields(self.sharing):
-            value = getattr(self.sharing, entry.name)
-            if entry.name not in self.reads and value != getattr(default, entry.name):
-                raise SpecificationError(
-                    entry.name,
-                    expected=f"{getattr(default, entry.name)!r} for functions",
-                    found=repr(value),
-                    remedy=f"It speaks of weights. Of {type(self.sharing).__name__}, functions use "
-                    f"{listing(self.reads)}; the size of shared functions is MultitaskGP(amplitude=...).",
-                )
-
-    @abstractmethod
-    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
-        """The hyperparameters for T tasks."""
-
-    @abstractmethod
-    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
-        """Omega and Lambda for B hyperparameter values."""
-
-    @abstractmethod
-    def report(self, values: Values) -> dict[str, Reported]:
-        """What to show of the hyperparameters: only what is free of signs and rotations."""
-
-    def with_new_tasks(
-        self, values: Values, num_new: int, rng: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
-        """Values with new tasks' entries behind the known, where tasks are not independent given the rest."""
-        return dict(values)
-
-    def with_unseen_redrawn(
-        self, values: Values, unseen: np.ndarray, rng: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
-        """Values at a mode with such entries of tasks without rows drawn given the others."""
-        return dict(values)
 
 
 @dataclass(frozen=True)
@@ -94,14 +53,14 @@ class _Alone(FunctionSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _default_amplitude(self.amplitude, "Independent(scale=...)")
+        refuse_amplitude(self.amplitude, "Independent(scale=...)")
 
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         return self.sharing.parameters(num_tasks, 1)
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         covariance = torch.diag_embed(values["task_scale"].square())
-        return TaskStructure(covariance, covariance)
+        return TaskStructure(covariance[:, None], covariance)
 
     def report(self, values: Values) -> dict[str, Reported]:
         return {"task_scale": Reported(("task",), values["task_scale"], "target")}
@@ -115,14 +74,18 @@ class _Together(FunctionSharing):
     sharing: Pooled
 
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
-        return (_amplitude(self.amplitude), Parameter("mean_scale", (), self.sharing.mean_scale, "signed"))
+        return (
+            amplitude_parameter(self.amplitude),
+            Parameter("mean_scale", (), self.sharing.mean_scale, "signed"),
+        )
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
-        return TaskStructure(_same(values["amplitude"], num_tasks), _same(values["mean_scale"], num_tasks))
+        shape = of_all(values["amplitude"], num_tasks)
+        return TaskStructure(shape[:, None], of_all(values["mean_scale"], num_tasks))
 
     def report(self, values: Values) -> dict[str, Reported]:
         shown = {"amplitude": Reported((), values["amplitude"].abs(), "target")}
-        return shown | _mean_scale(self.sharing.mean_scale, values)
+        return shown | report_mean_scale(self.sharing.mean_scale, values)
 
 
 @dataclass(frozen=True)
@@ -146,37 +109,51 @@ class _Around(FunctionSharing):
                 remedy='"diagonal" gives levels and shapes a scale each.',
             )
 
+    @property
+    def takes(self) -> tuple[int, ...]:
+        return (1, 2)
+
+    @property
+    def private_kernel(self) -> bool:
+        return self.num_kernels == 2
+
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         scale = self.sharing.scale
         private = [Parameter("private_scale", (), scale, "signed")]
         if self.sharing.covariance == "diagonal":
             private.append(Parameter("level_scale", (), scale, "signed"))
         mean = Parameter("mean_scale", (), self.sharing.mean_scale, "signed")
-        return (_amplitude(self.amplitude), mean, *private)
+        return (amplitude_parameter(self.amplitude), mean, *private)
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         private = values["private_scale"]
         level = values.get("level_scale", private)
+        shapes = [of_all(values["amplitude"], num_tasks), of_each(private, num_tasks)]
         return TaskStructure(
-            _same(values["amplitude"], num_tasks) + _own(private, num_tasks),
-            _same(values["mean_scale"], num_tasks) + _own(level, num_tasks),
+            torch.stack(shapes, 1) if self.private_kernel else (shapes[0] + shapes[1])[:, None],
+            of_all(values["mean_scale"], num_tasks) + of_each(level, num_tasks),
         )
 
     def report(self, values: Values) -> dict[str, Reported]:
         names = [name for name in ("amplitude", "private_scale", "level_scale") if name in values]
         shown = {name: Reported((), values[name].abs(), "target") for name in names}
-        return shown | _mean_scale(self.sharing.mean_scale, values)
+        return shown | report_mean_scale(self.sharing.mean_scale, values)
 
 
 @dataclass(frozen=True)
 class _Mixed(FunctionSharing):
     """`LowRank`: the intrinsic coregionalisation model, Omega = A A' + diag(private_scale^2).
 
+    With a kernel for each latent function Omega_r = a_r a_r', the linear model of coregionalisation, and one
+    more kernel has Omega = diag(private_scale^2). Without that there are no private functions: the
+    semiparametric latent factor model.
+
     The loadings of each latent function are one vector of tasks, a_r ~ t_3(0, strength^2 I), a multivariate
     t: a function that is not needed shrinks as a whole, one that is stays alone; loadings have any sign.
     Lambda = mean_scale^2 11' + level_scale^2 I.
 
-    Source: Bonilla, Chai and Williams (2008), who maximise Omega; here it has a prior and a posterior.
+    Source: Bonilla, Chai and Williams (2008), who maximise Omega; here it has a prior and a posterior. Teh,
+    Seeger and Jordan (2005) for the semiparametric model.
     """
 
     reads = ("rank", "strength", "scale", "mean_scale")
@@ -184,37 +161,62 @@ class _Mixed(FunctionSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _default_amplitude(self.amplitude, "LowRank(strength=...)")
+        refuse_amplitude(self.amplitude, "LowRank(strength=...)")
 
     @property
     def strength(self) -> float:
         """Scale of the loadings."""
         return 1.0 if self.sharing.strength is None else self.sharing.strength
 
+    @property
+    def takes(self) -> tuple[int, ...]:
+        rank = self.sharing.rank
+        return tuple(dict.fromkeys((1, rank, rank + 1)))
+
+    @property
+    def _of_each(self) -> bool:
+        """Whether each latent function has a kernel of its own."""
+        return self.num_kernels > 1
+
+    @property
+    def private_kernel(self) -> bool:
+        return self._of_each and self.num_kernels == self.sharing.rank + 1
+
+    @property
+    def _has_private(self) -> bool:
+        return self.private_kernel or not self._of_each
+
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         shape, scale = (self.sharing.rank, num_tasks), self.sharing.scale
+        private = Parameter("private_scale", (num_tasks,), scale, "signed", ("task",))
         return (
             Parameter("loadings", shape, GroupStudentT(_DF, self.strength), "real", ("function", "task")),
-            Parameter("private_scale", (num_tasks,), scale, "signed", ("task",)),
+            *([private] if self._has_private else []),
             Parameter("mean_scale", (), self.sharing.mean_scale, "signed"),
             Parameter("level_scale", (), scale, "signed"),
         )
 
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         loadings = values["loadings"]
+        if self._of_each:
+            shape = loadings[:, :, :, None] * loadings[:, :, None, :]
+        else:
+            shape = (loadings.transpose(-1, -2) @ loadings)[:, None]
+        if self._has_private:
+            private = torch.diag_embed(values["private_scale"].square())[:, None]
+            shape = torch.cat([shape, private], 1) if self._of_each else shape + private
         return TaskStructure(
-            loadings.transpose(-1, -2) @ loadings + torch.diag_embed(values["private_scale"].square()),
-            _same(values["mean_scale"], num_tasks) + _own(values["level_scale"], num_tasks),
+            shape, of_all(values["mean_scale"], num_tasks) + of_each(values["level_scale"], num_tasks)
         )
 
     def report(self, values: Values) -> dict[str, Reported]:
-        omega = self.structure(values, values["loadings"].shape[-1]).shape
+        omega = self.structure(values, values["loadings"].shape[-1]).shape.sum(1)
         shown = {
             "task_scale": Reported(("task",), omega.diagonal(dim1=-2, dim2=-1).sqrt(), "target"),
             "task_correlation": Reported(("task", "task_other"), correlation(omega), "none"),
             "level_scale": Reported((), values["level_scale"].abs(), "target"),
         }
-        return shown | _mean_scale(self.sharing.mean_scale, values)
+        return shown | report_mean_scale(self.sharing.mean_scale, values)
 
     def with_new_tasks(
         self, values: Values, num_new: int, rng: np.random.Generator
@@ -246,19 +248,21 @@ READINGS: dict[type[Sharing], type[FunctionSharing]] = {
     Pooled: _Together,
     Hierarchical: _Around,
     LowRank: _Mixed,
+    TaskCovariance: Correlated,
 }
 """The sharing priors that functions can have."""
 
 
-def over_functions(sharing: Sharing, amplitude: Prior) -> FunctionSharing:
+def over_functions(sharing: Sharing, amplitude: Prior, num_kernels: int = 1) -> FunctionSharing:
     """Read a sharing prior over functions.
 
     Args:
         sharing: The sharing prior.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks.
+        num_kernels: One for all functions, or one for each shared one, and perhaps one for the private.
 
     Raises:
-        SpecificationError: If the prior has no such reading, or an option of it has none.
+        SpecificationError: If the prior has no such reading, or an option of it or so many kernels have none.
     """
     reading = READINGS.get(type(sharing))
     if reading is None:
@@ -268,41 +272,4 @@ def over_functions(sharing: Sharing, amplitude: Prior) -> FunctionSharing:
             found=repr(sharing),
             remedy="Use LinearModel for this prior, or Hierarchical() for functions around a shared one.",
         )
-    return reading(sharing, amplitude)
-
-
-def correlation(covariance: torch.Tensor) -> torch.Tensor:
-    """Correlation matrices of covariance matrices (..., T, T); NaN where a variance is 0."""
-    sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-    return (covariance / (sd[..., :, None] * sd[..., None, :])).clamp(-1.0, 1.0)
-
-
-def _default_amplitude(prior: Prior, instead: str) -> None:
-    if prior != HalfNormal():
-        raise SpecificationError(
-            "amplitude",
-            expected=f"its default, as {instead} says how large functions are",
-            found=repr(prior),
-            remedy=f"Use {instead}.",
-        )
-
-
-def _amplitude(prior: Prior) -> Parameter:
-    # on the logarithm, where it trades off against length-scales along a line
-    return Parameter("amplitude", (), prior, "log")
-
-
-def _same(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
-    """What all tasks have in common: scale^2 11', shape (B, T, T)."""
-    return scale.square()[:, None, None].expand(-1, num_tasks, num_tasks)
-
-
-def _own(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
-    """What each task has for itself: scale^2 I, shape (B, T, T)."""
-    return scale.square()[:, None, None] * torch.eye(num_tasks, dtype=scale.dtype)
-
-
-def _mean_scale(prior: Prior, values: Values) -> dict[str, Reported]:
-    if isinstance(prior, Fixed):
-        return {}
-    return {"mean_scale": Reported((), values["mean_scale"].abs(), "target")}
+    return reading(sharing, amplitude, num_kernels)

@@ -30,6 +30,7 @@ SHARINGS = {
     "pooled": bm.Pooled(),
     "hierarchical": bm.Hierarchical(),
     "low rank": bm.LowRank(rank=2),
+    "covariance": bm.TaskCovariance(),
 }
 QUICK = {"method": "empirical_bayes", "seed": 0, "progress": False, "num_draws": 20}
 
@@ -115,6 +116,66 @@ def test_similarity_is_named(fit):
         np.testing.assert_allclose(values[:, 0, 1], expected)
     with refused(UnknownTaskError, "site", "'north', 'south', 'west'", "'nowhere'"):
         fit.task_similarity(tasks=["nowhere"])
+
+
+def test_functions_themselves_are_compared(fit):
+    similarity = fit.task_similarity(kind="functions", tasks=["west", "north"], num_draws=40)
+    values = similarity.draws.to_numpy()
+    assert (
+        values.shape == (40, 2, 2) and (np.abs(values) <= 1).all() and "over the inputs" in similarity.meaning
+    )
+    np.testing.assert_allclose(values[:, 0, 0], 1.0)
+    # the same function of x at every site, whatever the prior says of it
+    assert values[:, 0, 1].mean() > 0.7
+    with refused(SpecificationError, "kind", "'structure' or 'functions'", "'levels'"):
+        fit.task_similarity(kind="levels")
+
+
+def test_datatree_has_names(fit, data):
+    tree = fit.to_datatree()
+    assert set(tree.children) == {"posterior", "sample_stats", "observed_data", "constant_data"}
+    assert tree["posterior"]["lengthscale"].dims == ("chain", "draw", "feature")
+    assert (
+        tree["observed_data"]["task"].to_numpy().tolist()
+        == np.array(data.task_names)[data.task[data.observed]].tolist()
+    )
+    np.testing.assert_array_equal(tree["observed_data"]["metal"], data.y[data.observed])
+    assert tree["constant_data"]["feature"].to_numpy().tolist() == ["x", "z"]
+
+
+# what to measure next
+
+
+def test_suggestions_equal_the_entropy_of_conditioned_fits(fit):
+    """Each choice has the largest variance-to-noise ratio once the rows before it are known."""
+    rng = np.random.default_rng(4)
+    rows = pd.DataFrame(
+        {"site": rng.choice(["north", "south"], 8), "x": rng.uniform(-1, 2, 8), "z": rng.uniform(0, 1500, 8)}
+    ).set_index(np.arange(8) + 50)
+    found = bm.suggest(fit, rows, 3)
+    assert found.index.tolist() == rows.index[found["position"]].tolist()
+    assert found["task"].tolist() == rows["site"].iloc[found["position"]].tolist()
+    noise = float(fit.posterior["noise"].mean())
+    known, left = fit, list(range(8))
+    for choice, gain, sd in zip(found["position"], found["gain"], found["sd"], strict=True):
+        # variances do not depend on the targets
+        spread = known.predict(rows.iloc[left], kind="latent", joint=False, num_draws=20_000).sd
+        # all candidates are about as good where their spreads agree within Monte Carlo error
+        assert spread[left.index(choice)] > 0.96 * spread.max()
+        np.testing.assert_allclose(sd, spread[left.index(choice)], rtol=0.03)
+        np.testing.assert_allclose(gain, 0.5 * np.log1p((sd / noise) ** 2), rtol=1e-6)
+        known = known.condition(rows.iloc[[choice]].assign(metal=6.0))
+        left.remove(choice)
+
+
+def test_bad_suggestions(fit):
+    rows = frame().head(3)
+    with refused(SpecificationError, "n", "at most 3", "4"):
+        bm.suggest(fit, rows, 4)
+    with refused(UnknownTaskError, "site", "'north', 'south', 'west'", "'east'"):
+        bm.suggest(fit, rows.assign(site="east"), 1)
+    with refused(SpecificationError, "fit", "a fit of MultitaskGP", "str"):
+        bm.suggest("fit", rows, 1)
 
 
 # new tasks and new rows
@@ -257,6 +318,30 @@ def test_damaged_files_are_refused(fit, tmp_path):
         bm.load(tmp_path / "short.nc")
 
 
+def test_several_kernels_in_files(data, tmp_path):
+    model = bm.MultitaskGP((bm.Matern(), bm.Matern(0.5), bm.Matern(math.inf)), bm.LowRank(rank=2))
+    fit = model.fit(data, **QUICK)
+    fit.save(tmp_path / "fit.nc")
+    loaded = bm.load(tmp_path / "fit.nc")
+    assert loaded.kernel == model.kernel and "3 inputs" not in repr(loaded)
+    np.testing.assert_array_equal(loaded.predict(data).draws, fit.predict(data).draws)
+    assert {"lengthscale_1", "lengthscale_2", "private_lengthscale"} <= set(fit.posterior)
+    wiser = fit.condition((np.array([[0.5, 500.0]]), [6.0], ["east"]))
+    assert np.isfinite(wiser.predict(data).mean).all()
+
+
+def test_importance_sampling_says_how_well_it_did(data):
+    fit = bm.MultitaskGP(likelihood=bm.Gaussian(noise="task")).fit(
+        data, method="laplace", seed=0, num_draws=50, progress=False
+    )
+    assert "functions integrated out" in fit.reason
+    assert np.isfinite(fit.sample_stats["pareto_k"]).all() and (fit.sample_stats["importance_ess"] > 20).all()
+    again = bm.MultitaskGP(likelihood=bm.Gaussian(noise="task")).fit(
+        data, method="laplace", seed=0, num_draws=50, progress=False
+    )
+    assert all(torch.equal(v, again.hyperparameters[name]) for name, v in fit.hyperparameters.items())
+
+
 def test_gpytorch_kernels_in_files(data, tmp_path):
     gpytorch = pytest.importorskip("gpytorch")
     kernels = gpytorch.kernels
@@ -294,6 +379,12 @@ def test_bad_specifications():
         bm.MultitaskGP(sharing=bm.LowRank(), amplitude=bm.HalfNormal(2.0))
     with refused(SpecificationError, "amplitude", "a prior such as", "1.0"):
         bm.MultitaskGP(amplitude=1.0)
+    with refused(SpecificationError, "kernel", "1 or 2 or 3 kernels", "4", "several are those"):
+        bm.MultitaskGP((bm.Matern(),) * 4, bm.LowRank(rank=2))
+    with refused(SpecificationError, "kernel", "1 kernels", "2"):
+        bm.MultitaskGP((bm.Matern(),) * 2, bm.Pooled())
+    with refused(SpecificationError, "amplitude", "TaskCovariance(scale=...)"):
+        bm.MultitaskGP(sharing=bm.TaskCovariance(), amplitude=bm.HalfNormal(2.0))
     with refused(SpecificationError, "smoothness", "0.5, 1.5, 2.5", "2"):
         bm.Matern(smoothness=2)
     with refused(SpecificationError, "lengthscale", "a prior of positive numbers", "0.5"):

@@ -22,6 +22,7 @@ NEEDS = {
     "chem97": ("chem97", ()),
     "new_tasks": ("exam", ()),
     "grids": (None, ("gpytorch",)),
+    "dense": (None, ("gpytorch",)),
     "jura": ("jura", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),

@@ -11,9 +11,14 @@ import torch
 from scipy import stats
 
 import bayesmtl as bm
+from bayesmtl.algebra import functions
 from bayesmtl.algebra.functions import JITTERS, DenseRows, factorise
-from bayesmtl.inference.functions import FunctionProblem
-from bayesmtl.sharing.functions import correlation, over_functions
+from bayesmtl.inference import functions as inference
+from bayesmtl.inference.functions import FunctionProblem, parts
+from bayesmtl.inference.mode import search
+from bayesmtl.kernels import Kernels
+from bayesmtl.sharing.function_base import correlation
+from bayesmtl.sharing.functions import over_functions
 
 T, D, n = 3, 2, 14
 NAMES = ("a", "b", "c")
@@ -23,13 +28,14 @@ SHARINGS = {
     "hierarchical": bm.Hierarchical(),
     "isotropic": bm.Hierarchical(covariance="isotropic"),
     "low rank": bm.LowRank(rank=2),
+    "covariance": bm.TaskCovariance(),
 }
 
 
 def problem(sharing, kernel=None, noise="task", num_rows=n) -> FunctionProblem:
     rng = np.random.default_rng(3)
     return FunctionProblem(
-        bm.Matern() if kernel is None else kernel,
+        Kernels((bm.Matern() if kernel is None else kernel,)),
         over_functions(sharing, bm.HalfNormal()),
         bm.Gaussian(noise),
         torch.from_numpy(rng.normal(size=(num_rows, D))),
@@ -57,6 +63,11 @@ def omega_and_lambda(name, v) -> tuple[np.ndarray, np.ndarray]:
             own = float(t == u)
             if name == "independent":
                 omega[t, u] = level[t, u] = own * v["task_scale"][t] ** 2
+                continue
+            if name == "covariance":
+                L, size = v["task_correlation"], abs(v["shape_scale"]) * v["task_scale"]
+                omega[t, u] = size[t] * size[u] * (L[t] @ L[u])
+                level[t, u] = v["mean_scale"] ** 2 + own * v["level_scale"] ** 2
                 continue
             if name == "low rank":
                 shared = sum(v["loadings"][r, t] * v["loadings"][r, u] for r in range(2))
@@ -101,6 +112,117 @@ def test_gradient_equals_differences(name):
     np.testing.assert_allclose(gradient, differences, rtol=1e-5, atol=1e-6)
 
 
+KERNELS = {
+    "two": (bm.Hierarchical(), (bm.Matern(), bm.Matern(0.5))),
+    "one each": (bm.LowRank(rank=2), (bm.Matern(), bm.Matern(1.5))),
+    "and private": (bm.LowRank(rank=2), (bm.Matern(), bm.Matern(1.5), bm.Matern(math.inf))),
+    "one and private": (bm.LowRank(rank=1), (bm.Matern(), bm.Matern(0.5))),
+}
+
+
+def several(name, num_rows=n) -> FunctionProblem:
+    sharing, own = KERNELS[name]
+    kernels, reading = parts(own, sharing, bm.HalfNormal())
+    return replace(problem(sharing, num_rows=num_rows), kernels=kernels, sharing=reading)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_density_with_several_kernels_equals_a_loop_over_functions(name):
+    """f_t = m_t + sum_r a_rt g_r + s_t e_t, every g_r with its own covariance, e_t with the last or none."""
+    target = several(name)
+    sharing, own = KERNELS[name]
+    at = points(target)
+    prior, values = target.space.log_prior(at)
+    found = target.log_density(at) - prior
+    task = target.task.numpy()
+    same = (task[:, None] == task).astype(float)
+    for b in range(len(at)):
+        v = {key: value[b].numpy() for key, value in values.items()}
+        K = v["mean_scale"] ** 2 + v.get("level_scale", 0.0) ** 2 * same
+        num_shared = 1 if isinstance(sharing, bm.Hierarchical) else sharing.rank
+        for r in range(num_shared):
+            weight = v["loadings"][r][task] if "loadings" in v else np.full(n, v["amplitude"])
+            length = {"lengthscale": torch.from_numpy(v[f"lengthscale_{r + 1}"])[None]}
+            K = K + np.outer(weight, weight) * own[r].covariance(length, target.X, target.X)[0].numpy()
+        if len(own) > num_shared:
+            size = np.broadcast_to(v["private_scale"], T)[task]
+            length = {"lengthscale": torch.from_numpy(v["private_lengthscale"])[None]}
+            K = K + same * np.outer(size, size) * own[-1].covariance(length, target.X, target.X)[0].numpy()
+        else:
+            assert "private_scale" not in v
+        noise = (v["noise"] * np.exp(v["noise_spread"] * v["noise_level"]))[task]
+        expected = stats.multivariate_normal.logpdf(target.y.numpy(), np.zeros(n), K + np.diag(noise**2))
+        np.testing.assert_allclose(found[b], expected, rtol=1e-9)
+    _, gradient = target.value_and_gradient(at)
+    h = 1e-5
+    steps = h * torch.eye(at.shape[1], dtype=torch.float64)
+    differences = torch.stack([(target.value(at + e) - target.value(at - e)) / (2 * h) for e in steps], dim=1)
+    np.testing.assert_allclose(gradient, differences, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared_inputs", [False, True])
+@pytest.mark.parametrize("name", [*KERNELS, "low rank"])
+def test_blocks_of_tasks_equal_single_entries(name, shared_inputs, monkeypatch):
+    """Value and gradient, rows in any order, inputs repeated within a task, one task without rows."""
+    target = several(name, 40) if name in KERNELS else problem(SHARINGS[name], num_rows=40)
+    rng = np.random.default_rng(1)
+    X, task = target.X, torch.where(target.task == 1, 0, target.task)
+    inputs = which = None
+    if shared_inputs:
+        which = torch.from_numpy(rng.integers(12, size=40))
+        inputs, X = X[:12], X[which]
+    target = replace(target, X=X, task=task, inputs=inputs, which=which)
+    at = points(target)
+    by_entry = target.value_and_gradient(at)
+    monkeypatch.setattr(functions, "LEAST_ROWS", 1)
+    for found, expected in zip(target.value_and_gradient(at), by_entry, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-8)
+    order = torch.from_numpy(rng.permutation(40))
+    moved = replace(
+        target,
+        X=X[order],
+        y=target.y[order],
+        task=task[order],
+        which=None if which is None else which[order],
+    )
+    for found, expected in zip(moved.value_and_gradient(at), by_entry, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-8)
+
+
+def test_modes_by_way_of_a_part_of_the_data_are_modes(monkeypatch):
+    """Found from a part of the rows first or directly: the same one."""
+    rng = np.random.default_rng(0)
+    x, task = rng.uniform(0, 3, 90), np.arange(90) % 3
+    y = np.sin(2 * x) * np.array([1.0, -1.0, 0.5])[task] + 0.1 * rng.normal(size=90)
+    data = bm.TaskData.from_arrays(x[:, None], y, np.array(NAMES)[task])
+    target = bm.MultitaskGP(sharing=bm.LowRank(rank=1))._problem(data)
+    assert target.reduced(rng) is None
+    (direct, *_) = search(target, target, np.random.default_rng(1))
+    monkeypatch.setattr(inference, "_EXPENSIVE_FROM", 50)
+    monkeypatch.setattr(inference, "_REDUCED_TO", 45)
+    part = target.reduced(rng)
+    assert part.space == target.space and np.bincount(part.task).tolist() == [15, 15, 15]
+    (found, *_) = search(target, target, np.random.default_rng(2))
+    assert found.converged and abs(found.value - direct.value) < 1e-3
+    shared = bm.TaskData.from_wide(x[:60, None], rng.normal(size=(60, 3)), NAMES)
+    grid = bm.MultitaskGP()._problem(shared)
+    part = grid.reduced(rng)
+    assert part.on_grid and part.grid.shape == (45, 3)
+
+
+def test_several_kernels_are_reported_without_labels():
+    """Functions that can change places are in the order of their length-scales, in every draw."""
+    kernels, _ = parts((bm.Matern(),) * 3, bm.LowRank(rank=2), bm.HalfNormal())
+    draws = torch.tensor([[[0.5, 0.5], [2.0, 1.0]], [[3.0, 3.0], [1.0, 9.0]]], dtype=torch.float64)
+    values = {f"lengthscale_{q + 1}": draws[:, q] for q in range(2)}
+    report = kernels.report(values | {"private_lengthscale": draws[:, 0]})
+    assert report["lengthscale"].dims == ("function", "feature")
+    np.testing.assert_array_equal(report["lengthscale"].values, [[[2, 1], [0.5, 0.5]], [[3, 3], [1, 9]]])
+    np.testing.assert_array_equal(report["private_lengthscale"].values, draws[:, 0])
+    different, _ = parts((bm.Matern(), bm.Matern(0.5)), bm.LowRank(rank=2), bm.HalfNormal())
+    assert set(different.report(values)) == {"lengthscale_1", "lengthscale_2"}
+
+
 def test_gradient_where_inputs_coincide():
     """The root in the kernel has no derivative at distance 0; the density has."""
     target = problem(bm.Hierarchical())
@@ -138,7 +260,7 @@ def test_a_composition_of_gpytorch_has_the_right_density_and_gradient():
     at = points(target)
     values = target.space.constrain(at)
     X = target.X.numpy()
-    found = target.kernel.covariance(values, target.X, target.X).numpy()
+    found = target.kernels.covariance(values, target.X, target.X)[:, 0].numpy()
     for b in range(len(at)):
         v = {key: value[b].numpy().ravel() for key, value in values.items()}
         scale, length = v["kernels_0_outputscale"], v["kernels_0_base_kernel_lengthscale"]
@@ -191,7 +313,7 @@ def test_loadings_represent_negative_relations():
         "mean_scale": torch.ones(1, dtype=torch.float64),
         "level_scale": torch.ones(1, dtype=torch.float64),
     }
-    signs = correlation(low.structure(values, T).shape)[0]
+    signs = correlation(low.structure(values, T).shape)[0, 0]
     np.testing.assert_allclose(signs, [[1, -1, 1], [-1, 1, -1], [1, -1, 1]])
 
 
@@ -293,7 +415,7 @@ def test_order_of_rows_and_names_of_tasks_change_nothing():
     at = points(target)
     order = torch.from_numpy(np.random.default_rng(0).permutation(n))
     shuffled = FunctionProblem(
-        target.kernel,
+        target.kernels,
         target.sharing,
         target.likelihood,
         target.X[order],

@@ -384,3 +384,28 @@ def test_functions_refuse_what_they_cannot_draw():
         bm.plots.functions(grid, prediction, "dose")
     with pytest.raises(SpecificationError, match="at most 24 tasks"):
         bm.plots.functions(*functions_of(task_names(25)), "x0")
+
+
+def test_maps_draw_mean_and_spread_of_one_task():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(0, 1, (24, 2))
+    data = bm.TaskData.from_arrays(X, X[:, 0] + 0.1 * rng.normal(size=24), np.repeat(["a", "b"], 12))
+    fit = bm.MultitaskGP().fit(data, method="empirical_bayes", seed=0, progress=False)
+    lattice = [(x, z) for x in np.linspace(0, 1, 6) for z in np.linspace(0, 1, 6)]
+    grid = pd.DataFrame(lattice * 2, columns=["x0", "x1"]).assign(task=np.repeat(["a", "b"], 36))
+    prediction = fit.predict(grid, kind="latent", joint=False)
+    mean, spread = bm.plots.maps(grid, prediction, ["x0", "x1"], "b", data)
+    assert (mean.get_title(), spread.get_title()) == ("b: mean", "b: standard deviation")
+    assert (mean.get_xlabel(), mean.get_ylabel()) == ("x0", "x1")
+    marked = mean.lines[0].get_xydata()
+    np.testing.assert_array_equal(marked, X[12:])
+    low, high = mean.collections[0].get_clim()
+    wanted = prediction.mean[36:]
+    assert low <= wanted.min() and high >= wanted.max()
+    mean.figure.canvas.draw()  # layout is decided here
+    with pytest.raises(bm.errors.SpecificationError, match="two columns"):
+        bm.plots.maps(grid, prediction, ["x0"], "b")
+    with pytest.raises(bm.errors.DataError, match="at least three rows"):
+        bm.plots.maps(grid, prediction, ["x0", "x1"], "c")
+    with pytest.raises(bm.errors.DataError, match="a prediction of the 5 rows"):
+        bm.plots.maps(grid.head(5), prediction, ["x0", "x1"], "b")
