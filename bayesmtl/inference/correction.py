@@ -21,6 +21,7 @@ from bayesmtl.parameters import Values
 
 _MOST_CANDIDATES = 16
 _LEAST_CANDIDATES = 4
+LEAST_DRAWS = 400  # that a correction is judged by, and made of
 _ROW_VALUES = 8_000_000  # over all draws and candidates: well below a second
 _AT_ONCE = 400_000  # row values handled together
 
@@ -28,7 +29,7 @@ _AT_ONCE = 400_000  # row values handled together
 def corrected_draws(
     marginal: LaplaceMarginal,
     points: torch.Tensor,
-    sample_stats: dict[str, np.ndarray],
+    shape: tuple[int, int],
     rng: np.random.Generator,
 ) -> Draws:
     """Draw Z and W for hyperparameter points, and resample all draws by their importance weights.
@@ -39,19 +40,18 @@ def corrected_draws(
 
     Args:
         marginal: The density that the points were drawn from.
-        points: Coordinates of the hyperparameters, shape (C, N, P).
-        sample_stats: What the engine recorded, each (C, N).
+        points: Coordinates of the hyperparameters, at least as many as draws are wanted, shape (M, P).
+        shape: Chains C and draws N of each.
         rng: Source of randomness.
     """
     problem, rows = marginal.problem, marginal.rows
-    C, N, P = points.shape
-    S = C * N
-    K = min(max(_ROW_VALUES // (S * rows.size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
-    values = problem.space.constrain(points.reshape(S, P))
+    (M, P), (C, N) = points.shape, shape
+    K = min(max(_ROW_VALUES // (M * rows.size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
+    values = problem.space.constrain(points)
     size = max(1, _AT_ONCE // (K * rows.size))
     parts, log_weights = [], []
-    for start in range(0, S, size):
-        B = min(size, S - start)
+    for start in range(0, M, size):
+        B = min(size, M - start)
         # with nothing but weights to draw, all draws share one mode
         chosen = slice(0, 1) if P == 0 else slice(start, start + B)
         chunk = {name: value[chosen] for name, value in values.items()}
@@ -64,9 +64,9 @@ def corrected_draws(
     smoothed, k = smooth(torch.cat(log_weights).numpy())
     weight = np.exp(smoothed - smoothed.max())
     weight /= weight.sum()
-    keep = np.arange(S)
+    keep = rng.permutation(M)[: C * N]
     if k <= RELIABLE:
-        keep = rng.permutation(systematic(torch.from_numpy(weight), S, rng))
+        keep = rng.permutation(systematic(torch.from_numpy(weight), C * N, rng))
 
     def shaped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor[keep].reshape(C, N, *tensor.shape[1:])
@@ -80,7 +80,7 @@ def corrected_draws(
         shaped(drawn.basis),
         shaped(drawn.weights),
         shaped(drawn.factors),
-        sample_stats | told,
+        told,
     )
 
 

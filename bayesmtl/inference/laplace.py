@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from bayesmtl.inference.correction import corrected_draws
+from bayesmtl.inference.correction import LEAST_DRAWS, corrected_draws
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.importance import Proposal, systematic, weighted_sample
 from bayesmtl.inference.marginal import LaplaceMarginal
@@ -47,25 +49,23 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     marginal = None
     if not problem.likelihood.compresses:
         density = marginal = LaplaceMarginal(problem)
-
-    def draws(points: torch.Tensor, sample_stats: dict[str, np.ndarray]) -> Draws:
-        if marginal is None:
-            return complete_draws(problem, points, sample_stats, rng)
-        return corrected_draws(marginal, points, sample_stats, rng)
-
-    if problem.space.size == 0:
-        return draws(torch.zeros(C, N, 0, dtype=torch.float64), {})
-    modes = find_modes(density, problem.space.initial(rng, NUM_STARTS))
-    mode = highest(modes)
-    center, root = rounded(mode.point, spread_root(density, mode.point, rng))
-    proposal = Proposal(center, root, problem.space.signed(), center)
-    number = max(PROPOSALS_PER_DRAW * C * N, _LEAST_PROPOSALS)
-    sample = weighted_sample(density, proposal, number, rng)
-    keep = rng.permutation(systematic(sample.weights, C * N, rng))
-    points = sample.points[keep].reshape(C, N, -1)
-    sample_stats = {
-        "converged": np.full((C, N), mode.converged),
-        "pareto_k": np.full((C, N), sample.pareto_k),
-        "importance_ess": np.full((C, N), 1 / float((sample.weights**2).sum())),
-    }
-    return draws(points, sample_stats)
+    # more than are wanted, where few are: a correction resamples them
+    M = C * N if marginal is None else max(C * N, LEAST_DRAWS)
+    points, sample_stats = torch.zeros(M, 0, dtype=torch.float64), {}
+    if problem.space.size:
+        modes = find_modes(density, problem.space.initial(rng, NUM_STARTS))
+        mode = highest(modes)
+        center, root = rounded(mode.point, spread_root(density, mode.point, rng))
+        proposal = Proposal(center, root, problem.space.signed(), center)
+        number = max(PROPOSALS_PER_DRAW * C * N, _LEAST_PROPOSALS)
+        sample = weighted_sample(density, proposal, number, rng)
+        points = sample.points[rng.permutation(systematic(sample.weights, M, rng))]
+        sample_stats = {
+            "converged": np.full((C, N), mode.converged),
+            "pareto_k": np.full((C, N), sample.pareto_k),
+            "importance_ess": np.full((C, N), 1 / float((sample.weights**2).sum())),
+        }
+    if marginal is None:
+        return complete_draws(problem, points.reshape(C, N, -1), sample_stats, rng)
+    draws = corrected_draws(marginal, points, (C, N), rng)
+    return replace(draws, sample_stats=sample_stats | draws.sample_stats)
