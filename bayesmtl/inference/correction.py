@@ -34,11 +34,11 @@ def corrected_draws(
 ) -> Draws:
     """Draw Z and W for hyperparameter points, and resample all draws by their importance weights.
 
-    Candidates come from Laplace's distribution; if a few draws would then carry all the weight (Pareto k above
-    its limit) they are made anew, more of them and one from the prior, which bounds what a task contributes.
-    Where still few draws would, none is resampled: hyperparameters and Z are then those of Laplace's method,
-    and only the weights of tasks given them are corrected, as far as their candidates go. The last
-    `pareto_k_weights` and `importance_ess_weights` are in the sample statistics.
+    Candidates come from Laplace's distribution; if a few draws would then carry all the weight (Pareto k
+    above its limit) they are made anew, more of them and one from the prior, which bounds what a task can
+    contribute. Where still few draws would, none is resampled: hyperparameters and Z are then those of
+    Laplace's method, and only the weights of tasks given them are corrected, as far as their candidates go.
+    The last `pareto_k_weights` and `importance_ess_weights` are in the sample statistics.
 
     Args:
         marginal: The density that the points were drawn from.
