@@ -287,10 +287,9 @@ def _correction_messages(sample_stats: dict[str, np.ndarray]) -> tuple[list[str]
             f"Few independent draws are left after the correction of Laplace's approximation of the weights: "
             f"effective sample size {effective:.0f}, below {ESS_LEAST}; fit with a larger num_draws."
         ], []
-    total = sample_stats["pareto_k_weights"].size
     return [], [
         f"Laplace's approximation of the weights was corrected by importance weights (effective sample size "
-        f"{effective:.0f} of {total} draws)."
+        f"{effective:.0f})."
     ]
 
 

@@ -21,6 +21,7 @@ from bayesmtl.parameters import Values
 
 _MOST_CANDIDATES = 16
 _LEAST_CANDIDATES = 4
+LEAST_DRAWS = 400  # that a correction is judged by, and made of
 _ROW_VALUES = 8_000_000  # over all draws and candidates: well below a second
 _AT_ONCE = 400_000  # row values handled together
 
@@ -28,45 +29,49 @@ _AT_ONCE = 400_000  # row values handled together
 def corrected_draws(
     marginal: LaplaceMarginal,
     points: torch.Tensor,
-    sample_stats: dict[str, np.ndarray],
+    shape: tuple[int, int],
     rng: np.random.Generator,
 ) -> Draws:
     """Draw Z and W for hyperparameter points, and resample all draws by their importance weights.
 
-    Where few draws would carry all the weight (Pareto k above its limit) none is resampled: hyperparameters
-    and Z are then those of Laplace's method, and only the weights of tasks given them are corrected, as far
-    as their candidates go; `pareto_k_weights` and `importance_ess_weights` in the sample statistics tell.
+    Candidates come from Laplace's distribution; if a few draws would then carry all the weight (Pareto k
+    above its limit) they are made anew, more of them and one from the prior, which bounds what a task can
+    contribute. Where still few draws would, none is resampled: hyperparameters and Z are then those of
+    Laplace's method, and only the weights of tasks given them are corrected, as far as their candidates go.
+    The last `pareto_k_weights` and `importance_ess_weights` are in the sample statistics.
 
     Args:
         marginal: The density that the points were drawn from.
-        points: Coordinates of the hyperparameters, shape (C, N, P).
-        sample_stats: What the engine recorded, each (C, N).
+        points: Coordinates of the hyperparameters, at least as many as draws are wanted, shape (M, P).
+        shape: Chains C and draws N of each.
         rng: Source of randomness.
     """
     problem, rows = marginal.problem, marginal.rows
-    C, N, P = points.shape
-    S = C * N
-    K = min(max(_ROW_VALUES // (S * rows.size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
-    values = problem.space.constrain(points.reshape(S, P))
-    size = max(1, _AT_ONCE // (K * rows.size))
-    parts, log_weights = [], []
-    for start in range(0, S, size):
-        B = min(size, S - start)
-        # with nothing but weights to draw, all draws share one mode
-        chosen = slice(0, 1) if P == 0 else slice(start, start + B)
-        chunk = {name: value[chosen] for name, value in values.items()}
-        drawn, log_weight = _candidates(marginal, chunk, B, K, rng)
-        parts.append(drawn)
-        log_weights.append(log_weight)
+    (M, P), (C, N) = points.shape, shape
+    values = problem.space.constrain(points)
+    few = min(max(_ROW_VALUES // (M * rows.size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
+    for K, from_prior in ((few, 0), (_MOST_CANDIDATES, 1)):
+        size = max(1, _AT_ONCE // (K * rows.size))
+        parts, log_weights = [], []
+        for start in range(0, M, size):
+            B = min(size, M - start)
+            # with nothing but weights to draw, all draws share one mode
+            chosen = slice(0, 1) if P == 0 else slice(start, start + B)
+            chunk = {name: value[chosen] for name, value in values.items()}
+            part, log_weight = _candidates(marginal, chunk, B, K, from_prior, rng)
+            parts.append(part)
+            log_weights.append(log_weight)
+        smoothed, k = smooth(torch.cat(log_weights).numpy())
+        if k <= RELIABLE:
+            break
     drawn = WeightDraws(
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("weights", "basis", "factors"))
     )
-    smoothed, k = smooth(torch.cat(log_weights).numpy())
     weight = np.exp(smoothed - smoothed.max())
     weight /= weight.sum()
-    keep = np.arange(S)
+    keep = rng.permutation(M)[: C * N]
     if k <= RELIABLE:
-        keep = rng.permutation(systematic(torch.from_numpy(weight), S, rng))
+        keep = rng.permutation(systematic(torch.from_numpy(weight), C * N, rng))
 
     def shaped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor[keep].reshape(C, N, *tensor.shape[1:])
@@ -80,12 +85,12 @@ def corrected_draws(
         shaped(drawn.basis),
         shaped(drawn.weights),
         shaped(drawn.factors),
-        sample_stats | told,
+        told,
     )
 
 
 def _candidates(
-    marginal: LaplaceMarginal, values: Values, B: int, K: int, rng: np.random.Generator
+    marginal: LaplaceMarginal, values: Values, B: int, K: int, from_prior: int, rng: np.random.Generator
 ) -> tuple[WeightDraws, torch.Tensor]:
     """B draws, each task's weights chosen among K, and their log weights, shape (B,).
 
@@ -94,6 +99,7 @@ def _candidates(
         values: Hyperparameters, one for each draw or one for all.
         B: Number of draws.
         K: Number of candidates.
+        from_prior: How many of them come from the prior.
         rng: Source of randomness.
     """
     structure = marginal.problem.structure(values)
@@ -102,5 +108,7 @@ def _candidates(
     expansion = marginal.expand(structure, num_values, values)
     drawn = draw_posterior(expansion.pseudo.compressed(), structure, noise, rng, B // num_values)
     outcomes = marginal.problem.outcomes(values)
-    chosen, estimate, scale = choose_candidates(expansion, structure, outcomes, drawn.basis, K, rng)
+    chosen, estimate, scale = choose_candidates(
+        expansion, structure, outcomes, drawn.basis, K, from_prior, rng
+    )
     return chosen, (estimate - scale).sum(1)

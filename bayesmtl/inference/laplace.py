@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bayesmtl.inference.centred import Centred
-from bayesmtl.inference.correction import corrected_draws
+from bayesmtl.inference.correction import LEAST_DRAWS, corrected_draws
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.importance import (
     Proposal,
@@ -61,22 +61,21 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     marginal = None
     if not problem.likelihood.compresses:
         density = marginal = LaplaceMarginal(problem)
-
-    def draws(points: torch.Tensor, sample_stats: dict[str, np.ndarray]) -> Draws:
-        if marginal is None:
-            return complete_draws(problem, points, sample_stats, rng)
-        return corrected_draws(marginal, points, sample_stats, rng)
-
-    if problem.space.size == 0:
-        return draws(torch.zeros(C, N, 0, dtype=torch.float64), {})
-    modes = search(density, problem, rng)
-    mode = highest(modes)
-    center, root = rounded(mode.point, spread_root(density, mode.point, rng))
-    proposal = Proposal(center, root, problem.space.signed(), center)
-    slow = sum(group.rows.numel() for group in problem.tasks.groups) > _SLOW
-    number = max(PROPOSALS_PER_DRAW * C * N, _FEW_PROPOSALS if slow else _LEAST_PROPOSALS)
-    sample = weighted_sample(density, proposal, number, rng)
-    return draws(*_resampled(sample, mode.converged, C, N, rng))
+    # more than are wanted, where few are: a correction resamples them
+    M = C * N if marginal is None else max(C * N, LEAST_DRAWS)
+    points, sample_stats = torch.zeros(M, 0, dtype=torch.float64), {}
+    if problem.space.size:
+        mode = highest(search(density, problem, rng))
+        center, root = rounded(mode.point, spread_root(density, mode.point, rng))
+        proposal = Proposal(center, root, problem.space.signed(), center)
+        slow = sum(group.rows.numel() for group in problem.tasks.groups) > _SLOW
+        number = max(PROPOSALS_PER_DRAW * C * N, _FEW_PROPOSALS if slow else _LEAST_PROPOSALS)
+        sample = weighted_sample(density, proposal, number, rng)
+        points, sample_stats = _resampled(sample, M, rng), _judged(sample, mode.converged, C, N)
+    if marginal is None:
+        return complete_draws(problem, points.reshape(C, N, -1), sample_stats, rng)
+    draws = corrected_draws(marginal, points, (C, N), rng)
+    return replace(draws, sample_stats=sample_stats | draws.sample_stats)
 
 
 def weigh_hyperparameters(
@@ -98,17 +97,22 @@ def weigh_hyperparameters(
     number = _PER_ROUND + _PER_COORDINATE * problem.space.size
     sample = pooled_sample(density, proposal, number, _ROUNDS, rng)
     sample = replace(sample, points=density.back(sample.points))
-    return _resampled(sample, mode.converged, C, N, rng)
+    points = _resampled(sample, C * N, rng).reshape(C, N, -1)
+    return points, _judged(sample, mode.converged, C, N)
 
 
-def _resampled(
-    sample: WeightedSample, converged: bool, num_chains: int, num_draws: int, rng: np.random.Generator
-) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """Equally weighted points (C, N, P) in a random order, and what there is to say about them."""
-    C, N = num_chains, num_draws
-    keep = rng.permutation(systematic(sample.weights, C * N, rng))
-    return sample.points[keep].reshape(C, N, -1), {
-        "converged": np.full((C, N), converged),
-        "pareto_k": np.full((C, N), sample.pareto_k),
-        "importance_ess": np.full((C, N), 1 / float((sample.weights**2).sum())),
+def _resampled(sample: WeightedSample, number: int, rng: np.random.Generator) -> torch.Tensor:
+    """Equally weighted points (number, P) in a random order."""
+    return sample.points[rng.permutation(systematic(sample.weights, number, rng))]
+
+
+def _judged(
+    sample: WeightedSample, converged: bool, num_chains: int, num_draws: int
+) -> dict[str, np.ndarray]:
+    """What there is to say about a sample, as sample statistics (C, N)."""
+    shape = (num_chains, num_draws)
+    return {
+        "converged": np.full(shape, converged),
+        "pareto_k": np.full(shape, sample.pareto_k),
+        "importance_ess": np.full(shape, 1 / float((sample.weights**2).sum())),
     }

@@ -26,8 +26,6 @@ from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.marginal import Expansion
 from bayesmtl.likelihoods import Outcomes
 
-_DEFENSIVE = 4  # one candidate in so many comes from the prior
-
 
 def importance(outcomes: Outcomes, reference: Expansion, weights: torch.Tensor) -> torch.Tensor:
     """log p(y_t | w_t) less the log of what the pseudo-rows make of w_t, shape (B, T)."""
@@ -74,6 +72,7 @@ def choose_candidates(
     outcomes: Outcomes,
     basis: torch.Tensor,
     K: int,
+    from_prior: int,
     rng: np.random.Generator,
 ) -> tuple[WeightDraws, torch.Tensor, torch.Tensor]:
     """Choose each task's weights among K candidates.
@@ -83,7 +82,8 @@ def choose_candidates(
         structure: Prior of W for V values.
         outcomes: The rows with these values.
         basis: Z, shape (B, R, D), B / V draws of it for each value.
-        K: Number of candidates, at least 2.
+        K: Number of candidates.
+        from_prior: How many of them come from the prior, fewer than K.
         rng: Source of randomness.
 
     Returns:
@@ -93,19 +93,17 @@ def choose_candidates(
     B, V = len(basis), max((len(value) for value in outcomes.values.values()), default=1)
     noise = torch.ones(V, 1, dtype=torch.float64)
     data = expansion.pseudo.compressed()
-    from_prior = max(K // _DEFENSIVE, 1)
     empty = TaskStatistics.empty(outcomes.rows.num_tasks, basis.shape[-1]).compress()
     scale = log_likelihood_given_basis(data, structure, noise, basis)
     tried, shares = [], []
-    for source, number in ((data, K - from_prior), (empty, from_prior)):
+    for source, number in ((data, K - from_prior), (empty, from_prior))[: 2 if from_prior else 1]:
         candidates = draw_weights(source, structure, noise, basis.repeat_interleave(number, dim=0), rng)
         likelihood, expanded = (
             part.reshape(B, number, -1) for part in _log_likelihoods(expansion, outcomes, candidates.weights)
         )
-        mixture = torch.logaddexp(
-            expanded - scale[:, None] + math.log(1 - from_prior / K),
-            torch.full_like(expanded, math.log(from_prior / K)),
-        )
+        mixture = expanded - scale[:, None] + math.log(1 - from_prior / K)
+        if from_prior:
+            mixture = torch.logaddexp(mixture, torch.full_like(mixture, math.log(from_prior / K)))
         tried.append(candidates)
         shares.append(likelihood - mixture)
     share = torch.cat(shares, dim=1)

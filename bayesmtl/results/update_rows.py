@@ -27,7 +27,7 @@ from bayesmtl.parameters import Values
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
 
-NUM_CANDIDATES = 32
+NUM_CANDIDATES, FROM_PRIOR = 32, 4  # of a new task's weights; how many of them come from the prior
 NUM_MOVES = 10
 _ROWS_AT_ONCE = 400_000  # row values handled together
 
@@ -154,7 +154,7 @@ class RowUpdate:
             value = {name: v[chosen] for name, v in values.items()}
             structure, outcomes = self.whole.structure(value), self.whole.outcomes(value)
             drawn, share, _ = choose_candidates(
-                reference, structure, outcomes, basis[chosen], NUM_CANDIDATES, rng
+                reference, structure, outcomes, basis[chosen], NUM_CANDIDATES, FROM_PRIOR, rng
             )
             parts.append(drawn)
             shares.append(share)
