@@ -167,6 +167,7 @@ class Accumulator:
         self.low, self.high = np.full(p, np.inf), np.full(p, -np.inf)
         self.rows = np.zeros(0)
         self.products = np.zeros((0, p + 1, p + 1))  # of (v - r, 1)
+        self._room = np.empty((0, p + 1))
 
     def add(
         self,
@@ -201,11 +202,14 @@ class Accumulator:
             self.reference = values.mean(axis=1)
         np.minimum(self.low, extremes[0], out=self.low)
         np.maximum(self.high, extremes[1], out=self.high)
-        padded = np.zeros((n + 1, p + 1))  # the last row stands for none
+        if len(self._room) <= n:
+            self._room = np.empty((n + 1, p + 1))
+        padded = self._room[: n + 1]
         for start in range(0, n, _STRIP):
             strip = slice(start, min(n, start + _STRIP))
             padded[strip, :-1] = (values[:, strip] - self.reference[:, None]).T
         padded[:-1, -1] = 1.0
+        padded[-1] = 0.0  # stands for no row
         narrow = codes.astype(np.uint16) if len(known) <= 2**16 else codes  # sorted faster
         order = np.append(np.argsort(narrow, kind="stable"), n)
         starts = np.cumsum(count) - count

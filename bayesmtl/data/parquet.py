@@ -117,10 +117,11 @@ def read_part(part: Part) -> TaskMoments:
                 remedy="Write all parts with one schema.",
             )
     sums = Accumulator(len(part.columns))
+    room = np.empty((len(part.columns), _CHUNK))  # once: fresh memory costs as much as filling it
     with _reading(part.path) as file:
         batches = file.iter_batches(batch_size=_CHUNK, columns=[part.task, *part.columns])
         while (batch := _next(batches, part.path)) is not None:
-            values = np.empty((len(part.columns), batch.num_rows))
+            values = room[:, : batch.num_rows]
             for column, name in zip(values, part.columns, strict=True):
                 column[:] = _numbers(batch.column(name))
             extremes = _extremes(values, part)
