@@ -69,4 +69,5 @@ def test_benchmark_numbers_are_in_their_tables():
         written = set(re.findall(r"\d[\d,]*(?:\.\d+)?", table))
         # what is measured has a point, or many digits; small whole numbers name the setting
         for number in re.findall(r"\d[\d,]*\.\d+|\d[\d,]{2,}", text):
+            number = number.rstrip(",")  # of the sentence
             assert number in written, f"{path} does not have {number}"
