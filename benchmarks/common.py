@@ -124,7 +124,9 @@ def main(name: str, title: str, run: Callable[[Options], str], packages: Sequenc
         body = run(Options(given.reduced, given.cap, given.simulations))
     except (bm.errors.MissingDataSetError, bm.errors.MissingDependencyError) as error:
         sys.exit(f"Skipped: {error}")
-    command = f"OMP_NUM_THREADS=1 python -m benchmarks.{name}{' --reduced' if given.reduced else ''}"
+    asked = " --reduced" if given.reduced else ""
+    asked += f" --cap {given.cap:g}" if given.cap != Options.cap else ""
+    command = f"OMP_NUM_THREADS=1 python -m benchmarks.{name}{asked}"
     head = f"# {title}\n\n`{command}`  \n{environment(packages)}{_stolen_since(before)}\n\n"
     print(head + body)
     out = given.out or (None if given.reduced else RESULTS)

@@ -1,14 +1,15 @@
 """The variational family of the SVI engine, and the model beside it, as Pyro programs.
 
     q(phi, Z) = N(m, L L')                                        one normal distribution of what tasks share
-    q(w_t | phi, Z)  proportional to  N(w_t; a_t'Z, S_t) exp(-|c_t - F_t w_t|^2 / 2)
+    q(w_t | phi, Z)  proportional to  N(w_t; a_t'Z, S_t) exp(-|c_t - F_t w_t|^2 / (2 sigma_t^2))
 
 Given the hyperparameters and Z each task keeps its own prior, and only what its rows say is approximated, by
 r = D Gaussian pseudo-rows (F_t, c_t) that are learned. So w_t moves with phi and Z as W = A Z + E has it, a
-task without rows has exactly its prior, and with Gaussian rows and known noise the pseudo-rows can be exact.
+task without rows has its prior, and with a Gaussian likelihood, where sigma_t is the noise (otherwise 1), the
+pseudo-rows that it starts from are exact.
 
-With S_t = R_t R_t', e_t = R_t x_t and x_t ~ N(0, I) in the model, x_t is normal in the guide with precision
-M = I + (F R)'F R and mean M^-1 (F R)'(c - F a_t'Z).
+With sigma_t in F and c, S_t = R_t R_t', e_t = R_t x_t and x_t ~ N(0, I) in the model, x_t is normal in the
+guide with precision M = I + (F R)'F R and mean M^-1 (F R)'(c - F a_t'Z).
 """
 
 from __future__ import annotations
@@ -164,12 +165,14 @@ class Guide:
         return means, root
 
     def conditional(
-        self, means: torch.Tensor, root: torch.Tensor, tasks: torch.Tensor
+        self, values: Values, means: torch.Tensor, root: torch.Tensor, tasks: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean (B, T_b, q) and precision (B, T_b, q, q) of x_t given what tasks share."""
+        noise = self.problem.noise(values, len(means))
+        noise = noise if noise.shape[1] == 1 else noise.index_select(1, tasks)
         turn, shift = self.turn.index_select(0, tasks), self.shift.index_select(0, tasks)
         F, c = self.F.index_select(0, tasks), self.c.index_select(0, tasks) + shift
-        F = F + turn @ F
+        F, c = (F + turn @ F) / noise[..., None, None], c / noise[..., None]
         FR = F @ root
         precision = FR.transpose(-1, -2) @ FR
         precision = precision + torch.eye(precision.shape[-1], dtype=precision.dtype)
@@ -183,10 +186,10 @@ class Guide:
 
         def guide() -> None:
             s = pyro.sample("shared", dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril()))
-            _, _, structure, Z = self.shared(s[None])
+            _, values, structure, Z = self.shared(s[None])
             means, root = self.of_tasks(structure, Z, batch.tasks)
             if root.shape[-1]:
-                mean, precision = self.conditional(means, root, batch.tasks)
+                mean, precision = self.conditional(values, means, root, batch.tasks)
                 with pyro.plate("tasks", T, subsample=batch.tasks):
                     pyro.sample("x", dist.MultivariateNormal(mean[0], precision_matrix=precision[0]))
 

@@ -91,22 +91,22 @@ def _start(problem: Problem, rng: np.random.Generator) -> Guide:
     """Hyperparameters at random, Z and the pseudo-rows from Laplace's method there."""
     point = problem.space.initial(rng, 1)
     values = problem.space.constrain(point)
-    structure, noise = problem.structure(values), problem.noise(values, 1)
+    structure = problem.structure(values)
     data = problem.tasks
     if problem.rows is not None:
         data = LaplaceMarginal(problem).data(structure, 1, values)
-    gram, linear = _sums(data, noise)
+    gram, linear = _sums(data)
     R = 0 if structure.basis_scale is None else structure.basis_scale.shape[1]
     basis = 0.1 * torch.from_numpy(rng.standard_normal((R, problem.tasks.num_features)))
     return Guide(problem, point[0], basis, *pseudo_rows(gram, linear), _SPREAD)
 
 
-def _sums(data: CompressedTasks, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """G_t (T, D, D) and b_t (T, D) in units of the noise."""
+def _sums(data: CompressedTasks) -> tuple[torch.Tensor, torch.Tensor]:
+    """G_t (T, D, D) and b_t (T, D)."""
     T, D = data.num_tasks, data.num_features
-    gram, linear = torch.zeros(T, D, D, dtype=noise.dtype), torch.zeros(T, D, dtype=noise.dtype)
+    gram, linear = torch.zeros(T, D, D).double(), torch.zeros(T, D).double()
     for group in data.groups:
-        rows = group.rows.reshape(-1, *group.rows.shape[-2:]) / group.pick(noise)[0, :, None, None]
+        rows = group.rows.reshape(-1, *group.rows.shape[-2:])
         F, c = rows[..., :-1], rows[..., -1:]
         gram[group.index] = F.transpose(-1, -2) @ F
         linear[group.index] = (F.transpose(-1, -2) @ c)[..., 0]
@@ -176,11 +176,11 @@ def _draws(
     every, weights, factors = torch.arange(T), [], []
     with torch.no_grad():
         for some in s.split(max(1, _DRAWN_AT_ONCE // (T * D * D))):
-            _, _, structure, Z = guide.shared(some)
+            _, given, structure, Z = guide.shared(some)
             means, root = guide.of_tasks(structure, Z, every)
             K = 0 if structure.residual_factor is None else structure.residual_factor.shape[-1]
             if root.shape[-1]:
-                mean, precision = guide.conditional(means, root, every)
+                mean, precision = guide.conditional(given, means, root, every)
                 fresh = torch.from_numpy(rng.standard_normal((*mean.shape, 1)))
                 L = torch.linalg.cholesky(precision)
                 x = mean + torch.linalg.solve_triangular(L.transpose(-1, -2), fresh, upper=True)[..., 0]
