@@ -26,7 +26,7 @@ NUM_DRAWS = 250  # by default, per chain; they are independent but for repeats
 PROPOSALS_PER_DRAW = 1
 _LEAST_PROPOSALS = 1000
 # Of densities that cost much: in so many rounds, each adapted to all before it.
-_ROUNDS, _PER_ROUND, _PER_COORDINATE = 5, 20, 5
+_ROUNDS, _PER_ROUND, _PER_COORDINATE = 5, 40, 3
 
 
 def laplace(problem: Problem, settings: Settings) -> Draws:
