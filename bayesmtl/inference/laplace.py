@@ -30,7 +30,7 @@ _LEAST_PROPOSALS = 1000
 # share is all but normal: fewer proposals do, and the shape of the weights' tail says if not.
 _SLOW, _FEW_PROPOSALS = 1_000_000, 400
 # Of densities that cost much: in so many rounds, each adapted to all before it.
-_ROUNDS, _PER_ROUND, _PER_COORDINATE = 5, 20, 5
+_ROUNDS, _PER_ROUND, _PER_COORDINATE = 5, 40, 3
 
 
 def laplace(problem: Problem, settings: Settings) -> Draws:

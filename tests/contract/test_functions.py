@@ -409,7 +409,7 @@ def test_bad_kernels(data):
 
 
 def test_bad_data(data):
-    with refused(SpecificationError, "method", "'exact', 'empirical_bayes'", "'nuts'"):
+    with refused(SpecificationError, "method", "'exact', 'laplace', 'empirical_bayes'", "'nuts'"):
         bm.MultitaskGP().fit(data, **QUICK | {"method": "nuts"})
     with refused(DataError, "data", "a TaskData"):
         bm.MultitaskGP().fit(frame(), **QUICK)
@@ -456,6 +456,17 @@ def test_a_task_without_targets_follows_the_population(name):
     assert np.isfinite(prediction.draws).all()
     # within Monte Carlo error of 200 different hyperparameters
     np.testing.assert_allclose(prediction.sd[0], prediction.sd[1], rtol=0.35)
+
+
+def test_a_grid_with_most_cells_missing_is_taken_row_by_row():
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(0, 1, (20, 1))
+    Y = np.where(rng.uniform(size=(20, 4)) < 0.25, np.sin(5 * inputs), np.nan)
+    Y[:2] = np.sin(5 * inputs[:2])
+    data = bm.TaskData.from_wide(inputs, Y, list("abcd"))
+    fit = bm.MultitaskGP().fit(data, **QUICK)
+    assert f"Cholesky factorisation of {np.isfinite(Y).sum()} rows" in fit.reason
+    assert np.isfinite(fit.predict(data, kind="latent").draws).all()
 
 
 def test_wildly_different_scales_change_nothing(data):

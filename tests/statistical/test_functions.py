@@ -82,7 +82,7 @@ def test_importance_sampling_is_calibrated():
 
 @pytest.fixture(
     scope="module",
-    params=[bm.LowRank(rank=1), bm.TaskCovariance(correlation=bm.LKJ(0.5))],
+    params=[(bm.LowRank(rank=1), "exact"), (bm.TaskCovariance(correlation=bm.LKJ(0.5)), "laplace")],
     ids=["low rank", "covariance"],
 )
 def mirrored(request):
@@ -95,8 +95,9 @@ def mirrored(request):
     sign = np.repeat([1.0, -1.0], [20, 3])
     y = sign * np.sin(2 * np.pi * x) + 0.05 * rng.normal(size=23)
     data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["long", "short"], [20, 3]))
-    return bm.MultitaskGP(sharing=request.param).fit(
-        data, method="exact", seed=0, num_draws=120, num_warmup=150, progress=False
+    sharing, method = request.param
+    return bm.MultitaskGP(sharing=sharing).fit(
+        data, method=method, seed=0, num_draws=120, num_warmup=150, progress=False
     )
 
 
