@@ -22,9 +22,11 @@ import bayesmtl as bm
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import ConvergenceWarning, MissingDependencyError, SpecificationError
 from bayesmtl.inference.gradient import _by_tape, value_and_gradient
-from bayesmtl.inference.joint import Joint, informed
+from bayesmtl.inference.guide import Batches, Guide
+from bayesmtl.inference.joint import Joint, informed, log_likelihood
 from bayesmtl.inference.nuts import Chain, collect, private_randomness
 from bayesmtl.inference.whitening import Whitening, whitening
+from bayesmtl.likelihoods import Given
 from tests.equivalence.test_laplace import inputs, problem_of
 
 SHARINGS = {
@@ -33,11 +35,14 @@ SHARINGS = {
     "Hierarchical": bm.Hierarchical(),
     "Hierarchical full": bm.Hierarchical("full", mean_scale=bm.HalfNormal(1.0)),
     "LowRank": bm.LowRank(2),
+    "TaskCovariance": bm.TaskCovariance(),
 }
 OUTCOMES = {
     "gaussian": (bm.Gaussian(), lambda rng, n: rng.normal(size=n)),
     "bernoulli": (bm.Bernoulli(), lambda rng, n: rng.binomial(1, 0.4, n).astype(float)),
     "poisson": (bm.Poisson(), lambda rng, n: rng.poisson(3.0, n).astype(float)),
+    "negative binomial": (bm.NegativeBinomial(), lambda rng, n: rng.poisson(3.0, n).astype(float)),
+    "student": (bm.StudentT(), lambda rng, n: rng.standard_t(3, n)),
 }
 CENTRED = torch.tensor([False, True, True, False, False, True])
 
@@ -52,7 +57,17 @@ def joint_of(name: str, outcome: str, basis_centred: bool, seed: int = 0) -> tup
     return Joint(problem_of(SHARINGS[name], likelihood, y, X, task), CENTRED, basis_centred), (X, y, task)
 
 
-def written_out(joint: Joint, x: torch.Tensor, X: np.ndarray, y: np.ndarray, task: np.ndarray) -> float:
+def written_out(
+    joint: Joint,
+    x: torch.Tensor,
+    X: np.ndarray,
+    y: np.ndarray,
+    task: np.ndarray,
+    *,
+    offset: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    trials: np.ndarray | None = None,
+) -> float:
     """The log density at one point, term by term, by SciPy: the readable twin of `Joint.log_density`."""
     problem, state = joint.problem, joint.state(x[None])
     structure, D = problem.structure(state.values), X.shape[1]
@@ -65,7 +80,10 @@ def written_out(joint: Joint, x: torch.Tensor, X: np.ndarray, y: np.ndarray, tas
         total += 0.0 if joint.basis_centred else np.log(scale).sum()  # of z = Z / scale
     free = iter(state.free[0].numpy())
     for t in range(len(W)):
-        center = np.zeros(D) if structure.loadings is None else structure.loadings[t].numpy() @ Z
+        center = np.zeros(D)
+        if structure.loadings is not None:  # fixed, or one set for each point
+            A = structure.loadings if structure.loadings.ndim == 2 else structure.loadings[0]
+            center = A[t].numpy() @ Z
         S = np.zeros((D, D))
         if structure.residual_scale is not None:
             rows = structure.residual_scale[0]
@@ -88,8 +106,11 @@ def written_out(joint: Joint, x: torch.Tensor, X: np.ndarray, y: np.ndarray, tas
                 expected += F @ own[-F.shape[1] :]
             np.testing.assert_allclose(W[t], expected)
     f = (X * W[task]).sum(1)
-    noise = problem.noise(state.values, 1).expand(1, len(W))[0].numpy()[task]
-    return total + float(problem.likelihood.log_density(y, f, noise).sum())
+    names, units = problem.task_names, problem.target_scale
+    noise = problem.likelihood.noise_sd(state.values, names, units, 1).expand(1, len(W))[0].numpy()[task]
+    given = Given(state.values, None if trials is None else torch.from_numpy(trials))
+    density = problem.likelihood.log_density(y, f if offset is None else f + offset, noise, given)
+    return total + float((density if weights is None else weights * density).sum())
 
 
 @pytest.mark.parametrize("basis_centred", [False, True], ids=["z", "Z"])
@@ -100,6 +121,36 @@ def test_the_density_is_that_of_the_model_written_out(name, outcome, basis_centr
     x = 0.7 * torch.from_numpy(np.random.default_rng(1).normal(size=(3, joint.layout.size)))
     expected = [written_out(joint, point, *data) for point in x]
     np.testing.assert_allclose(joint.log_density(x), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("likelihood", [bm.Binomial(), bm.NegativeBinomial()], ids=["Binomial", "own"])
+def test_rows_carry_offsets_weights_and_trials(likelihood):
+    """In the density, its gradient by hand, and the variational engine's density of one whole batch."""
+    X, task, rng = inputs()
+    n, T = len(task), int(task.max()) + 1
+    further = {"offset": rng.normal(size=n), "weights": rng.integers(1, 4, n).astype(float)}
+    further["trials"] = rng.integers(3, 9, n).astype(float)
+    y = rng.integers(0, 4, n).astype(float)
+    problem = problem_of(bm.Hierarchical(), likelihood, y, X, task)
+    problem = replace(problem, rows=TaskRows.of(X, y, task, T, **further))
+    joint = Joint(problem, CENTRED, True)
+    x = 0.7 * torch.from_numpy(np.random.default_rng(1).normal(size=(3, joint.layout.size)))
+    expected = [written_out(joint, point, X, y, task, **further) for point in x]
+    np.testing.assert_allclose(joint.log_density(x), expected, rtol=1e-9)
+
+    white = random_whitening(joint)
+    for v in np.random.default_rng(1).normal(size=(2, joint.layout.size)):
+        point = torch.from_numpy(v)[None].requires_grad_()
+        (slope,) = torch.autograd.grad(white.log_density(point).sum(), point)
+        np.testing.assert_allclose(value_and_gradient(white)(v)[1], slope[0], rtol=1e-7, atol=1e-9)
+
+    state = joint.state(x[:1])
+    start = problem.space.initial(np.random.default_rng(0), 1)[0]
+    zeros = torch.zeros(T, 3, dtype=torch.float64)
+    guide = Guide(problem, start, zeros[:1], torch.zeros(T, 3, 3, dtype=torch.float64), zeros, 0.1)
+    batch = Batches(problem, T, 100).draw(np.random.default_rng(0))
+    by_task = guide.log_likelihood(state.values, state.weights[:, batch.tasks], batch)
+    torch.testing.assert_close(by_task.sum(), log_likelihood(problem, state.values, state.weights)[0])
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
