@@ -126,11 +126,12 @@ def _draw_weights(
 
 
 def shared_part(structure: Structure, basis: torch.Tensor, num_tasks: int) -> torch.Tensor:
-    """A Z, shape (B, T, D); zero where nothing is shared."""
-    if structure.loadings is None:
+    """A Z, shape (B S, T, D), of S draws of Z for each of B hyperparameter values; zero where A is none."""
+    A = structure.loadings
+    if A is None:
         return torch.zeros(basis.shape[0], num_tasks, basis.shape[-1], dtype=basis.dtype)
     if structure.membership is None:
-        return structure.loadings @ basis
+        return (A if A.ndim == 2 else A.repeat_interleave(len(basis) // len(A), dim=0)) @ basis
     own = structure.membership[..., None].expand(-1, -1, basis.shape[-1])
     return basis[:, :1] + torch.take_along_dim(basis[:, 1:], own, dim=1)
 

@@ -98,8 +98,8 @@ def with_known_predictor(value: float):
     """Polya-Gamma variables drawn as if every linear predictor were known."""
     right = Gibbs.augment
 
-    def wrong(self, weights, rng):
-        return right(self, torch.full_like(weights, value), rng)
+    def wrong(self, weights, values, rng):
+        return right(self, torch.full_like(weights, value), values, rng)
 
     return wrong
 
@@ -214,7 +214,9 @@ def test_enumeration_notices_a_wrong_renewal(monkeypatch):
 def test_a_wrong_linear_term_is_noticed(monkeypatch):
     """kappa = y instead of y - trials / 2."""
     right = bm.Binomial.polya_gamma
-    monkeypatch.setattr(bm.Binomial, "polya_gamma", lambda self, y: right(self, y)._replace(kappa=y))
+    monkeypatch.setattr(
+        bm.Binomial, "polya_gamma", lambda self, y, given: right(self, y, given)._replace(kappa=y)
+    )
     p_values = geweke(GEWEKE["three clusters, full, Binomial"], num_pairs=40, seed=22)
     assert p_values["level"] < 1e-6, p_values
 
