@@ -21,8 +21,9 @@ NAMES = (
     "partitions",
     "landmine_clusters",
     "calibration",
+    "calibration_outcomes",
 )
-"""Quick ones first; the calibration takes hours with its usual number of simulations."""
+"""Quick ones first; calibrations take hours with their usual number of simulations."""
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ NEEDS = {
     "partitions": ("school", ()),
     "landmine_clusters": ("landmine", ()),
     "calibration": (None, ()),
+    "calibration_outcomes": (None, ()),
 }
 """Data set and packages of every benchmark."""
 
