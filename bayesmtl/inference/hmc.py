@@ -67,6 +67,7 @@ _DENSITY_POWER, _DENSITY_CAP = 0.3, 3.0
 # Points on trajectories lie close together. Before each fit but the last, so many exact gradients per
 # coefficient are taken at normal points around the chains, somewhat wider than the chains are.
 _EXPLORED, _EXPLORED_WIDTH = 4, 1.3
+_EXPLORED_AT_ONCE = 32  # few chains leave most of an evaluation's time to overheads
 _METRIC_FROM = 0.3  # share of a window that is dropped before its covariance is taken
 
 
@@ -324,11 +325,14 @@ class HMC:
         """Pay for exact gradients at normal points around the chains, which trajectories do not spread to."""
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])
         center = torch.where(self.signed, points.abs(), points).mean(0)
-        for _ in range(math.ceil(_EXPLORED * Surrogate.size(center.shape[1]) / len(center))):
-            away = self._fresh_momentum(state) @ state.root.T
-            points = center + _EXPLORED_WIDTH * away
-            value, gradient = self.value_and_gradient(points)
-            state.history.append((points, value, gradient, torch.ones_like(value)))
+        C, P = center.shape
+        num_batches = math.ceil(_EXPLORED * Surrogate.size(P) / C)
+        away = torch.cat([self._fresh_momentum(state) for _ in range(num_batches)]) @ state.root.T
+        points = center.repeat(num_batches, 1) + _EXPLORED_WIDTH * away
+        evaluated = [self.value_and_gradient(some) for some in points.split(_EXPLORED_AT_ONCE)]
+        values, gradients = (torch.cat(part) for part in zip(*evaluated, strict=True))
+        parts = (points.split(C), values.split(C), gradients.split(C))
+        state.history += [(*part, torch.ones_like(part[1])) for part in zip(*parts, strict=True)]
 
     def _learn_metric(self, state: State) -> None:
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])
