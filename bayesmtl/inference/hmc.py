@@ -234,9 +234,10 @@ class HMC:
             step = min(SURROGATE_STEP, state.step.step_size)
             num_steps = _num_steps(state.trajectory * self._jitter(state), step, MAX_STEPS)
             field, points = state.surrogate.gradient, state.points.numpy()
-            ended = leapfrog(
-                field, points, momentum.numpy(), field(points), state.root.numpy(), step, num_steps
-            )
+            with np.errstate(over="ignore", invalid="ignore"):  # where it runs away, the end is rejected
+                ended = leapfrog(
+                    field, points, momentum.numpy(), field(points), state.root.numpy(), step, num_steps
+                )
             point, last = torch.from_numpy(ended[0]), torch.from_numpy(ended[1])
         if state.iteration < self.renewed_at[-1]:
             value, _ = self._evaluate(state, point, 1.0)
@@ -311,7 +312,7 @@ class HMC:
         if state.iteration < self.renewed_at[-1]:  # the last one has their ends to learn from
             self._explore(state)
         points, values, gradients, weights = (torch.cat(part) for part in zip(*state.history, strict=True))
-        above = values - values.median()
+        above = values - values.nanmedian()  # where a trajectory ran away there is no density
         use = above > -_TYPICAL - points.shape[1]
         weights = weights * torch.exp(_DENSITY_POWER * above.clamp(max=_DENSITY_CAP))
         learned_from = (points[use], gradients[use], weights[use], self.signed)

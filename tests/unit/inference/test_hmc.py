@@ -36,8 +36,19 @@ def rough(points: torch.Tensor) -> torch.Tensor:
     return (-0.5 * points**2 + 0.5 * torch.cos(12 * points)).sum(1)
 
 
+def symmetric(points: torch.Tensor) -> torch.Tensor:
+    """Standard normal."""
+    return -0.5 * (points**2).sum(1)
+
+
 def run(
-    density, num_dimensions: int, *, num_draws: int = 1000, num_warmup: int = 100, seed: int = 0
+    density,
+    num_dimensions: int,
+    *,
+    num_draws: int = 1000,
+    num_warmup: int = 100,
+    signed: bool = False,
+    seed: int = 0,
 ) -> tuple[State, torch.Tensor, dict[str, np.ndarray]]:
     def value_and_gradient(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         points = points.detach().requires_grad_()
@@ -49,7 +60,7 @@ def run(
         density,
         value_and_gradient,
         num_warmup=num_warmup,
-        signed=torch.zeros(num_dimensions, dtype=torch.bool),
+        signed=torch.full((num_dimensions,), signed),
     )
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(4, num_dimensions, generator=generator, dtype=torch.float64)
@@ -102,6 +113,29 @@ def test_a_surrogate_that_does_not_serve_is_left_for_exact_gradients(monkeypatch
     for i in range(3):
         assert_mean(points[..., i], float(CENTER[i]))
         assert_mean((points[..., i] - CENTER[i]) ** 2, float(CORRELATION[i, i]))
+
+
+def test_a_trajectory_that_runs_away_is_rejected_in_silence(monkeypatch):
+    fit = Surrogate.fit
+    largest = [0.0]
+
+    def explosive(*args: np.ndarray) -> Surrogate | None:
+        surrogate = fit(*args)
+        if surrogate is None:
+            return None
+        fields = {name: getattr(surrogate, name) for name in surrogate.__dataclass_fields__}
+        return Surrogate(**fields | {"coefficients": 1e20 * fields["coefficients"]})
+
+    def watched(points: torch.Tensor) -> torch.Tensor:
+        largest[0] = max(largest[0], float(points.detach().abs().nan_to_num(nan=torch.inf).max()))
+        return symmetric(points)
+
+    monkeypatch.setattr(Surrogate, "fit", explosive)
+    _, points, stats = run(watched, 2, signed=True)
+    assert largest[0] > 1e160  # its square overflows
+    assert not stats["on_surrogate"].any()
+    for i in range(2):
+        assert_mean(points[..., i] ** 2, 1.0)
 
 
 def test_a_poor_surrogate_costs_acceptance_and_not_correctness(monkeypatch):
