@@ -25,6 +25,7 @@ import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.statistics import CompressedTasks, TaskGroup, TaskStatistics
 from bayesmtl.inference import Problem
+from bayesmtl.inference.hmc import State
 from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.parameters import ParameterSpace, Values
 from bayesmtl.sharing.partition import PartitionSharing, in_order, num_clusters
@@ -120,18 +121,23 @@ def starts(num_sets: int, num_tasks: int) -> torch.Tensor:
     return kinds[torch.arange(num_sets) % 3]
 
 
+def started(sampler: PartitionSampler, points: torch.Tensor, membership: torch.Tensor, seed: int) -> State:
+    """The state of chains at these hyperparameters (B, P) and partitions (B, T)."""
+    sampler.given = sampler.problem.given(membership)
+    root = 0.3 * torch.eye(points.shape[1], dtype=torch.float64)
+    state = sampler.hmc.start(points, root, torch.Generator().manual_seed(seed))
+    state.further = {"membership": membership, "kept": membership[:, None][:, :0]}
+    return state
+
+
 def sampled(
     simulated: Simulated, num_warmup: int, num_draws: int, seed: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """One chain per data set: partitions (B, N, T), and label-free quantities, each (B, N)."""
     problem, B = simulated.problem, simulated.num_sets
-    membership = in_order(starts(B, problem.tasks.num_tasks))
     sampler = PartitionSampler(problem, num_warmup)
     points = problem.space.initial(np.random.default_rng(seed), B)
-    sampler.given = problem.given(membership)
-    root = 0.3 * torch.eye(points.shape[1], dtype=torch.float64)
-    state = sampler.hmc.start(points, root, torch.Generator().manual_seed(seed))
-    state.further = {"membership": membership, "kept": membership[:, None][:, :0]}
+    state = started(sampler, points, in_order(starts(B, problem.tasks.num_tasks)), seed)
     for _ in range(num_warmup + num_draws):
         sampler.advance(state)
     kept, drawn = state.further["kept"], torch.stack(state.draws, dim=1)
@@ -153,7 +159,10 @@ def shown(
         "log density": problem.value(points),
     }
     for parameter in problem.space.parameters:
-        if parameter.size and parameter.space != "correlation":
+        if parameter.size and parameter.space == "correlation":
+            sign = values["residual_scale"].prod(1).sign()  # of what two features have in common
+            found[parameter.name] = values[parameter.name][:, 1, 0] * sign
+        elif parameter.size:
             value = values[parameter.name]
             value = value.abs() if parameter.space == "signed" else value
             found[parameter.name] = value.reshape(len(value), -1)[:, 0]
@@ -244,15 +253,15 @@ def weights_of(gap: np.ndarray) -> tuple[float, float]:
 
 
 def run(options: Options) -> str:
-    number = 60 if options.reduced else 10 * options.simulations
-    length = (10, 20) if options.reduced else (40, 160)
+    number = 60 if options.reduced else 3 * options.simulations
+    length = (10, 20) if options.reduced else (20, 60)
     few = simulate(KNOWN, number, 6, 5, seed=1)
     right = exact(few)
     found = pairs(sampled(few, *length, 1)[0]).mean(1)
     mean, error = weights_of(found - right)
     many = simulate(KNOWN, number, 12, 5, seed=2)
     judged = reliability(pairs(sampled(many, *length, 2)[0]).mean(1), many.together)
-    num_sets, num_iterations = (20, 20) if options.reduced else (options.simulations, 100)
+    num_sets, num_iterations = (20, 20) if options.reduced else (max(options.simulations // 4, 20), 50)
     rows, p_values = {}, {}
     for name, model in UNKNOWN.items():
         own = ranks(simulate(model, num_sets, 8, 5, seed=3), num_iterations, 4)
