@@ -347,6 +347,8 @@ class HMC:
         state.history += [(*part, torch.ones_like(part[1])) for part in zip(*parts, strict=True)]
 
     def _learn_metric(self, state: State) -> None:
+        if not bool(self.free.any()):
+            return
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])
         # x and -x are the same scale: a chain that changes sides has not moved far
         points = torch.where(self.signed, points.abs(), points)[..., self.free]
