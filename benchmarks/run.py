@@ -19,6 +19,7 @@ NAMES = (
     "contraception",
     "landmine",
     "partitions",
+    "partition_calibration",
     "landmine_clusters",
     "calibration",
     "calibration_outcomes",

@@ -181,22 +181,22 @@ def _gradients(
     basis = basis * torch.tensor([1.0, float(K)], dtype=noise.dtype)[:, None]
 
     z_root = torch.cat([(identity - slope) @ root[:, None], inner], dim=-1)
-    own = membership[..., None, None]
-    m = torch.take_along_dim(mean[:, None] + b_mean, own, dim=1).squeeze(-1)
-    V = torch.take_along_dim(z_root @ z_root.transpose(-1, -2), own, dim=1)
+    own = (torch.arange(len(membership))[:, None], membership)
+    m = (mean[:, None] + b_mean)[own].squeeze(-1)
+    V = (z_root @ z_root.transpose(-1, -2))[own]
     Q, q = terms.precision, terms.linear
     Qm = (Q @ m[..., None]).squeeze(-1)
     u, QV = q - Qm, Q @ V
-    N = u[..., None] * u[..., None, :] + QV @ Q - Q
     # |h - H m|^2 + tr(H V H') - tr(S N)
     share = terms.square + (m * (Qm - 2 * q)).sum(-1) + QV.diagonal(dim1=-2, dim2=-1).sum(-1)
     residual = factor = None
     if structure.residual_scale is not None:
         assert structure.residual_scale.shape[1] == 1  # shared by all tasks
-        diagonal = N.diagonal(dim1=-2, dim2=-1)
+        diagonal = u**2 + (QV * Q).sum(-1) - Q.diagonal(dim1=-2, dim2=-1)  # of N
         share = share - (structure.residual_scale**2 * diagonal).sum(-1)
         residual = structure.residual_scale * diagonal.sum(1, keepdim=True)
     if structure.residual_factor is not None:
+        N = u[..., None] * u[..., None, :] + QV @ Q - Q
         along = N @ structure.residual_factor[:, None]
         share = share - (along * structure.residual_factor[:, None]).sum((-1, -2))
         factor = along.sum(1)
@@ -250,6 +250,31 @@ def _solve_upper(L: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return solved
 
 
+def draw_basis(terms: TaskTerms, structure: Structure, rng: np.random.Generator) -> torch.Tensor:
+    """Draw Z | y, partition, hyperparameters: mu and the departures of the cluster means from it.
+
+    Args:
+        terms: What the data say.
+        structure: Prior of W with its `membership`, for B hyperparameter values.
+        rng: Source of randomness.
+
+    Returns:
+        Shape (B, 1 + K, D), zero rows for clusters that are empty in a draw.
+    """
+    assert structure.basis_scale is not None and structure.membership is not None
+    blocks = _blocks(terms, structure)
+    B, K, D, _ = blocks.A.shape
+    fresh = torch.from_numpy(rng.standard_normal((B, 1 + K, D, 1)))
+    scale, spread = structure.basis_scale[:, :1], structure.basis_scale[:, 1:]
+    mean = scale * _solve_upper(blocks.L_mean, blocks.a_mean + fresh[:, 0])[:, None, :, 0]
+    inner = blocks.a - blocks.A @ mean[..., None] + fresh[:, 1:]
+    departures = spread * _solve_upper(blocks.L, inner).squeeze(-1)
+    size = cluster_sums(
+        torch.ones(structure.membership.shape, dtype=departures.dtype), structure.membership, K
+    )
+    return torch.cat([mean, departures * (size > 0)[..., None]], dim=1)
+
+
 def draw_clustered(
     tasks: CompressedTasks, structure: Structure, noise: torch.Tensor, rng: np.random.Generator
 ) -> WeightDraws:
@@ -262,19 +287,7 @@ def draw_clustered(
         rng: Source of randomness.
 
     Returns:
-        One draw for each value; Z has 1 + K rows, mu and the departures of the cluster means from it, zero
-        rows for clusters that are empty in a draw.
+        One draw for each value, Z as `draw_basis` gives it.
     """
-    assert structure.basis_scale is not None and structure.membership is not None
-    blocks = _blocks(task_terms(tasks, structure, noise), structure)
-    B, K, D, _ = blocks.A.shape
-    fresh = torch.from_numpy(rng.standard_normal((B, 1 + K, D, 1)))
-    scale, spread = structure.basis_scale[:, :1], structure.basis_scale[:, 1:]
-    mean = scale * _solve_upper(blocks.L_mean, blocks.a_mean + fresh[:, 0])[:, None, :, 0]
-    inner = blocks.a - blocks.A @ mean[..., None] + fresh[:, 1:]
-    departures = spread * _solve_upper(blocks.L, inner).squeeze(-1)
-    size = cluster_sums(
-        torch.ones(structure.membership.shape, dtype=departures.dtype), structure.membership, K
-    )
-    basis = torch.cat([mean, departures * (size > 0)[..., None]], dim=1)
+    basis = draw_basis(task_terms(tasks, structure, noise), structure, rng)
     return draw_weights(tasks, structure, noise, basis, rng)

@@ -132,7 +132,8 @@ def shared_part(structure: Structure, basis: torch.Tensor, num_tasks: int) -> to
         return torch.zeros(basis.shape[0], num_tasks, basis.shape[-1], dtype=basis.dtype)
     if structure.membership is None:
         return (A if A.ndim == 2 else A.repeat_interleave(len(basis) // len(A), dim=0)) @ basis
-    own = structure.membership[..., None].expand(-1, -1, basis.shape[-1])
+    member = structure.membership.repeat_interleave(len(basis) // len(structure.membership), dim=0)
+    own = member[..., None].expand(-1, -1, basis.shape[-1])
     return basis[:, :1] + torch.take_along_dim(basis[:, 1:], own, dim=1)
 
 

@@ -20,6 +20,7 @@ from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
 from bayesmtl.inference.partition_moves import Weights
+from bayesmtl.inference.partition_scales import move_scales, moved_given_partition
 from bayesmtl.inference.partition_step import move_partition, starting_partitions
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
@@ -53,14 +54,15 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
     `NegativeBinomial`, a precision for `StudentT`) the rows become Gaussian data, so that a sweep is: the
     likelihood's own hyperparameters, such as a dispersion, given W by slice sampling, without omega; omega
     given W, row by row; where tasks are partitioned, their clusters given omega by Gibbs and split-merge
-    moves, and the hyperparameters of the sharing prior given omega by Hamiltonian Monte Carlo, both with W
-    and Z integrated out; Z and W given all that, exactly and at once. Where events are rare, such draws of
-    W move slowly. So the sweep ends with another draw of each task's weights given Z and the
-    hyperparameters: proposed under a second-order expansion of the likelihood at a point that warm-up has
-    found, and accepted or not by Metropolis' rule, task by task; with partitions, together with another
-    draw of the task's cluster, which would otherwise be as slow where a task has many rows. Chains are
-    one batch. They start around the mode of the Laplace approximation, whose curvature is the first
-    metric; with partitions, at different ones, as the engine for Gaussian outcomes does.
+    moves; the hyperparameters of the sharing prior given omega by Hamiltonian Monte Carlo with W and Z
+    integrated out, but for those that hang on the partition, which have moves of their own; Z and W given all
+    that, exactly and at once. Where events are rare, such draws of W move slowly. So the sweep ends with
+    another draw of each task's weights given Z and the hyperparameters: proposed under a second-order
+    expansion of the likelihood at a point that warm-up has found, and accepted or not by Metropolis'
+    rule, task by task; with partitions, together with another draw of the task's cluster, which would
+    otherwise be as slow where a task has many rows. Chains are one batch. They start around the mode of
+    the Laplace approximation, whose curvature is the first metric; with partitions, at different ones, as
+    the engine for Gaussian outcomes does.
 
     `Fit.check` says whether the run was long enough. A sweep costs time in proportion to the number of rows,
     and for `Binomial` to the number of trials.
@@ -160,6 +162,10 @@ class Gibbs:
         self.marginal = LaplaceMarginal(problem)
         T, D = problem.tasks.num_tasks, problem.tasks.num_features
         self.num_shared = ParameterSpace(problem.sharing.parameters(T, D)).size
+        held = torch.zeros(self.num_shared, dtype=torch.bool)
+        if problem.sharing.has_partition:
+            held = moved_given_partition(problem)[: self.num_shared]
+        self.free = torch.where(~held)[0]  # what trajectories move
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """Where chains start: hyperparameters, partitions where there are any, and weights."""
@@ -191,7 +197,7 @@ class Gibbs:
             current = self._draw(data, structure, rng)
             expansion = self.marginal.expand_at(self.rows.predictor(current.weights), values)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        root = torch.eye(self.num_shared, dtype=torch.float64)
+        root = self._among_shared(torch.eye(len(self.free), dtype=torch.float64))
         return self.state(points, root, current, expansion.f, generator, membership)
 
     def state(
@@ -218,6 +224,7 @@ class Gibbs:
         if state.membership is not None:
             state.membership = move_partition(given, state.points, state.membership, state.generator)
             given = given.given(state.membership)
+            state.points = move_scales(given, state.points, state.membership, rng)
         stats = self._move(state, given, rng) if self.num_shared else None
         structure = self._structure(state.points, state.membership)
         state.current = self._draw(data, structure, rng)
@@ -376,6 +383,12 @@ class Gibbs:
             state.step.step_size = state.step.averaged()
             state.window = []
 
+    def _among_shared(self, root: torch.Tensor) -> torch.Tensor:
+        """A root among the free coordinates as one among all of the sharing prior's, shape (S, S)."""
+        whole = torch.zeros(self.num_shared, self.num_shared, dtype=root.dtype)
+        whole[self.free[:, None], self.free] = root
+        return whole
+
     def _learn_metric(self, state: State) -> None:
         """The spread of the chains, mixed with the present metric as far as they are short."""
         points = torch.stack(state.window[len(state.window) // 3 :])
@@ -385,7 +398,8 @@ class Gibbs:
         n, P = deviations.shape
         keep = n / (n + 10 * P)
         covariance = keep * deviations.T @ deviations / n + (1 - keep) * state.root @ state.root.T
-        state.root = torch.linalg.cholesky(covariance)
+        free = covariance[self.free][:, self.free]
+        state.root = self._among_shared(torch.linalg.cholesky(free))
         state.step = StepSize(_TARGET, state.step.averaged())
 
 

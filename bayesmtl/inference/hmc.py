@@ -153,6 +153,7 @@ class HMC:
             one side.
         target_acceptance: Mean acceptance rate to adapt the step size to.
         trajectory: Length of trajectories in units of the widest direction's standard deviation.
+        held: Coordinates that stay where they are, for others to move, bool (P,); none by default.
     """
 
     def __init__(
@@ -164,9 +165,11 @@ class HMC:
         signed: torch.Tensor,
         target_acceptance: float = 0.8,
         trajectory: float = TRAJECTORY,
+        held: torch.Tensor | None = None,
     ):
         self.value, self.value_and_gradient = value, value_and_gradient
         self.num_warmup, self.signed = num_warmup, signed
+        self.free = torch.ones_like(signed) if held is None else ~held
         self.target_acceptance, self.trajectory = target_acceptance, trajectory
         self.may_use_surrogate = len(signed) <= MOST_COORDINATES
         self.renewed_at = [round(num_warmup * share) for share in RENEWED_AT]
@@ -180,7 +183,16 @@ class HMC:
             generator: The chains' source of randomness.
         """
         value, gradient = self.value_and_gradient(points)
+        if not bool(self.free.all()):
+            root = self._among_all(torch.linalg.cholesky((root @ root.T)[self.free][:, self.free]))
         return State(points, value, gradient, generator, StepSize(self.target_acceptance, 0.3), root)
+
+    def _among_all(self, root: torch.Tensor) -> torch.Tensor:
+        """A root of the free coordinates' metric as one of all, along which the others do not move."""
+        whole = torch.zeros(2 * self.signed.shape, dtype=root.dtype)
+        place = torch.where(self.free)[0]
+        whole[place[:, None], place] = root
+        return whole
 
     def advance(self, state: State) -> None:
         """One iteration of all chains, in place."""
@@ -336,9 +348,11 @@ class HMC:
         state.history += [(*part, torch.ones_like(part[1])) for part in zip(*parts, strict=True)]
 
     def _learn_metric(self, state: State) -> None:
+        if not bool(self.free.any()):
+            return
         points = torch.stack(state.window[int(_METRIC_FROM * len(state.window)) :])
         # x and -x are the same scale: a chain that changes sides has not moved far
-        points = torch.where(self.signed, points.abs(), points)
+        points = torch.where(self.signed, points.abs(), points)[..., self.free]
         # around each chain's own mean, so that chains which have not met do not look like spread
         deviations = (points - points.mean(0)).flatten(0, 1)
         n, P = deviations.shape
@@ -347,9 +361,10 @@ class HMC:
         # with few draws per coordinate correlations are noise: shrink to the diagonal
         keep = n / (n + 2 * P)
         metric = keep * covariance + torch.diag((1 - keep) * variances + keep * (variances * 1e-6))
-        state.root = torch.linalg.cholesky(metric)
-        left = torch.linalg.solve_triangular(state.root, covariance, upper=False)
-        left = torch.linalg.solve_triangular(state.root, left.T, upper=False)
+        root = torch.linalg.cholesky(metric)
+        state.root = self._among_all(root)
+        left = torch.linalg.solve_triangular(root, covariance, upper=False)
+        left = torch.linalg.solve_triangular(root, left.T, upper=False)
         widest = float(torch.linalg.eigvalsh(left)[-1])
         # sampling noise widens the largest of P sample eigenvalues by about this factor
         widest /= (1 + math.sqrt(P / n)) ** 2

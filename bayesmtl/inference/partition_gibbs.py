@@ -10,7 +10,8 @@ from bayesmtl.algebra.conditional import WeightDraws
 from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import HMC, State, stacked
-from bayesmtl.inference.partition_step import move_partition, starting_partitions
+from bayesmtl.inference.partition_scales import move_scales, moved_given_partition
+from bayesmtl.inference.partition_step import move_partition, starting_partitions, starting_points
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
@@ -86,6 +87,7 @@ class PartitionSampler:
             num_warmup=num_warmup,
             signed=signed,
             trajectory=TRAJECTORY,
+            held=moved_given_partition(problem),
         )
         # a surrogate learns one density, and this one changes with the partition
         self.hmc.may_use_surrogate = False
@@ -98,21 +100,23 @@ class PartitionSampler:
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """The state before the first iteration, with chains at different partitions."""
         membership = starting_partitions(self.problem, self.problem.tasks, num_chains, rng)
-        points = self.problem.space.initial(rng, num_chains)
+        points, root = starting_points(self.problem, membership, rng)
         self.given = self.problem.given(membership)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        state = self.hmc.start(points, torch.eye(points.shape[1], dtype=points.dtype), generator)
+        state = self.hmc.start(points, root, generator)
         state.further = {"membership": membership, "kept": membership[:, None][:, :0]}
         return state
 
     def advance(self, state: State) -> None:
         """One iteration of all chains, in place; an interrupted one leaves no trace."""
         iteration, further, randomness = state.iteration, state.further, state.generator.get_state()
+        here = state.points, state.value, state.gradient
         try:
             self._advance(state)
         except BaseException:
             if state.iteration == iteration:
                 state.further = further
+                state.points, state.value, state.gradient = here
                 state.generator.set_state(randomness)
             raise
 
@@ -123,6 +127,9 @@ class PartitionSampler:
             kept = torch.cat([kept, membership[:, None]], dim=1)
         state.further = {"membership": membership, "kept": kept}
         self.given = self.problem.given(membership)
+        if state.points.shape[1]:
+            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=state.generator)))
+            state.points = move_scales(self.problem, state.points, membership, rng)
         state.value, state.gradient = self._value_and_gradient(state.points)
         if state.points.shape[1]:
             self.hmc.advance(state)

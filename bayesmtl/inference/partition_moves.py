@@ -129,24 +129,35 @@ def gibbs_sweep(
     worth = worth_of(sums)
     order = torch.randperm(T, generator=generator).numpy()
     uniform = torch.rand((T, C, 1), generator=generator, dtype=torch.float64).numpy()
+    alone = worth_of(data.terms + empty)
     for t in order:
         if (size > 0).sum(1).max() == S:  # keep a slot free
             S += 1
             sums = np.concatenate([sums, np.broadcast_to(empty, (C, 1, *empty.shape))], axis=1)
             size, worth = (np.concatenate([x, np.zeros_like(x[:, :1])], axis=1) for x in (size, worth))
         own, term = membership[:, t], data.terms[:, t]
+        together = worth[rows, own]
         size[rows, own] -= 1
-        # rounding must not leave anything in an empty slot
-        left = np.where((size[rows, own] > 0)[:, None, None], sums[rows, own] - term, empty)
-        sums[rows, own] = left
-        tried = worth_of(np.concatenate([sums + term[:, None], left[:, None]], axis=1))
-        worth[rows, own] = tried[:, S]
-        score = weights.slots(size) + tried[:, :S] - worth
+        # one factor for each occupied slot: with the task, or for its own one without it
+        chain, slot = np.nonzero(size)
+        mine = slot == own[chain]
+        found = worth_of(sums[chain, slot] + np.where(mine, -1.0, 1.0)[:, None, None] * term[chain])
+        tried = np.repeat(alone[:, t, None], S, axis=1)
+        tried[chain, slot] = np.where(mine, together[chain], found)
+        worth[rows, own] = 0.0
+        worth[chain[mine], slot[mine]] = found[mine]
+        score = weights.slots(size) + tried - worth
         share = np.exp(score - score.max(1, keepdims=True)).cumsum(1)
         chosen = (share > uniform[t] * share[:, -1:]).argmax(1)
-        sums[rows, chosen] += term
-        size[rows, chosen] += 1
         worth[rows, chosen] = tried[rows, chosen]
+        away = np.flatnonzero(chosen != own)
+        if len(away):
+            old, new = own[away], chosen[away]
+            # rounding must not leave anything in an empty slot
+            stays = (size[away, old] > 0)[:, None, None]
+            sums[away, old] = np.where(stays, sums[away, old] - term[away], empty)
+            sums[away, new] += term[away]
+        size[rows, chosen] += 1
         membership[:, t] = chosen
     return canonical(membership)
 

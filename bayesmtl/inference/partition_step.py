@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from bayesmtl.algebra.clusters import TaskTerms, draw_population, task_terms
 from bayesmtl.algebra.statistics import CompressedTasks
+from bayesmtl.inference.mode import ROUGHLY, find_modes, highest, rounded, spread_root
 from bayesmtl.inference.partition_moves import Evidence, Weights, gibbs_sweep, split_merge
 from bayesmtl.inference.problem import Problem
 from bayesmtl.sharing.partition import PartitionSharing, in_order
 
-NUM_SPLIT_MERGE = 3  # proposals after every sweep
+_MOST_PROPOSALS = 3  # to split or merge after every sweep, which are as long as a sweep if clusters are large
+# Standard deviations from a mode that chains start: scales near 0 make the approximation there a poor one.
+_NEAR = 0.1
 _MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
 
 
@@ -43,7 +48,7 @@ def move_partition(
         membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
         if membership.shape[1] > 1:
             data = _about_population(problem, terms, values, membership, generator)
-            for _ in range(NUM_SPLIT_MERGE):
+            for _ in range(1 + min(_MOST_PROPOSALS - 1, 100 // membership.shape[1])):
                 moved, _ = split_merge(membership.numpy(), data, weights, generator)
                 membership = torch.from_numpy(moved)
     return membership
@@ -91,6 +96,50 @@ def starting_partitions(
             num_clusters = min(2 ** (kind - 1 + again), most, T)
         partitions.append(k_means(estimates, num_clusters, rng))
     return in_order(torch.from_numpy(np.stack(partitions)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """The density of the hyperparameters given one partition (T,)."""
+
+    problem: Problem
+    partition: torch.Tensor
+
+    def value(self, points: torch.Tensor) -> torch.Tensor:
+        return self.problem.given(self.partition.expand(len(points), -1)).value(points)
+
+    def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.problem.given(self.partition.expand(len(points), -1)).value_and_gradient(points)
+
+
+def starting_points(
+    problem: Problem, membership: torch.Tensor, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where hyperparameters start: near their mode given each chain's partition.
+
+    From far outside trajectories take hundreds of iterations to the bulk of the posterior, and on the way
+    partitions move under scales that mean nothing.
+
+    Args:
+        problem: A problem whose data are the same for all chains.
+        membership: Clusters, shape (C, T).
+        rng: Source of randomness.
+
+    Returns:
+        Coordinates (C, P), and a root of the covariance at the highest of the modes, shape (P, P).
+    """
+    starts = problem.space.initial(rng, len(membership))
+    if not starts.shape[1]:
+        return starts, torch.eye(0, dtype=starts.dtype)
+    densities = [_Given(problem, partition) for partition in membership]
+    modes = [
+        find_modes(density, start[None], ROUGHLY)[0] for density, start in zip(densities, starts, strict=True)
+    ]
+    top = modes.index(highest(modes))
+    point, root = rounded(modes[top].point, spread_root(densities[top], modes[top].point, rng))
+    centers = torch.stack([rounded(mode.point, root)[0] for mode in modes])
+    fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
+    return centers + _NEAR * fresh @ root.T, root
 
 
 def own_estimates(tasks: CompressedTasks) -> np.ndarray:

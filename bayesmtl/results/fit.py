@@ -259,7 +259,8 @@ class Fit:
         it and resampled; the weights of the tasks concerned are drawn anew. For a Gaussian likelihood the
         rows enter through sufficient statistics, the density is exact and so are the draws. For others a
         draw's weight is the density of the new rows given its weights of known tasks, and an unbiased
-        estimate of it for a new task; the weights then move by Metropolis' rule. Nothing is approximated but
+        estimate of it for a new task; the weights then move by Metropolis' rule. With partitions a new task
+        draws its cluster, or one of its own (`partition().alone`). Nothing is approximated but
         by the number of draws; when the new rows say so much that few draws keep their weight, a
         `ConvergenceWarning` says so.
 

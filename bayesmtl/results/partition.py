@@ -103,6 +103,13 @@ class Partition:
         coords = {"task": names, "task_other": names}
         return xr.DataArray(counts / len(values), coords=coords, dims=("task", "task_other"), name="together")
 
+    @cached_property
+    def alone(self) -> pd.Series:
+        """Posterior probability of each task that no other is with it."""
+        shared = _sizes(self._values) > 1
+        index = pd.Index(self.task_names, name=str(self.draws.attrs.get("task_column", "task")))
+        return pd.Series(1 - shared.mean(0), index=index, name="alone")
+
     @property
     def num_clusters(self) -> pd.Series:
         """Posterior probability of each number of occupied clusters."""

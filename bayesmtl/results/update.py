@@ -65,9 +65,9 @@ def condition(fit: Fit, new: Any) -> Fit:
         update = RowUpdate.of(fit, rows, codes, schema.task_names, standardization, before + fresh)
         values = fit.problem.space.extend_tasks(_flat(fit.draws.hyperparameters), len(added), rng)
         drawn = WeightDraws(fit.draws.weights.flatten(0, 1), basis, fit.draws.factors.flatten(0, 1))
-        drawn, log_weight = update.weigh(values, drawn, rng)
+        extended, drawn, log_weight = update.weigh(values, drawn, rng)
         keep = rng.permutation(_resample(log_weight, rng, touched, schema.task_names))
-        values = {name: value[keep] for name, value in values.items()}
+        values = {name: value[keep] for name, value in extended.items()}
         drawn = WeightDraws(*(getattr(drawn, f.name)[keep] for f in fields(drawn)))
         draws, data = _as_draws(fit, values, update.move(values, drawn, rng), keep), update.data
     else:
@@ -95,8 +95,8 @@ def condition(fit: Fit, new: Any) -> Fit:
 
 
 def _refuse_joint(fit: Fit) -> None:
-    """Refuse tasks that are not independent given Z where there are no statistics to weigh draws by."""
-    if not fit.likelihood.compresses and (fit.sharing.has_partition or fit.sharing.has_correlation):
+    """Refuse tasks that are correlated given Z where there are no statistics to weigh draws by."""
+    if not fit.likelihood.compresses and fit.sharing.has_correlation:
         raise SpecificationError(
             "data",
             expected=f"a fit with a Gaussian likelihood, for {type(fit.sharing).__name__}",

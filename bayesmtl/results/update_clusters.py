@@ -131,7 +131,7 @@ def _new_task(
     return extended, basis, gain.numpy()
 
 
-def _alone(structure: Structure) -> Structure:
+def alone(structure: Structure) -> Structure:
     """The prior of a task in a cluster of its own: its mean's departure and its residual are one."""
     assert structure.basis_scale is not None
     square = structure.basis_scale[:, 1:] ** 2
@@ -159,10 +159,10 @@ def _densities(
         else:
             columns.append(torch.full((S,), -torch.inf, dtype=torch.float64))
     density = torch.stack(columns, dim=1)
-    alone = log_likelihood_given_basis(task, _alone(structure), noise, basis[:, :1])
+    by_itself = log_likelihood_given_basis(task, alone(structure), noise, basis[:, :1])
     slots = torch.arange(num_slots)
     return torch.where(
-        slots == occupied[:, None], alone, density.masked_fill(slots > occupied[:, None], -torch.inf)
+        slots == occupied[:, None], by_itself, density.masked_fill(slots > occupied[:, None], -torch.inf)
     )
 
 
@@ -174,8 +174,13 @@ def _mean_of_new_cluster(
     rng: np.random.Generator,
 ) -> torch.Tensor:
     """Draw b of a task that is alone: b + e given the rows, then b given b + e; shape (draws, D)."""
+    total = draw_weights(task, alone(structure), noise, basis[:, :1], rng).weights[:, 0] - basis[:, 0]
+    return mean_given_sum(structure, total, rng)
+
+
+def mean_given_sum(structure: Structure, total: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Draw b of a cluster that holds one task, given b + e of it; both of shape (draws, D)."""
     assert structure.basis_scale is not None
-    total = draw_weights(task, _alone(structure), noise, basis[:, :1], rng).weights[:, 0] - basis[:, 0]
     spread = structure.basis_scale[:, 1]
     residual = torch.zeros(*spread.shape, spread.shape[1], dtype=torch.float64)
     if structure.residual_scale is not None:

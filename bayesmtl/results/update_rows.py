@@ -23,11 +23,11 @@ from bayesmtl.inference import Problem, StandardRows
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.task_weights import choose_candidates, renew
 from bayesmtl.parameters import Values
+from bayesmtl.results.update_cluster_rows import FROM_PRIOR, NUM_CANDIDATES, place_new_tasks
 
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
 
-NUM_CANDIDATES, FROM_PRIOR = 32, 4  # of a new task's weights; how many of them come from the prior
 NUM_MOVES = 10
 _ROWS_AT_ONCE = 400_000  # row values handled together
 
@@ -59,12 +59,14 @@ class RowUpdate:
         whole: A problem whose rows are all those of the tasks concerned.
         touched: Positions of these tasks.
         data: The rows of the fit and the new ones.
+        added: A problem with the rows of each new task, where tasks are partitioned.
     """
 
     fresh: Problem
     whole: Problem
     touched: np.ndarray
     data: TaskData
+    added: list[Problem]
 
     @classmethod
     def of(
@@ -96,13 +98,23 @@ class RowUpdate:
             laid_out = standard.laid_out(T)
             return Problem(fit.sharing, fit.likelihood, compressed, task_names, scale, rows=laid_out)
 
+        def alone(t: int) -> Problem:
+            own = data._rows(data.task == t)
+            standard = StandardRows.of(own, own.task, standardization, fit.likelihood)
+            laid_out = standard._replace(task=np.zeros_like(own.task)).laid_out(1)
+            nothing = TaskStatistics.empty(1, data.num_features).compress()
+            scale = standardization.target_scale[t : t + 1]
+            return Problem(fit.sharing, fit.likelihood, nothing, task_names[t : t + 1], scale, rows=laid_out)
+
         concerned = data._rows(np.isin(data.task, touched))
-        return cls(problem(rows, codes), problem(concerned, concerned.task), touched, data)
+        known = len(fit.task_names) if fit.sharing.has_partition else T
+        added = [alone(t) for t in range(known, T)]
+        return cls(problem(rows, codes), problem(concerned, concerned.task), touched, data, added)
 
     def weigh(
         self, values: Values, draws: WeightDraws, rng: np.random.Generator
-    ) -> tuple[WeightDraws, np.ndarray]:
-        """Draws extended by the weights of new tasks, and the log weight of every draw.
+    ) -> tuple[Values, WeightDraws, np.ndarray]:
+        """Draws extended by new tasks, with their clusters if there are any, and every draw's log weight.
 
         Args:
             values: Hyperparameter draws, entries of new tasks included.
@@ -110,7 +122,14 @@ class RowUpdate:
             rng: Source of randomness.
         """
         known, T = draws.weights.shape[1], self.whole.tasks.num_tasks
-        new = self._new_tasks(values, draws.basis, rng) if T > known else None
+        new = None
+        if self.added:
+            values, drawn, shares = place_new_tasks(self.added, values, draws.basis, rng)
+            new = drawn, shares
+            draws = WeightDraws(draws.weights, drawn.basis, draws.factors)
+        elif T > known:
+            drawn, shares = self._new_tasks(values, draws.basis, rng)
+            new = _behind(drawn, known), shares[:, known:]
         rows, parts, log_weight = _rows_of(self.fresh), [], []
         for chosen in self._chunks(len(draws.weights)):
             value = {name: v[chosen] for name, v in values.items()}
@@ -118,14 +137,14 @@ class RowUpdate:
             gain = torch.zeros(len(weights), T, dtype=weights.dtype)
             if new is not None:
                 drawn, shares = new
-                weights = torch.cat([weights, drawn.weights[chosen][:, known:]], dim=1)
-                factors = torch.cat([factors, drawn.factors[chosen][:, known:]], dim=1)
-                gain[:, known:] = shares[chosen][:, known:]
+                weights = torch.cat([weights, drawn.weights[chosen]], dim=1)
+                factors = torch.cat([factors, drawn.factors[chosen]], dim=1)
+                gain[:, known:] = shares[chosen]
             density = self.fresh.outcomes(value).derivatives(rows.predictor(weights)).value
             gain[:, :known] = rows.sums(density)[:, :known]
             parts.append(WeightDraws(weights, draws.basis[chosen], factors))
             log_weight.append(gain[:, self.touched].sum(1))
-        return _joined(parts), torch.cat(log_weight).numpy()
+        return values, _joined(parts), torch.cat(log_weight).numpy()
 
     def move(self, values: Values, draws: WeightDraws, rng: np.random.Generator) -> WeightDraws:
         """Draws after Metropolis steps of the weights of the tasks concerned, given Z and hyperparameters."""
@@ -185,6 +204,11 @@ def _joined(parts: list[WeightDraws]) -> WeightDraws:
     return WeightDraws(
         *(torch.cat([getattr(part, name) for part in parts]) for name in ("weights", "basis", "factors"))
     )
+
+
+def _behind(drawn: WeightDraws, known: int) -> WeightDraws:
+    """The draws of the tasks from position `known` on."""
+    return WeightDraws(drawn.weights[:, known:], drawn.basis, drawn.factors[:, known:])
 
 
 def _rows_of(problem: Problem) -> TaskRows:

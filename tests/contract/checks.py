@@ -153,8 +153,7 @@ class Subject:
     @property
     def conditions(self) -> bool:
         """Whether the fit takes new rows without a refit."""
-        together = self.model.sharing.has_partition or self.model.sharing.has_correlation
-        return self.compresses or not together
+        return self.compresses or not self.model.sharing.has_correlation
 
     @property
     def needs_rows_per_task(self) -> bool:

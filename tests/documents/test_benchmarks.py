@@ -28,6 +28,7 @@ NEEDS = {
     "contraception": ("contraception", ("numpyro",)),
     "landmine": ("landmine", ("numpyro",)),
     "partitions": ("school", ()),
+    "partition_calibration": (None, ()),
     "landmine_clusters": ("landmine", ()),
     "calibration": (None, ()),
     "calibration_outcomes": (None, ()),

@@ -19,6 +19,7 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.errors import SpecificationError
 from bayesmtl.inference import Problem, renewal
 from bayesmtl.inference.augmented_gibbs import Gibbs
+from bayesmtl.results import update_cluster_rows
 from bayesmtl.sharing.partition import num_clusters
 from tests.equivalence.partitions import all_partitions
 from tests.statistical.test_partitions import coordinates, design
@@ -92,6 +93,71 @@ def disagreement(within: str, likelihood: bm.Bernoulli | bm.Binomial) -> float:
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_the_engine_agrees_with_enumeration(within, likelihood):
     assert disagreement(within, likelihood) < 4.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("within", ["none", "diagonal", "full"])
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_conditioning_agrees_with_enumeration(within):
+    """A fit to three tasks, conditioned on the rows of two others: co-clustering of all five."""
+    assert after_conditioning(within) < 4.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_enumeration_notices_a_wrong_estimate(monkeypatch):
+    """One that grows with the weight that it drew."""
+    right = update_cluster_rows._estimate
+
+    def wrong(task, structure, values, basis, rng):
+        drawn, density = right(task, structure, values, basis, rng)
+        return drawn, density + 0.5 * drawn.weights[:, 0, 0] ** 2
+
+    monkeypatch.setattr(update_cluster_rows, "_estimate", wrong)
+    assert after_conditioning("diagonal") > 4.5
+
+
+def after_conditioning(within: str) -> float:
+    """As `disagreement`; new tasks' weights move under their rows, too."""
+    likelihood = bm.Bernoulli()
+    model, data = known(within, likelihood), toy_outcomes(likelihood)
+    exact = np.clip(enumerated(model, data, within=within != "none"), 0.0, 1.0)
+    first, later = data.select_tasks(list("abd")), data.select_tasks(list("ce"))
+    fit = model.fit(first, seed=0, num_chains=10, num_draws=60, num_warmup=20, progress=False)
+    updated = fit.condition(later)
+    assert updated.task_names == tuple("abdce") and updated.added_tasks == ("c", "e")
+    found = updated.partition().co_clustering.sel(task=list("abcde"), task_other=list("abcde")).to_numpy()
+    return float(np.max(np.abs(found - exact) / (0.001 + np.sqrt(exact * (1 - exact) / 250))))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_conditioning_moves_the_weights_as_refitting_does():
+    """Levels after more rows of a known task and a new one, against those of a fit to all rows.
+
+    600 draws each, taken for 150 independent ones: 10 means and spreads at 5 standard errors.
+    """
+    model, data = known("diagonal", bm.Bernoulli()), toy_outcomes(bm.Bernoulli())
+    frame = data.to_frame()
+    late = (frame[data.task_column] == "e") | (frame.groupby(data.task_column).cumcount() >= 4)
+    late &= frame[data.task_column].isin(["a", "e"])
+
+    def data_of(rows):
+        made = bm.TaskData.from_frame(
+            rows, task=data.task_column, target=data.target_name, features=["x0"], intercept=False
+        )
+        return made.with_target_standardization("none")
+
+    run = {"seed": 0, "num_chains": 10, "num_draws": 60, "num_warmup": 20, "progress": False}
+    updated = model.fit(data_of(frame[~late]), **run).condition(frame[late])
+    refit = model.fit(data_of(frame), **run)
+    ours, theirs = (
+        fit.posterior["weights"].sel(task=list("abcde")).to_numpy().reshape(600, 5)
+        for fit in (updated, refit)
+    )
+    error = np.hypot(ours.std(0), theirs.std(0)) / np.sqrt(150)
+    assert np.all(np.abs(ours.mean(0) - theirs.mean(0)) < 5 * error)
+    assert np.all(np.abs(ours.std(0) / theirs.std(0) - 1) < 5 / np.sqrt(150))
 
 
 def with_known_predictor(value: float):

@@ -14,14 +14,14 @@ from scipy import stats
 from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
-from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
-from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.inference import Problem, partition_moves
+from bayesmtl.inference import Problem, partition_moves, partition_scales
 from bayesmtl.inference import problem as problem_module
 from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep, split_merge
 from bayesmtl.sharing.partition import num_clusters
-from benchmarks.partitions import KNOWN, clustered_data, drawn_from_the_prior
+from benchmarks import partition_calibration
+from benchmarks.partition_calibration import exact, pairs, ranks, sampled, shown, simulate, started
+from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions
 
 pytestmark = [pytest.mark.statistical]
@@ -143,6 +143,9 @@ def test_evidence_is_the_collapsed_density():
 GEWEKE = {
     "Dirichlet process, diagonal": bm.LinearModel(bm.DirichletProcess(bm.Gamma(2.0, 2.0))),
     "three clusters, full": bm.LinearModel(bm.Clusters(3, bm.Gamma(2.0, 2.0), within="full")),
+    "two clusters, spread not normal": bm.LinearModel(
+        bm.Clusters(2, bm.Gamma(2.0, 2.0), spread=bm.Gamma(3.0, 4.0))
+    ),
     "Pitman-Yor, none, noise task": bm.LinearModel(bm.PitmanYor(within="none"), bm.Gaussian("task")),
 }
 
@@ -151,29 +154,6 @@ def design(num_tasks: int = 5, rows: int = 3) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     task = np.repeat(np.arange(num_tasks), rows)
     return np.stack([np.ones(len(task)), rng.normal(size=len(task))], axis=1), task
-
-
-def joint_draw(model: bm.LinearModel, rng: np.random.Generator, X: np.ndarray, task: np.ndarray):
-    """A problem whose data come from the prior, with the hyperparameters and the partition they came from."""
-    T = int(task.max()) + 1
-    names = tuple(f"task_{t}" for t in range(T))
-
-    def problem_of(y: np.ndarray) -> Problem:
-        statistics = TaskStatistics.from_rows(X, y, task, T)
-        return Problem(model.sharing, model.likelihood, statistics.compress(), names, np.ones(T))
-
-    problem = problem_of(np.zeros(len(X)))
-    values = problem.space.sample(rng, 1)
-    values["cluster"] = model.sharing.sample_partition(values, T, rng)
-    structure, noise = problem.structure(values), problem.noise(values, 1)
-    basis = draw_prior_basis(structure, 1, X.shape[1], rng)
-    W = (
-        draw_weights(TaskStatistics.empty(T, X.shape[1]).compress(), structure, noise, basis, rng)
-        .weights[0]
-        .numpy()
-    )
-    y = (X * W[task]).sum(1) + noise.expand(1, T)[0].numpy()[task] * rng.normal(size=len(X))
-    return problem_of(y), values
 
 
 def coordinates(problem: Problem, values: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -190,72 +170,62 @@ def coordinates(problem: Problem, values: dict[str, torch.Tensor]) -> torch.Tens
     return torch.cat(parts, dim=1)
 
 
-def summaries(values: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Label-free functions of the state, with logarithms of what is positive."""
-    cluster = values["cluster"][0]
-    shown = {
-        "number of clusters": float(num_clusters(cluster[None])[0]),
-        "first two together": float(cluster[0] == cluster[1]),
-        "concentration": float(values["concentration"][0].log()),
-        "cluster scale": float(values["cluster_scale"][0, 0].abs().log()),
-        "noise": float(values["noise"][0].log()),
-    }
-    if "residual_scale" in values:
-        shown["scale"] = float(values["residual_scale"][0, 1].abs().log())
-    if "residual_correlation" in values:
-        sign = values["residual_scale"].prod(1).sign()
-        shown["correlation"] = float(values["residual_correlation"][0, 1, 0] * sign)
-    return shown
-
-
-def geweke(model: bm.LinearModel, num_pairs: int, seed: int, *, steps: int = 2) -> dict[str, float]:
+def geweke(model: bm.LinearModel, num_sets: int, seed: int, *, steps: int = 3) -> dict[str, float]:
     """p-values of the hypothesis that a few transitions change no mean.
 
     Hyperparameters, partition and data are simulated together, so that the state is a draw from the posterior
-    and has to stay one. Pairs of states before and after are independent of each other, which makes a paired
-    t-test of means (Geweke, 2004; with independent starts, Gandy and Scott, 2020).
+    and has to stay one. States before and after, of data sets that are independent, make a paired t-test
+    (Geweke, 2004; with independent starts, Gandy and Scott, 2020).
     """
-    rng = np.random.default_rng(seed)
-    X, task = design()
-    before: list[dict[str, float]] = []
-    after: list[dict[str, float]] = []
-    for pair in range(num_pairs):
-        problem, values = joint_draw(model, rng, X, task)
-        before.append(summaries(values))
-        sampler = PartitionSampler(problem, num_warmup=0)
-        points = coordinates(problem, values)
-        sampler.given = problem.given(values["cluster"])
-        root = 0.5 * torch.eye(points.shape[1], dtype=torch.float64)
-        state = sampler.hmc.start(points, root, torch.Generator().manual_seed(seed + 7 * pair))
-        state.further = {"membership": values["cluster"], "kept": values["cluster"][:, None][:, :0]}
-        for _ in range(steps):
-            sampler.advance(state)
-        moved = problem.space.constrain(state.points) | {"cluster": state.further["membership"]}
-        after.append(summaries(moved))
+    simulated = simulate(model, num_sets, 5, 3, seed)
+    problem, cluster = simulated.problem, simulated.values["cluster"]
+    points = partition_calibration.coordinates(problem.space, simulated.values)
+    sampler = PartitionSampler(problem, num_warmup=0)
+    state = started(sampler, points, cluster, seed)
+    for _ in range(steps):
+        sampler.advance(state)
+    moved = state.further["membership"]
+    before = shown(problem.space, points, cluster, problem.given(cluster))
+    after = shown(problem.space, state.points, moved, problem.given(moved))
+    positive = {"concentration", "cluster_scale", "residual_scale", "noise"}
     return {
-        name: float(stats.ttest_rel([b[name] for b in before], [a[name] for a in after]).pvalue)
-        for name in before[0]
+        name: float(
+            stats.ttest_rel(*((np.log(x) if name in positive else x) for x in (b, after[name]))).pvalue
+        )
+        for name, b in before.items()
     }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GEWEKE)
 def test_the_sampler_leaves_the_joint_distribution_unchanged(name):
-    p_values = geweke(GEWEKE[name], num_pairs=100, seed=11)
+    p_values = geweke(GEWEKE[name], num_sets=600, seed=11)
     assert min(p_values.values()) > 1e-6, p_values
 
 
 @pytest.mark.slow
 def test_a_wrong_density_of_the_hyperparameters_is_noticed(monkeypatch):
-    """One that forgets a part of the normalising constant of the cluster means."""
+    """One that forgets a part of the normalising constant of what tasks have within their cluster."""
     right = problem_module.log_marginal_clusters
 
     def wrong(tasks, structure, noise):
-        return right(tasks, structure, noise) + 3 * structure.basis_scale[:, 1].abs().log().sum(-1)
+        return right(tasks, structure, noise) + structure.residual_scale[:, 0].abs().log().sum(-1)
 
     monkeypatch.setattr(problem_module, "log_marginal_clusters", wrong)
-    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_pairs=60, seed=12)
-    assert p_values["cluster scale"] < 1e-6, p_values
+    p_values = geweke(GEWEKE["two clusters, spread not normal"], num_sets=600, seed=12)
+    assert p_values["residual_scale"] < 1e-6, p_values
+
+
+@pytest.mark.slow
+def test_a_spread_that_counts_empty_clusters_is_noticed(monkeypatch):
+    right = partition_scales._given_departures
+
+    def wrong(parameter, tau, b, occupied, rng):
+        return right(parameter, tau, b, torch.full_like(occupied, b.shape[1]), rng)
+
+    monkeypatch.setattr(partition_scales, "_given_departures", wrong)
+    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_sets=600, seed=13)
+    assert p_values["cluster_scale"] < 1e-6, p_values
 
 
 def test_canonical_numbers():
@@ -369,21 +339,24 @@ def test_exchangeable_tasks_are_not_split():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_co_clustering_probabilities_are_calibrated():
-    """Tasks drawn from the model that is fitted: of pairs together with probability p, a share p is.
+    """Tasks drawn from the model that is fitted, 400 data sets as chains of one batch, by enumeration, too.
 
-    Data sets are independent, pairs are not: what is judged is each data set's mean gap, plain and weighted
-    by p - 1/2, in standard errors over 24 data sets (beyond 5.5 with probability 3e-5 if all is right). Bins
-    of probability, over more data sets, are in `benchmarks/partitions.py`.
+    Pairs of one data set depend on each other: what is judged is each data set's mean gap, plain and weighted
+    by exact p - 1/2, between the truth and sampled probabilities, and between these and exact ones. Beyond
+    4.5 standard errors with probability 3e-5, if all is right.
     """
-    first, second = np.triu_indices(12, 1)
-    gaps = []
-    for seed in range(100, 124):
-        data, cluster = drawn_from_the_prior(seed, 12)
-        fit = KNOWN.fit(data, seed=seed, num_chains=4, num_warmup=20, num_draws=12, progress=False)
-        p = fit.partition().co_clustering.to_numpy()[first, second]
-        gap = (cluster[first] == cluster[second]) - p
-        gaps.append((gap.mean(), (gap * (p - 0.5)).mean(), p.std()))
-    plain, weighted, spread = np.array(gaps).T
-    assert spread.mean() > 0.1  # the data say something about pairs
-    for gap in (plain, weighted):
-        assert abs(gap.mean()) < 5.5 * gap.std(ddof=1) / np.sqrt(len(gap)), gap
+    simulated = simulate(partition_calibration.KNOWN, 400, 5, 5, seed=3)
+    found = pairs(sampled(simulated, 15, 40, 3)[0]).mean(1)
+    assert found.std(1).mean() > 0.1  # the data say something about pairs
+    right = exact(simulated)
+    for gap in (simulated.together - found, found - right):
+        for weighted in (gap, gap * (right - 0.5)):
+            each = weighted.mean(1)
+            assert abs(each.mean()) < 4.5 * each.std(ddof=1) / np.sqrt(len(each))
+
+
+@pytest.mark.slow
+def test_hyperparameters_are_calibrated():
+    """Ranks of the true values among chains that started elsewhere; 8 quantities, together at 1e-5."""
+    model = bm.LinearModel(bm.DirichletProcess())
+    assert ranks(simulate(model, 30, 6, 5, seed=4), 30, 4).p_value() > 1e-5

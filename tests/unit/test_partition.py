@@ -292,9 +292,10 @@ def test_a_task_without_rows_follows_the_prior(lab_frame):
         fit = bm.LinearModel(bm.DirichletProcess(bm.Fixed(1.0))).fit(
             data, seed=0, **(TINY | {"num_draws": 200})
         )
-    labels = fit.partition().draws
-    own = labels.sel(task="lab_3")
-    alone = (labels == own).sum("task") == 1
+    found = fit.partition()
+    own = found.draws.sel(task="lab_3")
+    alone = (found.draws == own).sum("task") == 1
+    assert found.alone["lab_3"] == pytest.approx(float(alone.mean())) and found.alone.name == "alone"
     # P(alone) = alpha / (alpha + 5) = 1 / 6; 400 draws, taken for 100 independent ones: 4 standard errors
     assert abs(float(alone.mean()) - 1 / 6) < 4 * np.sqrt(1 / 6 * 5 / 6 / 100)
     assert np.isfinite(fit.predict(frame).draws).all()
