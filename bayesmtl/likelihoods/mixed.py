@@ -94,7 +94,9 @@ class Mixed(Rowwise):
         for part in (*self.tasks.values(), *(() if self.other is None else (self.other,))):
             if part not in parts:
                 parts.append(part)
-        return tuple(sorted(parts, key=lambda part: json.dumps(part.to_dict(), sort_keys=True)))
+        return tuple(
+            sorted(parts, key=lambda part: (type(part).__name__, json.dumps(part.to_dict(), sort_keys=True)))
+        )
 
     @cached_property
     def _by_row(self) -> tuple[Rowwise, ...]:
@@ -275,11 +277,10 @@ class Mixed(Rowwise):
             where = np.flatnonzero(chosen == k)
             if not len(where):
                 continue
+            by_task = {p.name for p in part.parameters(len(task_names)) if p.dims[:1] == ("task",)}
             own = {
-                parameter.name: value[:, where] if parameter.dims[:1] == ("task",) else value
-                for parameter, value in zip(
-                    part.parameters(len(task_names)), self._own(k, values).values(), strict=True
-                )
+                name: value[:, where] if name in by_task else value
+                for name, value in self._own(k, values).items()
             }
             names = [task_names[t] for t in where.tolist()]
             sd = part.noise_sd(own, names, target_scale[where], num_draws)
@@ -315,7 +316,7 @@ class Mixed(Rowwise):
         order = torch.cat([part.where for part in parts]).argsort()
         joined = []
         for tensors in zip(*said, strict=True):
-            batch = torch.broadcast_shapes(*(tensor.shape[:-1] for tensor in tensors))
+            batch = np.broadcast_shapes(*(tensor.shape[:-1] for tensor in tensors))
             wide = [tensor.expand(*batch, tensor.shape[-1]) for tensor in tensors]
             joined.append(torch.cat(wide, dim=-1).index_select(-1, order))
         return tuple(joined)
