@@ -135,8 +135,11 @@ class Subject:
         )
 
     def rows_of(self, task: str, number: int) -> pd.DataFrame:
-        """The first observed rows, said to come from another task."""
+        """The first observed rows, said to come from another task, which has the same likelihood."""
         observed = self.frame.dropna(subset=[self.data.target_name])
+        likelihood = self.model.likelihood
+        if isinstance(likelihood, bm.Mixed):
+            observed = observed[~observed[self.data.task_column].isin(list(likelihood.tasks))]
         return observed.head(number).assign(**{self.data.task_column: task})
 
     def with_noise(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> bm.LinearModel:
