@@ -9,7 +9,7 @@ from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData, TaskSummaries
 from bayesmtl.kernels import GPyTorchKernel, Matern
-from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, NegativeBinomial, Poisson, StudentT
+from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, Mixed, NegativeBinomial, Poisson, StudentT
 from bayesmtl.models import LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
 from bayesmtl.results import Fit, GPFit, Partition, Prediction, TaskSimilarity, load, suggest
@@ -44,6 +44,7 @@ __all__ = [
     "LogNormal",
     "LowRank",
     "Matern",
+    "Mixed",
     "MultitaskGP",
     "NegativeBinomial",
     "Normal",

@@ -35,11 +35,13 @@ class Reported(NamedTuple):
         dims: Names of the dimensions after the batch.
         values: Shape (B, ...).
         unit: What it is measured in.
+        tasks: Positions of the tasks it speaks of, where those are not all: its dimension "task" is theirs.
     """
 
     dims: tuple[str, ...]
     values: torch.Tensor
     unit: Unit
+    tasks: tuple[int, ...] | None = None
 
 
 _CORRELATION = CorrCholeskyTransform()

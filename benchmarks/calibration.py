@@ -126,8 +126,10 @@ def _log_density(
     X = standardization.standardize_features(data.X)
     fitted = np.einsum("nd,snd->sn", X, weights[:, data.task])
     sigma_rows = sigma[:, data.task]
-    given = Given({name: torch.from_numpy(np.array(v)) for name, v in flat.items() if v.ndim == 1})
-    likelihood = model.likelihood.log_density(data.y, fitted, sigma_rows, given).sum(axis=1)
+    own = {name: torch.from_numpy(np.array(v)) for name, v in flat.items() if v.ndim == 1}
+    given = Given(own, task=torch.from_numpy(np.array(data.task)))
+    of_tasks = model.likelihood.of_tasks(data.task_names, standardization.target_scale)
+    likelihood = of_tasks.log_density(data.y, fitted, sigma_rows, given).sum(axis=1)
     joint = likelihood.copy()
     center = np.zeros((S, D))
     if "population" in flat:

@@ -52,12 +52,11 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         >>> [name for name in ENGINES if handles(name, Hierarchical(), Bernoulli())]
         ['laplace', 'gibbs', 'nuts', 'svi']
     """
-    augmented = isinstance(likelihood, Rowwise) and likelihood.augments
     if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
-        return method == "gibbs" and (likelihood.compresses or augmented)
+        return method == "gibbs" and (likelihood.compresses or likelihood.augments)
     if method in ("laplace", "nuts", "svi"):
         return True
-    return augmented if method == "gibbs" else likelihood.compresses
+    return likelihood.augments if method == "gibbs" else likelihood.compresses
 
 
 def choose(problem: Problem, method: str) -> tuple[str, str]:
@@ -101,7 +100,7 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, weights integrated out"
         return "gibbs", reason + ("" if problem.rows is None else " given auxiliary variables of the rows")
     if problem.rows is not None:
-        return _choose_rowwise(able, likelihood, problem.rows)
+        return _choose_rowwise(able, problem.rowwise, problem.rows)
     T = problem.tasks.num_tasks
     if sharing.has_correlation and T > _MOST_CORRELATED:
         reason = f"{T * (T - 1) // 2} correlations of {T} tasks make sampling slow"
@@ -121,16 +120,15 @@ def _why_not(method: str, sharing: Sharing) -> str:
     return "Its weights do not integrate out exactly."
 
 
-def _choose_rowwise(able: list[str], likelihood: Likelihood, rows: TaskRows) -> tuple[str, str]:
+def _choose_rowwise(able: list[str], likelihood: Rowwise, rows: TaskRows) -> tuple[str, str]:
     name = type(likelihood).__name__
     if "gibbs" not in able:
         return "laplace", f"{name} has no exact engine; the weights integrate out by Laplace's method"
-    trials = getattr(likelihood, "trials", 1)
-    num_variables = int((rows.trials[rows.real] if trials is None else rows.real * trials).sum())
+    num_variables = likelihood.num_auxiliary(rows.trials[rows.real].numpy(), rows.task[rows.real].numpy())
     if num_variables > _MANY_VARIABLES:
         reason = f"{num_variables} auxiliary variables make every sweep slow"
         return "laplace", reason + '; method="gibbs" gives the exact posterior and takes longer'
-    if not hasattr(likelihood, "trials") and likelihood.parameters(1):
+    if likelihood.parameters(1):
         return "gibbs", f"{name}: auxiliary variables make it Gaussian, and rows are few"
     return "gibbs", f"{name} with a logit link: Polya-Gamma variables make it Gaussian, and rows are few"
 

@@ -29,7 +29,6 @@ from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.slice import slice_sample
 from bayesmtl.inference.target import finite_or_least
 from bayesmtl.inference.task_weights import renew
-from bayesmtl.likelihoods import Rowwise
 from bayesmtl.parameters import ParameterSpace, Values
 from bayesmtl.sharing import PartitionSharing
 
@@ -156,7 +155,7 @@ class Gibbs:
     """
 
     def __init__(self, problem: Problem, num_warmup: int):
-        assert problem.rows is not None and isinstance(problem.likelihood, Rowwise)
+        assert problem.rows is not None
         assert problem.likelihood.augments
         self.problem, self.num_warmup, self.rows = problem, num_warmup, problem.rows
         self.marginal = LaplaceMarginal(problem)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from bayesmtl.inference.whitening import Whitening
-from bayesmtl.likelihoods import Given, Rowwise
+from bayesmtl.likelihoods import Given
 
 _LOG_2PI = math.log(2 * math.pi)
 _PARTS = ("loadings", "basis_scale", "residual_scale", "residual_factor")
@@ -213,8 +213,8 @@ class _ByHand:
 
     def _of_rows(self) -> Callable[..., tuple[float, np.ndarray]]:
         """log p(y | W) and its derivative in W, through the likelihood's own derivatives in f."""
-        rows, likelihood = self.problem.rows, self.problem.likelihood
-        assert rows is not None and isinstance(likelihood, Rowwise)
+        rows, likelihood = self.problem.rows, self.problem.rowwise
+        assert rows is not None
         of_row = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
         X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
         task, y, offset = of_row[rows.real].numpy(), rows.y[rows.real], rows.offset[rows.real]

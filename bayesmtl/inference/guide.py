@@ -23,7 +23,7 @@ import torch
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.joint import log_likelihood
 from bayesmtl.inference.problem import Problem
-from bayesmtl.likelihoods import Given, Rowwise
+from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Values
 
 _JITTER = 1e-6  # of pseudo-rows, relative: a direction that rows say nothing about can still be learned
@@ -210,13 +210,11 @@ class Guide:
 
     def log_likelihood(self, values: Values, weights: torch.Tensor, batch: Batch) -> torch.Tensor:
         """log p(y_t | w_t) of some tasks, from some of their rows, shape (T_b,)."""
-        likelihood = self.problem.likelihood
         if self.problem.rows is not None:
-            assert isinstance(likelihood, Rowwise)
             f = batch.offset + (batch.X @ weights[0, ..., None])[..., 0]
             task = batch.tasks[:, None].expand(f.shape).flatten()
             given = Given(values, batch.trials.flatten(), task)
-            value = likelihood.derivatives(batch.y.flatten(), f.reshape(1, -1), given).value
+            value = self.problem.rowwise.derivatives(batch.y.flatten(), f.reshape(1, -1), given).value
             return (value.reshape(f.shape) * batch.weight).sum(1)
         every = torch.zeros(1, len(self.c), weights.shape[-1], dtype=weights.dtype)
         every = every.index_copy(1, batch.tasks, weights)

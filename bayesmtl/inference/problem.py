@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -57,11 +58,13 @@ class StandardRows(NamedTuple):
             source: The rows in the user's units.
             task: Positions of their tasks (n,).
             standardization: Centres and scales.
-            likelihood: Says whether the target is standardised.
+            likelihood: Says whether the target is standardised; of the tasks at these positions.
         """
         y, offset = source.y, source.offset
-        if offset is not None and likelihood.scales_target:
-            y, offset = y - offset, None
+        if offset is not None:
+            scaled = likelihood.scaled_rows(task)
+            y = np.where(scaled, y - offset, y)
+            offset = None if scaled.all() else np.where(scaled, 0.0, offset)
         y = standardization.standardize_target(y, task)
         X = standardization.standardize_features(source.X)
         return cls(X, y, task, source.weights, offset, source.trials)
@@ -125,8 +128,15 @@ class Problem(Target):
 
     def outcomes(self, values: Values) -> Outcomes:
         """The rows' likelihood with these hyperparameter values, for likelihoods that do not compress."""
-        assert self.rows is not None and isinstance(self.likelihood, Rowwise)
-        return Outcomes(self.likelihood, self.rows, values)
+        assert self.rows is not None
+        return Outcomes(self.rowwise, self.rows, values)
+
+    @cached_property
+    def rowwise(self) -> Rowwise:
+        """The likelihood that tells these tasks apart by their positions."""
+        likelihood = self.likelihood.of_tasks(self.task_names, self.target_scale)
+        assert isinstance(likelihood, Rowwise)
+        return likelihood
 
     def noise(self, values: Values, num_draws: int) -> torch.Tensor:
         """sigma_t, shape (B, T) or (B, 1); 1 where Gaussian rows of precision omega stand for the rows."""

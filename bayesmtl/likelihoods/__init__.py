@@ -6,6 +6,7 @@ from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
 from bayesmtl.likelihoods.bernoulli import Bernoulli
 from bayesmtl.likelihoods.binomial import Binomial
 from bayesmtl.likelihoods.gaussian import Gaussian
+from bayesmtl.likelihoods.mixed import Mixed
 from bayesmtl.likelihoods.negative_binomial import NegativeBinomial
 from bayesmtl.likelihoods.outcomes import Outcomes
 from bayesmtl.likelihoods.poisson import Poisson
@@ -19,6 +20,7 @@ REGISTRY: dict[str, type[Likelihood]] = {
     "Poisson": Poisson,
     "NegativeBinomial": NegativeBinomial,
     "StudentT": StudentT,
+    "Mixed": Mixed,
 }
 """Every likelihood by name. A new likelihood is added here and nowhere else."""
 
@@ -32,6 +34,7 @@ __all__ = [
     "GaussianRows",
     "Given",
     "Likelihood",
+    "Mixed",
     "NegativeBinomial",
     "Outcomes",
     "Poisson",

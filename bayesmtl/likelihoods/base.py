@@ -22,11 +22,13 @@ class Given:
         values: Hyperparameters by name, each (B, ...).
         trials: Number of trials of each row, shape (n,), or None where none are known.
         task: Task of each row, shape (n,), or None where it makes no difference.
+        noise: Noise standard deviation of each row, shape (B, n), for Gaussian rows among others.
     """
 
     values: Values = field(default_factory=dict)
     trials: torch.Tensor | None = None
     task: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
 
     def column(self, name: str) -> torch.Tensor:
         """A hyperparameter that all tasks share, against rows: shape (B, 1)."""
@@ -49,6 +51,24 @@ class Likelihood(ABC):
     scales_target: ClassVar[bool] = True
     """Whether f_t(x) is in the target's units: the target is standardised, and an offset taken off it."""
 
+    @property
+    def augments(self) -> bool:
+        """Whether auxiliary variables make its rows Gaussian."""
+        return False
+
+    def of_tasks(self, task_names: Sequence[str], target_scale: np.ndarray) -> Likelihood:
+        """What stands for the rows of these tasks, told apart by their positions: itself, as a rule.
+
+        Args:
+            task_names: Names of the T tasks.
+            target_scale: What one standardised unit is in the target's units, shape (T,).
+        """
+        return self
+
+    def scaled_rows(self, task: np.ndarray) -> np.ndarray:
+        """Which rows, of tasks (n,), have their target standardised and an offset taken off it, bool (n,)."""
+        return np.full(len(task), self.scales_target)
+
     @abstractmethod
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
         """Refuse data that cannot inform this likelihood.
@@ -65,6 +85,26 @@ class Likelihood(ABC):
         Raises:
             DataError: Naming the target and the values.
         """
+
+    def check_targets(
+        self, y: np.ndarray, task: np.ndarray, name: str, trials: np.ndarray | None = None
+    ) -> None:
+        """`check_target` for rows of several tasks, at positions `task` (n,).
+
+        Raises:
+            DataError: Naming the target and the values.
+        """
+        self.check_target(y, name, trials)
+
+    def extended(
+        self, standardization: Standardization, task_names: Sequence[str], added: Sequence[str]
+    ) -> Standardization:
+        """The standardisation of the known tasks and of some that the data never showed, behind them.
+
+        Raises:
+            SpecificationError: If a new task would have no scale.
+        """
+        return standardization.with_tasks(len(added)) if added else standardization
 
     def standardization(self, data: TaskData) -> Standardization:
         """Centres and scales of the features, and of the target where this likelihood scales with it."""

@@ -96,6 +96,10 @@ class Binomial(Rowwise):
         """By Polya-Gamma variables."""
         return True
 
+    def num_auxiliary(self, trials: np.ndarray, task: np.ndarray) -> int:
+        """One for every trial."""
+        return int(trials.sum()) if self.trials is None else self.trials * len(trials)
+
     def polya_gamma(self, y: np.ndarray, given: Given = NOTHING) -> PolyaGamma:
         """Shape `trials` and kappa = y - trials / 2."""
         n = self._number(torch.from_numpy(y), given).numpy()

@@ -62,17 +62,22 @@ class Rowwise(Likelihood):
 
     scales_target: ClassVar[bool] = False
 
-    log_concave: ClassVar[bool] = True
-    """Whether log p(y | f) is concave in f: the weights then have one mode given the hyperparameters."""
-
-    small_step: ClassVar[float] = 1e-4
-    """Relative size of a step after which the search for the mode ends. Newton's method converges
-    quadratically: the next step would be about its square."""
+    @property
+    def log_concave(self) -> bool:
+        """Whether log p(y | f) is concave in f: the weights then have one mode given the hyperparameters."""
+        return True
 
     @property
-    def augments(self) -> bool:
-        """Whether auxiliary variables make its rows Gaussian (`augment`)."""
-        return False
+    def small_step(self) -> float:
+        """Relative size of a step after which the search for the mode ends.
+
+        Newton's method converges quadratically: the next step would be about its square.
+        """
+        return 1e-4
+
+    def num_auxiliary(self, trials: np.ndarray, task: np.ndarray) -> int:
+        """Auxiliary variables that rows (n,) need, given their numbers of trials and their tasks."""
+        return len(trials)
 
     @abstractmethod
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:

@@ -45,11 +45,19 @@ class StudentT(Rowwise):
     """
 
     scales_target: ClassVar[bool] = True
-    log_concave: ClassVar[bool] = False
-    small_step: ClassVar[float] = 1e-5  # steps shrink by a factor only, not quadratically
 
     scale: Prior = field(default_factory=HalfNormal)
     degrees: Prior = field(default_factory=lambda: Gamma(2.0, 0.1))
+
+    @property
+    def log_concave(self) -> bool:
+        """It is not, where errors are large."""
+        return False
+
+    @property
+    def small_step(self) -> float:
+        """Smaller than usual: steps shrink by a factor only, not quadratically."""
+        return 1e-5
 
     def __post_init__(self) -> None:
         check_priors(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import ENGINES, Draws, Problem, Settings, StandardRows, choose, whole_number
-from bayesmtl.likelihoods import Gaussian, Given, Likelihood
+from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed
 from bayesmtl.results import Fit
 from bayesmtl.results.posterior import posterior_dataset
 from bayesmtl.sharing import Hierarchical, PartitionSharing, Sharing
@@ -47,7 +48,8 @@ class LinearModel:
 
     Args:
         sharing: Prior on W: who shares what with whom.
-        likelihood: How targets scatter around f_t(x).
+        likelihood: How targets scatter around f_t(x); a mapping from task names to likelihoods stands for
+            `Mixed` of it.
 
     Example:
         >>> from bayesmtl.data import TaskData
@@ -63,6 +65,8 @@ class LinearModel:
     likelihood: Likelihood = field(default_factory=Gaussian)
 
     def __post_init__(self) -> None:
+        if isinstance(self.likelihood, Mapping):
+            object.__setattr__(self, "likelihood", Mixed(self.likelihood))
         for name, kind in (("sharing", Sharing), ("likelihood", Likelihood)):
             value = getattr(self, name)
             if not isinstance(value, kind):
@@ -153,8 +157,9 @@ class LinearModel:
         observed = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, observed)
         trials = None if data.trials is None else data.trials[data.observed]
-        self.likelihood.check_target(data.y[data.observed], data.target_name, trials)
-        rows = StandardRows.of(data, data.task, standardization, self.likelihood)
+        likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
+        likelihood.check_targets(data.y[data.observed], data.task[data.observed], data.target_name, trials)
+        rows = StandardRows.of(data, data.task, standardization, likelihood)
         laid_out = None if self.likelihood.compresses else rows.laid_out(data.num_tasks)
         return self._problem_of(data, standardization, rows.statistics(data.num_tasks), laid_out)
 
@@ -214,7 +219,8 @@ class LinearModel:
         trials = None if data.trials is None else torch.from_numpy(np.array(data.trials))
         given = Given(values, trials, torch.from_numpy(np.array(data.task)))
         sd = standardization.unstandardize_sd(sd, data.task)
-        y = self.likelihood.draw(latent[None], sd[None], rng, given)[0]
+        likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
+        y = likelihood.draw(latent[None], sd[None], rng, given)[0]
         y = np.where(data.observed, y, np.nan)
         names = _coordinates(data)
         truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)

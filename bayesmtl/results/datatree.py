@@ -56,10 +56,11 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     trials = None if data.trials is None else torch.from_numpy(data.trials[observed])
     given = Given(values, trials, torch.from_numpy(task))
     latent, sd = (part.reshape(-1, shape[-1]) for part in (latent, sd))
-    log_likelihood = fit.likelihood.log_density(y, latent, sd, given).reshape(shape)
+    likelihood = fit.likelihood.of_tasks(fit.task_names, fit.standardization.target_scale)
+    log_likelihood = likelihood.log_density(y, latent, sd, given).reshape(shape)
     if data.weights is not None:
         log_likelihood = data.weights[observed] * log_likelihood
-    predicted = fit.likelihood.draw(latent, sd, fit.generator(1), given).reshape(shape)
+    predicted = likelihood.draw(latent, sd, fit.generator(1), given).reshape(shape)
 
     def pointwise(values: np.ndarray) -> xr.Dataset:
         array = xr.DataArray(values, dims=("chain", "draw", "obs"))

@@ -97,7 +97,8 @@ class Fit:
 
     def _rows(self) -> TaskRows:
         assert isinstance(self.data, TaskData)
-        rows = StandardRows.of(self.data, self.data.task, self.standardization, self.likelihood)
+        likelihood = self.likelihood.of_tasks(self.task_names, self.standardization.target_scale)
+        rows = StandardRows.of(self.data, self.data.task, self.standardization, likelihood)
         return rows.laid_out(len(self.task_names))
 
     @cached_property

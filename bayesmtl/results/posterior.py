@@ -22,6 +22,11 @@ def in_user_units(reported: Reported, standardization: Standardization, unit: st
     """
     values = reported.values.numpy()
     own_scales = standardization.target == "task"
+    if reported.unit == "target" and reported.tasks is not None:
+        scales = standardization.target_scale[list(reported.tasks)]
+        if "task" in reported.dims:
+            return values * scales, "target"
+        return (values * scales[0], "target") if len(set(scales)) == 1 else (values, "standardised")
     if reported.unit == "target" and (not own_scales or "task" in reported.dims):
         scale = standardization.target_scale if "task" in reported.dims else standardization.target_scale[0]
         return values * scale, unit
@@ -67,10 +72,15 @@ def posterior_dataset(
             add("population", ("feature",), mean, "standardised")
         else:
             add("population", ("feature",), standardization.population_to_user(mean), per_feature)
-    reports = {**sharing.report(flat), **likelihood.report(flat)}
-    for name, reported in reports.items():
+    tasks = coordinates["task"]
+    of_tasks = likelihood.of_tasks(tasks.tolist(), standardization.target_scale)
+    for name, reported in (sharing.report(flat) | of_tasks.report(flat)).items():
         values, unit = in_user_units(reported, standardization, likelihood.unit)
-        add(name, reported.dims, values, unit)
+        dims = reported.dims
+        if reported.tasks is not None and "task" in dims:  # some of them: a dimension of their own
+            own = f"{name}_task"
+            dims, coordinates = (own,), {**coordinates, own: tasks[list(reported.tasks)]}
+        add(name, dims, values, unit)
     if weights.shape[1]:
         add("weights", ("task", "feature"), standardization.weights_to_user(weights), per_feature)
     used = {dim for array in arrays.values() for dim in array.dims}

@@ -107,7 +107,7 @@ def draw_new_tasks(
     """
     D = len(fit.feature_names)
     values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
-    scale = fit.standardization.with_tasks(len(names)).target_scale
+    scale = fit.likelihood.extended(fit.standardization, fit.task_names, names).target_scale
     basis = fit.draws.basis.flatten(0, 1)[chosen]
     if fit.sharing.has_correlation:
         weights, noise = draw_correlated_tasks(fit, values, basis, names, scale, rng)
@@ -139,7 +139,7 @@ def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_dr
         new_weights, new_noise = draw_new_tasks(fit, unknown, kind, chosen, rng)
         weights = np.concatenate([weights, new_weights], axis=1)
         noise = np.concatenate([noise, new_noise], axis=1)
-        standardization = standardization.with_tasks(len(unknown))
+        standardization = fit.likelihood.extended(standardization, fit.task_names, unknown)
         position = {name: len(fit.task_names) + i for i, name in enumerate(unknown)}
         for row in np.flatnonzero(codes < 0):
             codes[row] = position[str(rows.task_labels[row])]
@@ -152,11 +152,12 @@ def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_dr
     latent = latent if rows.offset is None else latent + rows.offset
     trials = None if rows.trials is None else torch.from_numpy(np.array(rows.trials))
     given = Given(values, trials, torch.from_numpy(codes))
-    draws = fit.likelihood.mean(latent, given)
+    likelihood = fit.likelihood.of_tasks((*fit.task_names, *unknown), standardization.target_scale)
+    draws = likelihood.mean(latent, given)
     mean = draws.mean(axis=0)
     if kind == "observation":
         sd = standardization.unstandardize_sd(noise[:, codes], codes)
-        draws = fit.likelihood.draw(latent, sd, rng, given)
+        draws = likelihood.draw(latent, sd, rng, given)
     index = pd.RangeIndex(len(X)) if rows.index is None else rows.index
     coords = {
         "draw": np.arange(len(chosen)),

@@ -48,14 +48,15 @@ def condition(fit: Fit, new: Any) -> Fit:
             remedy="Give the column; 1 counts a row once.",
         )
     rows = _only(rows, observed)
-    fit.likelihood.check_target(rows.y, fit.schema.target_name, rows.trials)
     labels = rows.task_labels
     codes = fit.schema.codes(labels)
     added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
     schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=None)
-    standardization = fit.standardization.with_tasks(len(added)) if added else fit.standardization
+    standardization = fit.likelihood.extended(fit.standardization, fit.task_names, added)
     codes = schema.codes(labels)
-    standard = StandardRows.of(rows, codes, standardization, fit.likelihood)
+    likelihood = fit.likelihood.of_tasks(schema.task_names, standardization.target_scale)
+    likelihood.check_targets(rows.y, codes, fit.schema.target_name, rows.trials)
+    standard = StandardRows.of(rows, codes, standardization, likelihood)
     fresh = standard.statistics(len(schema.task_names))
     before = fit.statistics.with_empty(len(added))
     touched = np.unique(codes)

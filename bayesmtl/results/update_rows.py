@@ -93,8 +93,9 @@ class RowUpdate:
         T = len(task_names)
 
         def problem(source: TaskData | NewRows, task: np.ndarray) -> Problem:
-            standard = StandardRows.of(source, task, standardization, fit.likelihood)
             compressed, scale = statistics.compress(), standardization.target_scale
+            likelihood = fit.likelihood.of_tasks(task_names, scale)
+            standard = StandardRows.of(source, task, standardization, likelihood)
             laid_out = standard.laid_out(T)
             return Problem(fit.sharing, fit.likelihood, compressed, task_names, scale, rows=laid_out)
 

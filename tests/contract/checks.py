@@ -41,6 +41,7 @@ from bayesmtl.errors import ConvergenceWarning, SpecificationError, UnknownTaskE
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.target import Density
+from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Parameter
 
 NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
@@ -134,8 +135,11 @@ class Subject:
         )
 
     def rows_of(self, task: str, number: int) -> pd.DataFrame:
-        """The first observed rows, said to come from another task."""
+        """The first observed rows, said to come from another task, which has the same likelihood."""
         observed = self.frame.dropna(subset=[self.data.target_name])
+        likelihood = self.model.likelihood
+        if isinstance(likelihood, bm.Mixed):
+            observed = observed[~observed[self.data.task_column].isin(list(likelihood.tasks))]
         return observed.head(number).assign(**{self.data.task_column: task})
 
     def with_noise(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> bm.LinearModel:
@@ -144,6 +148,14 @@ class Subject:
         if not isinstance(noise, Mapping):
             return self.model
         return replace(self.model, likelihood=replace(self.model.likelihood, noise=change(noise)))
+
+    def with_names(self, mapping: Mapping[str, str]) -> bm.LinearModel:
+        """The model, other names in what it says of single tasks."""
+        likelihood = self.model.likelihood
+        if isinstance(likelihood, bm.Mixed):
+            tasks = {mapping.get(task, task): part for task, part in likelihood.tasks.items()}
+            return replace(self.model, likelihood=replace(likelihood, tasks=tasks))
+        return self.with_noise(lambda noise: {mapping.get(task, task): sd for task, sd in noise.items()})
 
     @property
     def compresses(self) -> bool:
@@ -327,8 +339,7 @@ def _renamed(subject: Subject) -> _Renamed:
     mapping = _other_names(subject.data.task_names)
     column = subject.data.task_column
     frame = subject.frame.assign(**{column: subject.frame[column].map(mapping)})
-    model = subject.with_noise(lambda noise: {mapping.get(task, task): sd for task, sd in noise.items()})
-    return _Renamed(subject.data_of(frame), model)
+    return _Renamed(subject.data_of(frame), subject.with_names(mapping))
 
 
 def check_row_order(subject: Subject) -> None:
@@ -455,12 +466,26 @@ def check_datatree(subject: Subject) -> None:
     if subject.compresses:
         expected = stats.norm.logpdf(y, latent, _noise(tree, subject))
     else:
-        expected = _log_mass(subject.model.likelihood, y.to_numpy(), latent, tree["posterior"])
+        expected = np.empty(latent.shape)
+        for task, likelihood_of_task in _by_task(subject).items():
+            rows = y["task"].to_numpy() == task
+            expected[..., rows] = _log_mass(
+                likelihood_of_task, y.to_numpy()[rows], latent[..., rows], tree["posterior"]
+            )
     np.testing.assert_allclose(likelihood, expected, rtol=1e-8, atol=1e-8)
+
+
+def _by_task(subject: Subject) -> dict[str, Any]:
+    likelihood = subject.model.likelihood
+    if isinstance(likelihood, bm.Mixed):
+        return {task: likelihood.tasks.get(task, likelihood.other) for task in subject.data.task_names}
+    return dict.fromkeys(subject.data.task_names, likelihood)
 
 
 def _log_mass(likelihood: Any, y: np.ndarray, latent: np.ndarray, posterior: Any) -> np.ndarray:
     """log p(y | f) by SciPy."""
+    if isinstance(likelihood, bm.Gaussian):
+        return np.asarray(stats.norm.logpdf(y, latent, posterior["noise"].to_numpy()[..., None]))
     if isinstance(likelihood, bm.NegativeBinomial):
         r = 1 / posterior["dispersion"].to_numpy()[..., None]
         return np.asarray(stats.nbinom.logpmf(y, r, r / (r + np.exp(latent))))
@@ -513,7 +538,10 @@ def check_prediction_rows(subject: Subject) -> None:
     # the latent mean is that of the product of named features and named weights, on the target's scale
     weights = fit.posterior["weights"].stack(s=("chain", "draw")).sel(task=whole.draws["task"].to_numpy())
     latent = np.einsum("nds,nd->sn", weights.transpose("task", "feature", "s").to_numpy(), subject.data.X)
-    expected = subject.model.likelihood.mean(latent).mean(axis=0)
+    names = [str(name) for name in fit.task_names]
+    task = torch.tensor([names.index(label) for label in whole.draws["task"].to_numpy()])
+    of_tasks = subject.model.likelihood.of_tasks(names, np.ones(len(names)))
+    expected = of_tasks.mean(latent, Given(task=task)).mean(axis=0)
     np.testing.assert_allclose(whole.mean, expected, rtol=1e-8)
     np.testing.assert_allclose(whole.mean, whole.draws.mean("draw"), rtol=1e-8)
 

@@ -26,8 +26,10 @@ DATA_OF = {
     "multi_task_relationship_learning": "school",
     "distributed_relationship_learning": "school",
     "semiparametric_latent_factors": "jura",
+    "task_uncertainty_weighting": "jura",
 }
 BASELINES = {
+    "task_uncertainty_weighting": ("pooled", "single-task", "equal weights", "maximised"),
     "dirichlet_process_mtl": ("pooled", "single-task", "hierarchical"),
     "semiparametric_latent_factors": ("single-task", "log-OLS"),
 }
