@@ -25,7 +25,8 @@ from sklearn.metrics import adjusted_rand_score
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import task_terms
 from bayesmtl.inference import Problem
-from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep
+from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep
+from bayesmtl.inference.partition_weights import Weights, canonical
 from benchmarks.common import Options, Watch, bulk_ess, main, prepare, school, table, verdict
 
 LONG = {"num_chains": 4, "num_warmup": 80, "num_draws": 100}

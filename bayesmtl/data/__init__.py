@@ -1,5 +1,6 @@
 """Data of many tasks: read once, named and checked; and the recipe that reads new rows the same way."""
 
+from bayesmtl.data.descriptors import descriptor_matrix, descriptors_of_new
 from bayesmtl.data.design import Design, Variable
 from bayesmtl.data.moments import TaskMoments
 from bayesmtl.data.schema import NewRows, Schema
@@ -16,4 +17,6 @@ __all__ = [
     "TaskMoments",
     "TaskSummaries",
     "Variable",
+    "descriptor_matrix",
+    "descriptors_of_new",
 ]

@@ -19,9 +19,9 @@ from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
-from bayesmtl.inference.partition_moves import Weights
 from bayesmtl.inference.partition_scales import move_scales, moved_given_partition
 from bayesmtl.inference.partition_step import move_partition, starting_partitions
+from bayesmtl.inference.partition_weights import weights_of
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.renewal import renew_with_clusters
@@ -250,9 +250,7 @@ class Gibbs:
         if state.membership is None:
             state.current, renewed = renew(state.current, state.reference, structure, outcomes, rng)
             return renewed
-        sharing = self.problem.sharing
-        assert isinstance(sharing, PartitionSharing)
-        prior = Weights(sharing, values, self.rows.num_tasks)
+        prior = weights_of(self.problem, values)
         state.current, state.membership, renewed = renew_with_clusters(
             state.current, state.reference, structure, outcomes, prior, rng
         )
@@ -276,7 +274,7 @@ class Gibbs:
         log_prior, values = self.problem.space.log_prior(state.points)
         f = self.rows.predictor(state.current.weights)
         given = self.problem.outcomes(values).derivatives(f).value.sum(1)
-        return given + log_prior + sharing.log_partition(state.membership, values)
+        return given + log_prior + sharing.log_partition(state.membership, values, self.problem.descriptors)
 
     def augment(self, weights: torch.Tensor, values: Values, rng: np.random.Generator) -> CompressedTasks:
         """Draw omega | W, and return the Gaussian data that the rows are given omega."""

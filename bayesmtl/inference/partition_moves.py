@@ -8,7 +8,8 @@ that moving a task costs D x D algebra. Two kinds of moves leave the posterior o
   join one of the two in turn, each with the probability that the data so far give; if apart, their clusters
   are merged. The proposal is accepted by Metropolis and Hastings (sequential allocation: Dahl, 2005, after
   Jain and Neal, 2004). The order of the tasks is drawn independently of all else, so that it has the same
-  density in the reverse move.
+  density in the reverse move. Where clusters have numbers that mean something (a gate), the one that opens
+  draws its number from those that are free.
 
 In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's. Q_t and q_t lie in one
 matrix, [[Q_t, q_t], [q_t', 0]], so that sums are single additions; with [[I, 0], [0, huge]] added, its
@@ -22,8 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bayesmtl.parameters import Values
-from bayesmtl.sharing.partition import PartitionSharing, in_order
+from bayesmtl.inference.partition_weights import PartitionWeights, occupied
 
 _HUGE = 1e300  # keeps the last pivot positive; nothing else depends on it
 
@@ -78,37 +78,8 @@ def worth_of(matrices: np.ndarray) -> np.ndarray:
     return np.asarray(0.5 * (L[..., -1, :-1] ** 2).sum(-1) - np.log(diagonal).sum(-1))
 
 
-class Weights:
-    """The prior's log weights, tabulated for C chains: they are looked up for every task of every sweep.
-
-    Args:
-        prior: The prior of the partition.
-        values: Hyperparameter values, each of shape (C, ...).
-        num_tasks: T.
-    """
-
-    def __init__(self, prior: PartitionSharing, values: Values, num_tasks: int):
-        C = next(iter(values.values())).shape[0]
-        counts = torch.arange(num_tasks + 1).expand(C, -1)
-        self.join = prior.log_join(counts.clamp(min=1), values).numpy()  # entry 0 is never used as it is
-        self.open = prior.log_open(counts, values).numpy()
-        self.grown = np.concatenate([np.zeros((C, 2)), self.join[:, 1:-1].cumsum(1)], axis=1)
-        """log of join(1) .. join(n - 1) at position n."""
-        self.rows = np.arange(C)
-
-    def slots(self, size: np.ndarray) -> np.ndarray:
-        """Log weights of the occupied slots and of one empty one for a further task, shape (C, S)."""
-        occupied = size > 0
-        weights = np.where(occupied, self.join[self.rows[:, None], size], -np.inf)
-        first_empty = occupied.argmin(1)
-        free = ~occupied[self.rows, first_empty]
-        opening = self.open[self.rows, occupied.sum(1)]
-        weights[self.rows[free], first_empty[free]] = opening[free]
-        return weights
-
-
 def gibbs_sweep(
-    membership: np.ndarray, data: Evidence, weights: Weights, generator: torch.Generator
+    membership: np.ndarray, data: Evidence, weights: PartitionWeights, generator: torch.Generator
 ) -> np.ndarray:
     """Let every task draw its cluster anew given all others, in random order.
 
@@ -119,19 +90,19 @@ def gibbs_sweep(
         generator: Source of randomness.
 
     Returns:
-        Clusters numbered in the order of their first task, shape (C, T).
+        Clusters numbered as the prior numbers them, shape (C, T).
     """
     C, T = membership.shape
-    membership = canonical(membership)
+    membership = weights.numbered(membership)
     rows, empty = np.arange(C), data.empty
-    S = int(membership.max()) + 2
+    S = weights.num_slots(membership)
     sums, size = data.sums(membership, S)
     worth = worth_of(sums)
     order = torch.randperm(T, generator=generator).numpy()
     uniform = torch.rand((T, C, 1), generator=generator, dtype=torch.float64).numpy()
     alone = worth_of(data.terms + empty)
     for t in order:
-        if (size > 0).sum(1).max() == S:  # keep a slot free
+        if weights.grows and (size > 0).sum(1).max() == S:  # keep a slot free
             S += 1
             sums = np.concatenate([sums, np.broadcast_to(empty, (C, 1, *empty.shape))], axis=1)
             size, worth = (np.concatenate([x, np.zeros_like(x[:, :1])], axis=1) for x in (size, worth))
@@ -146,7 +117,7 @@ def gibbs_sweep(
         tried[chain, slot] = np.where(mine, together[chain], found)
         worth[rows, own] = 0.0
         worth[chain[mine], slot[mine]] = found[mine]
-        score = weights.slots(size) + tried - worth
+        score = weights.slots(size, int(t)) + tried - worth
         share = np.exp(score - score.max(1, keepdims=True)).cumsum(1)
         chosen = (share > uniform[t] * share[:, -1:]).argmax(1)
         worth[rows, chosen] = tried[rows, chosen]
@@ -159,11 +130,11 @@ def gibbs_sweep(
             sums[away, new] += term[away]
         size[rows, chosen] += 1
         membership[:, t] = chosen
-    return canonical(membership)
+    return weights.numbered(membership)
 
 
 def split_merge(
-    membership: np.ndarray, data: Evidence, weights: Weights, generator: torch.Generator
+    membership: np.ndarray, data: Evidence, weights: PartitionWeights, generator: torch.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Propose to split or to merge clusters, once in every chain.
 
@@ -174,8 +145,7 @@ def split_merge(
         generator: Source of randomness.
 
     Returns:
-        Clusters numbered in the order of their first task, shape (C, T), and which chains accepted, bool
-        (C,).
+        Clusters numbered as the prior numbers them, shape (C, T), and which chains accepted, bool (C,).
     """
     C, T = membership.shape
     rows = np.arange(C)
@@ -189,22 +159,25 @@ def split_merge(
     number = concerned.sum(1)
     current = np.take_along_axis(membership, order, 1)
     first = current[:, :1]
-    side, log_split, worth, size = _allocate(
-        order, number, current != first, together, data, weights, uniform
+    opened, log_choices = weights.second_label(membership, together, uniform[1])
+    label = np.concatenate([first, np.where(together, opened, current[:, 1])[:, None]], axis=1)
+    side, log_split, worth = _allocate(
+        order, number, current != first, together, label, data, weights, uniform
     )
     pooled = (np.arange(T) < number[:, None])[:, :, None, None] * data.terms[rows[:, None], order]
-    occupied = membership_count(membership) - ~together  # with the two as one
-    grown = weights.grown[rows[:, None], size].sum(1) - weights.grown[rows, size.sum(1)]
-    gain = weights.open[rows, occupied] + grown + worth.sum(1) - worth_of(pooled.sum(1) + data.empty)
+    others = occupied(membership).sum(1) - ~together  # with the two as one
+    gain = weights.gain(order, number, side, label, others)
+    gain = gain + worth.sum(1) - worth_of(pooled.sum(1) + data.empty)
+    log_split = log_split - log_choices
     # a merge is the reverse of the split that leads to the present clusters
     log_ratio = np.where(together, gain - log_split, log_split - gain)
     accepted = np.log(uniform[0]) < log_ratio
-    split = np.where(side == 1, membership.max() + 1, first)
+    split = np.where(side == 1, label[:, 1:], first)
     proposed = np.where(together[:, None], split, first)
     moved = np.where(accepted[:, None] & (np.arange(T) < number[:, None]), proposed, current)
     result = np.empty_like(membership)
     np.put_along_axis(result, order, moved, 1)
-    return canonical(result), accepted
+    return weights.numbered(result), accepted
 
 
 def _allocate(
@@ -212,10 +185,11 @@ def _allocate(
     number: np.ndarray,
     side_now: np.ndarray,
     draws: np.ndarray,
+    label: np.ndarray,
     data: Evidence,
-    weights: Weights,
+    weights: PartitionWeights,
     uniform: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Let tasks join one of two clusters in turn, the first two tasks of `order` being apart.
 
     Args:
@@ -223,12 +197,13 @@ def _allocate(
         number: How many are concerned, shape (C,).
         side_now: Sides to follow where `draws` is false, shape (C, T).
         draws: Which chains draw their sides, bool (C,).
+        label: Numbers of the two clusters, shape (C, 2).
         data: What the data say.
         weights: What the prior says.
         uniform: Uniform random numbers, shape (T, C), of which those from position 2 on are used.
 
     Returns:
-        Side of each task in `order` (C, T), log probability of the sides (C,), worth (C, 2) and sizes (C, 2).
+        Side of each task in `order` (C, T), log probability of the sides (C,) and worth (C, 2).
     """
     C, T = order.shape
     rows = np.arange(C)
@@ -241,7 +216,7 @@ def _allocate(
         active = position < number
         term = data.terms[rows, order[:, position]] * active[:, None, None]
         tried = worth_of(sums + term[:, None])
-        log_weight = weights.join[rows[:, None], size] + tried - worth
+        log_weight = weights.joining(order[:, position], size, label) + tried - worth
         log_weight -= np.logaddexp(log_weight[:, :1], log_weight[:, 1:])
         drawn = np.log(uniform[position]) < log_weight[:, 1]
         chosen = np.where(draws, drawn, side_now[:, position]).astype(int)
@@ -250,14 +225,4 @@ def _allocate(
         sums[rows, chosen] += term
         worth[rows, chosen] = tried[rows, chosen]
         size[rows, chosen] += active
-    return side, log_split, worth, size
-
-
-def canonical(membership: np.ndarray) -> np.ndarray:
-    """The same partitions (C, T) with clusters numbered in the order of their first task."""
-    return np.asarray(in_order(torch.from_numpy(membership)).numpy())
-
-
-def membership_count(membership: np.ndarray) -> np.ndarray:
-    """Number of clusters of canonical partitions (C, T), shape (C,)."""
-    return np.asarray(membership.max(1) + 1)
+    return side, log_split, worth

@@ -79,7 +79,7 @@ def _of_partition(
         tried = points.clone()
         tried[:, position] = x
         log_prior, values = problem.space.log_prior(tried)
-        return finite_or_least(log_prior + sharing.log_partition(membership, values))
+        return finite_or_least(log_prior + sharing.log_partition(membership, values, problem.descriptors))
 
     return slice_sample(log_density, points[:, position], rng)
 

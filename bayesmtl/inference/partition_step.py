@@ -10,7 +10,8 @@ import torch
 from bayesmtl.algebra.clusters import TaskTerms, draw_population, task_terms
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.inference.mode import ROUGHLY, find_modes, highest, rounded, spread_root
-from bayesmtl.inference.partition_moves import Evidence, Weights, gibbs_sweep, split_merge
+from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
+from bayesmtl.inference.partition_weights import weights_of
 from bayesmtl.inference.problem import Problem
 from bayesmtl.sharing.partition import PartitionSharing, in_order
 
@@ -34,16 +35,14 @@ def move_partition(
         generator: Source of randomness.
 
     Returns:
-        Clusters in the order of their first task, shape (C, T).
+        Clusters as the prior numbers them, shape (C, T).
     """
-    sharing = problem.sharing
-    assert isinstance(sharing, PartitionSharing)
     with torch.no_grad():
         values = problem.space.constrain(points)
         noise = problem.noise(values, len(points))
         structure = problem.structure(values | {"cluster": membership})
         terms = task_terms(problem.tasks, structure, noise)
-        weights = Weights(sharing, values, membership.shape[1])
+        weights = weights_of(problem, values)
         data = _about_population(problem, terms, values, membership, generator)
         membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
         if membership.shape[1] > 1:

@@ -92,6 +92,8 @@ class Problem(Target):
         membership: Clusters of the tasks, one partition for each point that is evaluated, shape (B, T);
             needed where the sharing prior has partitions, whose density is given one.
         rows: The rows themselves, for likelihoods that do not compress; `None` for the others.
+        descriptors: Standardised descriptors of the tasks that the sharing prior looks at, shape (T, Q);
+            `None` where it looks at none.
     """
 
     sharing: Sharing
@@ -101,6 +103,7 @@ class Problem(Target):
     target_scale: np.ndarray
     membership: torch.Tensor | None = None
     rows: TaskRows | None = None
+    descriptors: torch.Tensor | None = None
 
     def given(self, membership: torch.Tensor) -> Problem:
         """The posterior of the hyperparameters given partitions of the tasks, shape (B, T)."""
@@ -154,7 +157,7 @@ class Problem(Target):
         if isinstance(self.sharing, PartitionSharing):
             assert self.membership is not None
             values["cluster"] = self.membership
-            log_prior = log_prior + self.sharing.log_partition(self.membership, values)
+            log_prior = log_prior + self.sharing.log_partition(self.membership, values, self.descriptors)
             return log_prior + log_marginal_clusters(self.tasks, self.structure(values), noise)
         return log_prior + log_marginal(self.tasks, self.structure(values), noise)
 
@@ -174,6 +177,8 @@ class Problem(Target):
         digest.update(json.dumps(self.task_names).encode())
         digest.update(self.target_scale.tobytes())  # what known noise is measured in
         arrays = [self.tasks.residual, self.tasks.count, *(g.rows for g in self.tasks.groups)]
+        if self.descriptors is not None:
+            arrays.append(self.descriptors)
         if (rows := self.rows) is not None:
             arrays += [rows.y, rows.weights, rows.offset, rows.trials, *(block.X for block in rows.blocks)]
         for array in arrays:

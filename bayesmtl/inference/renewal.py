@@ -20,7 +20,7 @@ import torch
 from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.marginal import Expansion
-from bayesmtl.inference.partition_moves import Weights, membership_count
+from bayesmtl.inference.partition_weights import PartitionWeights, occupied
 from bayesmtl.inference.task_weights import importance
 from bayesmtl.likelihoods import Outcomes
 
@@ -30,7 +30,7 @@ def renew_with_clusters(
     reference: Expansion,
     structure: Structure,
     outcomes: Outcomes,
-    prior: Weights,
+    prior: PartitionWeights,
     rng: np.random.Generator,
 ) -> tuple[WeightDraws, torch.Tensor, torch.Tensor]:
     """Draw every task's cluster and weights | Z, hyperparameters, the clusters of the others.
@@ -42,7 +42,7 @@ def renew_with_clusters(
     Args:
         outcomes: The rows and their likelihood.
         reference: Expansion of the likelihood, of one batch entry.
-        structure: Prior of W with the present clusters, numbered without gaps.
+        structure: Prior of W with the present clusters.
         prior: The prior of the partition.
         current: Present Z and W.
         rng: Source of randomness.
@@ -53,9 +53,12 @@ def renew_with_clusters(
     assert structure.membership is not None
     member = structure.membership.numpy().copy()
     C, T = member.shape
-    number = membership_count(member)[:, None]
+    there_are = occupied(member)
+    number = there_are.sum(1, keepdims=True)
+    rank = np.take_along_axis(there_are.cumsum(1) - 1, member, 1)
     other = np.floor(rng.random((C, T)) * np.maximum(number - 1, 1)).astype(int)
-    other = np.where(number > 1, other + (other >= member), member)
+    other = np.where(number > 1, other + (other >= rank), rank)
+    other = np.take_along_axis(np.argsort(~there_are, axis=1, kind="stable"), other, 1)
     there = replace(structure, membership=torch.from_numpy(other))
     data, noise = reference.pseudo.compressed(), torch.ones(C, 1, dtype=torch.float64)
     here_value, there_value = (
@@ -66,7 +69,7 @@ def renew_with_clusters(
     now, stays, moves = (
         importance(outcomes, reference, drawn.weights).numpy() for drawn in (current, stay, move)
     )
-    size = (member[:, :, None] == np.arange(int(number.max()))).sum(1)
+    size = (member[:, :, None] == np.arange(there_are.shape[1])).sum(1)
     chains = np.arange(C)
     odds, judged = rng.logistic(size=(T, C)), np.log(rng.random((T, C)))
     moved, accepted = np.zeros((C, T), dtype=bool), np.zeros((C, T), dtype=bool)
@@ -74,7 +77,9 @@ def renew_with_clusters(
         own, new = member[:, t], other[:, t]
         left = size[chains, own] - 1
         open_ = (left > 0) & (own != new)
-        log_odds = prior.join[chains, size[chains, new]] - prior.join[chains, np.maximum(left, 1)]
+        sizes = np.stack([size[chains, new], np.maximum(left, 1)], axis=1)
+        weight = prior.joining(np.full(C, t), sizes, np.stack([new, own], axis=1))
+        log_odds = weight[:, 0] - weight[:, 1]
         moving = open_ & (odds[t] < log_odds + gain[:, t])
         accepted[:, t] = judged[t] < np.where(moving, moves[:, t], stays[:, t]) - now[:, t]
         moved[:, t] = moving & accepted[:, t]

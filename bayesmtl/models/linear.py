@@ -14,7 +14,7 @@ import xarray as xr
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Standardization, TaskData, TaskSummaries
+from bayesmtl.data import Standardization, TaskData, TaskSummaries, descriptor_matrix
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import ENGINES, Draws, Problem, Settings, StandardRows, choose, whole_number
 from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed
@@ -34,10 +34,11 @@ def check_data(data: object) -> None:
         )
 
 
-def _coordinates(data: TaskData | TaskSummaries) -> dict[str, np.ndarray]:
+def _coordinates(data: TaskData | TaskSummaries, sharing: Sharing) -> dict[str, np.ndarray]:
     """Names along the dimensions of results."""
     tasks, features = (np.array(names, dtype=str) for names in (data.task_names, data.feature_names))
-    return {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
+    names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
+    return names | {"descriptor": np.array(sharing.descriptor_names, dtype=str)}
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,10 @@ class LinearModel:
         statistics: TaskStatistics,
         rows: TaskRows | None = None,
     ) -> tuple[Problem, TaskStatistics]:
+        names, descriptors = self.sharing.descriptor_names, None
+        if names:
+            table = getattr(data, "descriptors", None)  # sums of rows have none
+            descriptors = torch.from_numpy(descriptor_matrix(table, names))
         problem = Problem(
             self.sharing,
             self.likelihood,
@@ -177,6 +182,7 @@ class LinearModel:
             data.task_names,
             standardization.target_scale,
             rows=rows,
+            descriptors=descriptors,
         )
         return problem, statistics
 
@@ -192,7 +198,7 @@ class LinearModel:
             The same names and dimensions as `Fit.posterior`, with one chain.
         """
         draws, standardization = self._prior_draws(data, num_draws, seed)
-        names = _coordinates(data)
+        names = _coordinates(data, self.sharing)
         return posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
 
     def simulate(self, data: TaskData, *, seed: int) -> tuple[TaskData, xr.Dataset]:
@@ -222,7 +228,7 @@ class LinearModel:
         likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
         y = likelihood.draw(latent[None], sd[None], rng, given)[0]
         y = np.where(data.observed, y, np.nan)
-        names = _coordinates(data)
+        names = _coordinates(data, self.sharing)
         truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
         return replace(data, y=y), truth
 
@@ -237,7 +243,9 @@ class LinearModel:
         problem, _ = self._problem(data, standardization)
         values = problem.space.sample(rng, num_draws)
         if isinstance(self.sharing, PartitionSharing):
-            values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
+            values["cluster"] = self.sharing.sample_partition(
+                values, data.num_tasks, rng, problem.descriptors
+            )
         structure = problem.structure(values)
         noise = problem.noise(values, num_draws)
         D = data.num_features

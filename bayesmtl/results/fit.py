@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,14 @@ import xarray as xr
 from bayesmtl.algebra.conditional import draw_prior_basis
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
+from bayesmtl.data import (
+    Schema,
+    Standardization,
+    TaskData,
+    TaskSummaries,
+    descriptor_matrix,
+    descriptors_of_new,
+)
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
@@ -93,7 +100,44 @@ class Fit:
             self.task_names,
             self.standardization.target_scale,
             rows=None if self.likelihood.compresses else self._rows(),
+            descriptors=self._described(self.schema.descriptors),
         )
+
+    def _described(self, table: pd.DataFrame | None) -> torch.Tensor | None:
+        """Standardised descriptors (T, Q) of the tasks of a table, where the sharing prior looks at any."""
+        names, training = self.sharing.descriptor_names, self.schema.descriptors
+        if not names or training is None:
+            return None
+        known = training.iloc[: len(training) - len(self.added_tasks)]
+        return torch.from_numpy(descriptor_matrix(table, names, known))
+
+    def describe_new(self, new: Any, descriptors: Any, tasks: Sequence[str]) -> DescribedTasks:
+        """Descriptors of tasks that are not known, where the sharing prior looks at any.
+
+        Args:
+            new: Rows that name the tasks, as `predict` takes them.
+            descriptors: Their descriptors, as `predict` takes them.
+            tasks: Their names.
+
+        Returns:
+            A table with one row each, and the same standardised as the sharing prior takes it; or `None`s.
+
+        Raises:
+            DataError: If the prior needs descriptors and there are none, or if it looks at none.
+        """
+        if not self.sharing.descriptor_names:
+            if descriptors is not None:
+                raise SpecificationError(
+                    "descriptors",
+                    expected=f"none: {type(self.sharing).__name__} does not look at them",
+                    found=type(descriptors).__name__,
+                    remedy="Leave them out, or fit with Gated(num_clusters, descriptors=[...]).",
+                )
+            return DescribedTasks(None, None)
+        if not tasks:
+            return DescribedTasks(None, None)
+        table = descriptors_of_new(new, descriptors, tasks, self.schema)
+        return DescribedTasks(table, self._described(table))
 
     def _rows(self) -> TaskRows:
         assert isinstance(self.data, TaskData)
@@ -115,6 +159,7 @@ class Fit:
         features = np.array(self.feature_names, dtype=str)
         tasks = np.array(self.task_names, dtype=str)
         names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
+        names["descriptor"] = np.array(self.sharing.descriptor_names, dtype=str)
         return posterior_dataset(draws, self.sharing, self.likelihood, self.standardization, names)
 
     def check(self) -> Check:
@@ -216,6 +261,7 @@ class Fit:
         *,
         kind: Kind = "observation",
         new_tasks: Literal["error", "population"] = "error",
+        descriptors: pd.DataFrame | None = None,
         num_draws: int = 1000,
     ) -> Prediction:
         """Predict rows, in their order.
@@ -226,6 +272,9 @@ class Fit:
                 scale of the target: its mean, a probability, a rate.
             new_tasks: What to do about a task that is not known: "error", or "population" for draws of a
                 task from the population, with the population's spread.
+            descriptors: What describes the tasks that are not known, where the sharing prior looks at that
+                (`Gated`): one row per task, indexed by its label, as for `TaskData`. By default columns of
+                `new` with their names, or the descriptors of a TaskData.
             num_draws: Posterior draws to use, spread evenly over the chains, at most as many as there are.
 
         Returns:
@@ -233,7 +282,8 @@ class Fit:
 
         Raises:
             UnknownTaskError: If a task is not known and `new_tasks` is "error".
-            DataError: If a column is missing or holds something unseen.
+            DataError: If a column is missing or holds something unseen, or a new task has no descriptors
+                where they are needed.
             SpecificationError: If an option is unknown.
         """
         check_option("kind", kind, ("observation", "latent"))
@@ -243,7 +293,8 @@ class Fit:
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
             raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
-        return prediction.predict_rows(self, rows, unknown, kind, num_draws)
+        described = self.describe_new(new, descriptors, unknown).standardised
+        return prediction.predict_rows(self, rows, unknown, kind, num_draws, described)
 
     def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
         return UnknownTaskError(
@@ -253,7 +304,9 @@ class Fit:
             remedy=remedy,
         )
 
-    def condition(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> Fit:
+    def condition(
+        self, new: pd.DataFrame | TaskData | tuple[Any, ...], *, descriptors: pd.DataFrame | None = None
+    ) -> Fit:
         """Take further rows into account, of new or known tasks, without refitting.
 
         Every posterior draw of the hyperparameters and of Z is weighted by the density of the new rows under
@@ -267,6 +320,7 @@ class Fit:
 
         Args:
             new: Rows with targets, as for `predict`.
+            descriptors: Of the new tasks, as for `predict`.
 
         Returns:
             A new Fit, in which the new tasks are known (and listed in `added_tasks`).
@@ -275,7 +329,7 @@ class Fit:
             DataError: If no row has a target, or one has a target that the likelihood gives no probability.
             SpecificationError: If tasks are standardised one by one and a task is new.
         """
-        return update.condition(self, new)
+        return update.condition(self, new, descriptors)
 
     def task_similarity(
         self,
@@ -441,6 +495,18 @@ class Fit:
     def _repr_html_(self) -> str:
         lines = "<br>".join(escape(repr(self)).splitlines())
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
+
+
+class DescribedTasks(NamedTuple):
+    """Descriptors of tasks that are not known.
+
+    Attributes:
+        table: One row per task, or None where nothing looks at them.
+        standardised: Shape (T, Q), or None.
+    """
+
+    table: pd.DataFrame | None
+    standardised: torch.Tensor | None
 
 
 def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -99,7 +99,12 @@ class Prediction:
 
 
 def draw_new_tasks(
-    fit: Fit, names: Sequence[str], kind: Kind, chosen: np.ndarray, rng: np.random.Generator
+    fit: Fit,
+    names: Sequence[str],
+    kind: Kind,
+    chosen: np.ndarray,
+    rng: np.random.Generator,
+    descriptors: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights (draw, tasks, D) and noise (draw, tasks) of tasks never seen, from the population.
 
@@ -115,7 +120,7 @@ def draw_new_tasks(
     values = fit.problem.space.fresh_tasks(values, len(names), rng)
     scale = scale[-len(names) :]
     if isinstance(fit.sharing, PartitionSharing):
-        values["cluster"], basis = fit.sharing.extend_with_means(values, basis, len(names), rng)
+        values["cluster"], basis = fit.sharing.extend_with_means(values, basis, len(names), rng, descriptors)
     structure = fit.sharing.structure(values, len(names), D)
     noise = torch.ones(len(chosen), 1, dtype=torch.float64)
     if kind == "observation":
@@ -125,8 +130,15 @@ def draw_new_tasks(
     return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()
 
 
-def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_draws: int) -> Prediction:
-    """Draws for encoded rows; tasks in `unknown` are drawn from the population."""
+def predict_rows(
+    fit: Fit,
+    rows: NewRows,
+    unknown: list[str],
+    kind: Kind,
+    num_draws: int,
+    descriptors: torch.Tensor | None = None,
+) -> Prediction:
+    """Draws for encoded rows; tasks in `unknown` are drawn from the population, by any descriptors (T, Q)."""
     rng = fit.generator(2)
     chosen = fit.chosen_draws(num_draws)
     weights = fit.draws.weights.flatten(0, 1)[chosen].numpy()
@@ -136,7 +148,7 @@ def predict_rows(fit: Fit, rows: NewRows, unknown: list[str], kind: Kind, num_dr
     noise = sigma.expand(-1, weights.shape[1]).numpy()
     codes = fit.schema.codes(rows.task_labels)
     if unknown:
-        new_weights, new_noise = draw_new_tasks(fit, unknown, kind, chosen, rng)
+        new_weights, new_noise = draw_new_tasks(fit, unknown, kind, chosen, rng, descriptors)
         weights = np.concatenate([weights, new_weights], axis=1)
         noise = np.concatenate([noise, new_noise], axis=1)
         standardization = fit.likelihood.extended(standardization, fit.task_names, unknown)

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likelihood_given_basis
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _CANDIDATES = 32  # tries for each quantity of a new task's own, such as its noise level
 
 
-def condition(fit: Fit, new: Any) -> Fit:
+def condition(fit: Fit, new: Any, descriptors: Any = None) -> Fit:
     """See `Fit.condition`."""
     _refuse_joint(fit)
     rows = fit.schema.encode(new)
@@ -51,7 +52,11 @@ def condition(fit: Fit, new: Any) -> Fit:
     labels = rows.task_labels
     codes = fit.schema.codes(labels)
     added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
-    schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=None)
+    described = fit.describe_new(new, descriptors, added)
+    table = fit.schema.descriptors if fit.sharing.descriptor_names else None
+    if described.table is not None:
+        table = pd.concat([table, described.table])
+    schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=table)
     standardization = fit.likelihood.extended(fit.standardization, fit.task_names, added)
     codes = schema.codes(labels)
     likelihood = fit.likelihood.of_tasks(schema.task_names, standardization.target_scale)
@@ -63,7 +68,9 @@ def condition(fit: Fit, new: Any) -> Fit:
     rng = fit.generator(3 + len(fit.added_tasks))
     basis, data = fit.draws.basis.flatten(0, 1), fit.data
     if not fit.likelihood.compresses:
-        update = RowUpdate.of(fit, rows, codes, schema.task_names, standardization, before + fresh)
+        update = RowUpdate.of(
+            fit, rows, codes, schema.task_names, standardization, before + fresh, described.standardised
+        )
         values = fit.problem.space.extend_tasks(_flat(fit.draws.hyperparameters), len(added), rng)
         drawn = WeightDraws(fit.draws.weights.flatten(0, 1), basis, fit.draws.factors.flatten(0, 1))
         extended, drawn, log_weight = update.weigh(values, drawn, rng)
@@ -74,7 +81,14 @@ def condition(fit: Fit, new: Any) -> Fit:
     else:
         if isinstance(fit.sharing, PartitionSharing):
             values, basis, log_weight = weigh_clusters(
-                fit, before, before + fresh, touched, added, standardization, rng
+                fit,
+                before,
+                before + fresh,
+                touched,
+                added,
+                standardization,
+                rng,
+                described.standardised,
             )
         elif fit.sharing.has_correlation:
             values, log_weight = weigh_correlated(

@@ -23,7 +23,6 @@ from bayesmtl.inference.task_weights import choose_candidates
 from bayesmtl.parameters import Values
 from bayesmtl.results.update_clusters import alone, mean_given_sum
 from bayesmtl.sharing import PartitionSharing
-from bayesmtl.sharing.partition import num_clusters
 
 NUM_CANDIDATES, FROM_PRIOR = 32, 4  # of a new task's weights; how many of them come from the prior
 _ROWS_AT_ONCE = 400_000  # row values handled together
@@ -68,8 +67,9 @@ def _place(
 ) -> tuple[torch.Tensor, WeightDraws, torch.Tensor]:
     """Clusters (S,), weights and Z, and log gains (S,) of one task."""
     assert task.rows is not None
-    occupied = num_clusters(values["cluster"].long())
-    num_rows = max(basis.shape[1], 2 + int(occupied.max()))  # mu, clusters, and one of its own
+    assert isinstance(task.sharing, PartitionSharing)
+    num_slots = task.sharing.num_slots(values["cluster"].long(), 1)
+    num_rows = max(basis.shape[1], 1 + num_slots)  # mu, clusters, and one of its own
     basis = torch.nn.functional.pad(basis, (0, 0, 0, num_rows - basis.shape[1]))
     size = max(1, _ROWS_AT_ONCE // (task.rows.size * NUM_CANDIDATES))
     parts = [
@@ -87,18 +87,17 @@ def _place_some(
     sharing = task.sharing
     assert isinstance(sharing, PartitionSharing)
     S, _, D = basis.shape
-    membership = values["cluster"].long()
-    occupied = num_clusters(membership)
-    num_slots = int(occupied.max()) + 1
-    size = torch.nn.functional.one_hot(membership, num_slots).sum(1)
-    prior = sharing.log_slots(size, values).log_softmax(1)
+    size = sharing.sizes(values["cluster"].long(), 1)
+    num_slots = size.shape[1]
+    descriptors = None if task.descriptors is None else task.descriptors[0]
+    prior = sharing.log_slots(size, values, descriptors).log_softmax(1)
     structure = sharing.structure(values, 1, D)
     opened, own_density = _estimate(task, alone(structure), values, basis[:, :1], rng)
     tried, densities = [], []
     for slot in range(num_slots):
         there = replace(structure, membership=torch.full((S, 1), slot))
         drawn, density = _estimate(task, there, values, basis, rng)
-        is_own = occupied == slot
+        is_own = size[:, slot] == 0
         tried.append(_where(is_own, opened, drawn))
         densities.append(torch.where(is_own, own_density, density))
     score = prior + torch.stack(densities, dim=1)
@@ -109,7 +108,7 @@ def _place_some(
         torch.stack([getattr(drawn, name) for drawn in tried])[cluster, rows]
         for name in ("weights", "factors")
     )
-    opens = cluster == occupied
+    opens = size[rows, cluster] == 0
     departure = weights[:, 0] - basis[:, 0]
     mean = mean_given_sum(structure, departure, rng)
     basis = basis.clone()

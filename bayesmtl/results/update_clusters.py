@@ -20,7 +20,6 @@ from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.data import Standardization
 from bayesmtl.sharing import PartitionSharing
-from bayesmtl.sharing.partition import num_clusters
 
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
@@ -36,6 +35,7 @@ def weigh_clusters(
     added: list[str],
     standardization: Standardization,
     rng: np.random.Generator,
+    descriptors: torch.Tensor | None = None,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:
     """Draws extended to the new tasks, and the log weight of every draw.
 
@@ -47,6 +47,7 @@ def weigh_clusters(
         added: Names of the new tasks.
         standardization: Of all tasks.
         rng: Source of randomness.
+        descriptors: Standardised descriptors of the new tasks (num_new, Q), where the prior looks at any.
 
     Returns:
         Hyperparameter values with the clusters of all tasks, Z with rows for new clusters, log weights
@@ -64,7 +65,8 @@ def weigh_clusters(
     for position, name in enumerate(added):
         task = _one(after, known + position)
         scale = standardization.target_scale[known + position : known + position + 1]
-        values, basis, gain = _new_task(fit, sharing, task, name, scale, values, basis, rng)
+        own = None if descriptors is None else descriptors[position]
+        values, basis, gain = _new_task(fit, sharing, task, name, scale, values, basis, rng, own)
         log_weight += gain
     return values, basis, log_weight
 
@@ -97,13 +99,13 @@ def _new_task(
     values: dict[str, torch.Tensor],
     basis: torch.Tensor,
     rng: np.random.Generator,
+    descriptors: torch.Tensor | None,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, np.ndarray]:
     """Let one new task draw its cluster, and its own noise level where tasks have one."""
     S, _, D = basis.shape
     membership = values["cluster"].long()
-    occupied = num_clusters(membership)
-    size = torch.nn.functional.one_hot(membership, int(occupied.max()) + 1).sum(1)
-    weights = sharing.log_slots(size, values).log_softmax(1)
+    size = sharing.sizes(membership, 1)
+    weights = sharing.log_slots(size, values, descriptors).log_softmax(1)
     own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
     structure = sharing.structure(values, 1, D)
     scores, tries = [], []
@@ -111,7 +113,7 @@ def _new_task(
         fresh = fit.problem.space.fresh_tasks(values, 1, rng)
         noise = fit.likelihood.noise_sd(fresh, (name,), target_scale, S)
         tries.append((fresh, noise))
-        scores.append(weights + _densities(task, structure, noise, basis, occupied, size.shape[1]))
+        scores.append(weights + _densities(task, structure, noise, basis, size > 0))
     score = torch.stack(scores, dim=1)  # (draws, tries, slots)
     gain = torch.logsumexp(score.flatten(1), dim=1) - np.log(len(tries))
     gumbel = torch.from_numpy(-np.log(-np.log(rng.random((S, score[0].numel())))))
@@ -126,7 +128,7 @@ def _new_task(
     opened = _mean_of_new_cluster(task, structure, noise, basis, rng)
     num_rows = max(basis.shape[1], 2 + int(cluster.max()))
     basis = torch.nn.functional.pad(basis, (0, 0, 0, num_rows - basis.shape[1])).clone()
-    new = cluster == occupied
+    new = size[rows, cluster] == 0
     basis[rows[new], 1 + cluster[new]] = opened[new]
     return extended, basis, gain.numpy()
 
@@ -147,12 +149,11 @@ def _densities(
     noise: torch.Tensor,
     basis: torch.Tensor,
     occupied: torch.Tensor,
-    num_slots: int,
 ) -> torch.Tensor:
-    """log p(rows of a task | Z) in every cluster there is and in one of its own, (draws, slots)."""
+    """log p(rows of a task | Z) in every cluster there is, and alone in an empty slot, (draws, slots)."""
     S = len(basis)
     columns = []
-    for slot in range(num_slots):
+    for slot in range(occupied.shape[1]):
         if 1 + slot < basis.shape[1]:
             there = replace(structure, membership=torch.full((S, 1), slot))
             columns.append(log_likelihood_given_basis(task, there, noise, basis)[:, 0])
@@ -160,10 +161,7 @@ def _densities(
             columns.append(torch.full((S,), -torch.inf, dtype=torch.float64))
     density = torch.stack(columns, dim=1)
     by_itself = log_likelihood_given_basis(task, alone(structure), noise, basis[:, :1])
-    slots = torch.arange(num_slots)
-    return torch.where(
-        slots == occupied[:, None], by_itself, density.masked_fill(slots > occupied[:, None], -torch.inf)
-    )
+    return torch.where(occupied, density, by_itself)
 
 
 def _mean_of_new_cluster(

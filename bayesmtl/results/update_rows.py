@@ -77,6 +77,7 @@ class RowUpdate:
         task_names: tuple[str, ...],
         standardization: Standardization,
         statistics: TaskStatistics,
+        descriptors: torch.Tensor | None = None,
     ) -> RowUpdate:
         """Lay out the rows.
 
@@ -87,6 +88,7 @@ class RowUpdate:
             task_names: Names of all tasks, new ones behind.
             standardization: Of all tasks.
             statistics: Of all rows.
+            descriptors: Standardised descriptors of the new tasks (num_new, Q), where the prior looks at any.
         """
         assert isinstance(fit.data, TaskData)
         data, touched = with_rows(fit.data, rows, codes, task_names), np.unique(codes)
@@ -101,11 +103,17 @@ class RowUpdate:
 
         def alone(t: int) -> Problem:
             own = data._rows(data.task == t)
-            standard = StandardRows.of(own, own.task, standardization, fit.likelihood)
+            likelihood = fit.likelihood.of_tasks(task_names, standardization.target_scale)
+            standard = StandardRows.of(own, own.task, standardization, likelihood)
             laid_out = standard._replace(task=np.zeros_like(own.task)).laid_out(1)
             nothing = TaskStatistics.empty(1, data.num_features).compress()
             scale = standardization.target_scale[t : t + 1]
-            return Problem(fit.sharing, fit.likelihood, nothing, task_names[t : t + 1], scale, rows=laid_out)
+            new = t - len(fit.task_names)
+            described = None if descriptors is None else descriptors[new : new + 1]
+            own_name = task_names[t : t + 1]
+            return Problem(
+                fit.sharing, fit.likelihood, nothing, own_name, scale, rows=laid_out, descriptors=described
+            )
 
         concerned = data._rows(np.isin(data.task, touched))
         known = len(fit.task_names) if fit.sharing.has_partition else T

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bayesmtl.sharing.base import Sharing
 from bayesmtl.sharing.clusters import Clusters
 from bayesmtl.sharing.dirichlet_process import DirichletProcess
+from bayesmtl.sharing.exchangeable import ExchangeablePartition
+from bayesmtl.sharing.gated import Gated
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
@@ -22,6 +24,7 @@ REGISTRY: dict[str, type[Sharing]] = {
     "Clusters": Clusters,
     "DirichletProcess": DirichletProcess,
     "PitmanYor": PitmanYor,
+    "Gated": Gated,
 }
 """Every sharing prior by name. A new prior is added here and nowhere else."""
 
@@ -29,6 +32,8 @@ __all__ = [
     "REGISTRY",
     "Clusters",
     "DirichletProcess",
+    "ExchangeablePartition",
+    "Gated",
     "Hierarchical",
     "Independent",
     "LowRank",

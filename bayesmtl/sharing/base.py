@@ -38,6 +38,11 @@ class Sharing(ABC):
     def __post_init__(self) -> None:
         check_priors(self)
 
+    @property
+    def descriptor_names(self) -> tuple[str, ...]:
+        """Names of the descriptors of tasks that this prior looks at."""
+        return ()
+
     @abstractmethod
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
         """The hyperparameters for T tasks and D features."""

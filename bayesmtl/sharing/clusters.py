@@ -9,11 +9,11 @@ import torch
 from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Values
 from bayesmtl.priors import Fixed, Prior
-from bayesmtl.sharing.partition import PartitionSharing, check_concentration
+from bayesmtl.sharing.exchangeable import ExchangeablePartition, check_concentration
 
 
 @dataclass(frozen=True)
-class Clusters(PartitionSharing):
+class Clusters(ExchangeablePartition):
     """Tasks in at most `num_clusters` clusters: w_t = mu + b_{c_t} + e_t, c_t ~ weights ~ Dirichlet.
 
     The weights integrate out: a task joins a cluster of n others with probability proportional to
@@ -42,28 +42,12 @@ class Clusters(PartitionSharing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (
-            not isinstance(self.num_clusters, int)
-            or isinstance(self.num_clusters, bool)
-            or self.num_clusters < 1
-        ):
-            raise SpecificationError(
-                "num_clusters",
-                expected="a whole number of at least 1",
-                found=repr(self.num_clusters),
-                remedy="Use DirichletProcess() to leave the number open.",
-            )
+        check_number(self.num_clusters)
         check_concentration("concentration", self.concentration)
 
     def check_tasks(self, num_tasks: int) -> None:
         """Refuse more clusters than tasks."""
-        if self.num_clusters > num_tasks:
-            raise SpecificationError(
-                "num_clusters",
-                expected=f"at most the number of tasks ({num_tasks})",
-                found=str(self.num_clusters),
-                remedy="Lower it, or use DirichletProcess() to leave the number open.",
-            )
+        check_at_most(self.num_clusters, num_tasks)
 
     def partition_parameters(self) -> tuple[Parameter, ...]:
         """The concentration."""
@@ -87,3 +71,25 @@ class Clusters(PartitionSharing):
 def _column(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """A hyperparameter (B,) with as many dimensions as `like`."""
     return value.reshape(-1, *([1] * (like.dim() - 1)))
+
+
+def check_number(num_clusters: object) -> None:
+    """Refuse what is no number of clusters."""
+    if not isinstance(num_clusters, int) or isinstance(num_clusters, bool) or num_clusters < 1:
+        raise SpecificationError(
+            "num_clusters",
+            expected="a whole number of at least 1",
+            found=repr(num_clusters),
+            remedy="Use DirichletProcess() to leave the number open.",
+        )
+
+
+def check_at_most(num_clusters: int, num_tasks: int) -> None:
+    """Refuse more clusters than tasks."""
+    if num_clusters > num_tasks:
+        raise SpecificationError(
+            "num_clusters",
+            expected=f"at most the number of tasks ({num_tasks})",
+            found=str(num_clusters),
+            remedy="Lower it, or use DirichletProcess() to leave the number open.",
+        )

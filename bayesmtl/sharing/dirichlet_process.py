@@ -8,11 +8,11 @@ import torch
 
 from bayesmtl.parameters import Parameter, Values
 from bayesmtl.priors import Gamma, Prior
-from bayesmtl.sharing.partition import PartitionSharing, check_concentration
+from bayesmtl.sharing.exchangeable import ExchangeablePartition, check_concentration
 
 
 @dataclass(frozen=True)
-class DirichletProcess(PartitionSharing):
+class DirichletProcess(ExchangeablePartition):
     """Tasks in clusters, as many as the data ask for: a Chinese restaurant process over tasks, not truncated.
 
     w_t = mu + b_{c_t} + e_t; a task joins a cluster of n others with probability proportional to n and opens

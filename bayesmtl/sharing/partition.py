@@ -1,8 +1,7 @@
 """What priors over partitions have in common: A one-hot, Z cluster means around a population, E within.
 
-All are of Gibbs type: a partition into k clusters of sizes n_1 .. n_k has a probability proportional to
-prod_{i < k} open(i) prod_j join(1) .. join(n_j - 1), so that two functions say everything: the weight with
-which a further task joins a cluster of a given size, and that with which it opens one of its own.
+What tells them apart is how likely a partition is, and with it where a further task goes: `exchangeable`
+priors look at the sizes of the clusters only, a `gated` one at descriptors of the tasks.
 """
 
 from __future__ import annotations
@@ -44,6 +43,9 @@ class PartitionSharing(Sharing):
 
     has_partition: ClassVar[bool] = True
 
+    has_labels: ClassVar[bool] = False
+    """Whether clusters are told apart by their numbers, as by a gate; otherwise they have an order only."""
+
     within: Within = "diagonal"
     scale: Prior = field(default_factory=lambda: HalfNormal(0.5))
     correlation: LKJ = field(default_factory=LKJ)
@@ -66,21 +68,35 @@ class PartitionSharing(Sharing):
         """The hyperparameters of the prior of the partition."""
 
     @abstractmethod
-    def log_join(self, size: torch.Tensor, values: Values) -> torch.Tensor:
-        """Log weight with which a further task joins a cluster of that size (at least 1), shape (B, ...).
+    def log_partition(
+        self, membership: torch.Tensor, values: Values, descriptors: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Log probability of a partition, differentiable in the hyperparameters.
 
         Args:
-            size: Sizes, shape (B, ...).
+            membership: Each task's cluster, whole numbers from 0 on, shape (B, T).
             values: Hyperparameter values, each of shape (B, ...).
+            descriptors: Standardised descriptors of the tasks (T, Q), where the prior has any.
+
+        Returns:
+            Shape (B,).
         """
 
     @abstractmethod
-    def log_open(self, num_clusters: torch.Tensor, values: Values) -> torch.Tensor:
-        """Log weight with which a further task opens a cluster when there are so many, shape (B, ...)."""
+    def log_slots(
+        self, size: torch.Tensor, values: Values, descriptors: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Log weights with which one further task goes to each slot for a cluster, shape (B, S).
+
+        Args:
+            size: Sizes of the clusters, 0 of empty slots, shape (B, S).
+            values: Hyperparameter values, each of shape (B, ...).
+            descriptors: Standardised descriptors of that task (Q,), where the prior has any.
+        """
 
     @abstractmethod
-    def log_total(self, num_tasks: int, values: Values) -> torch.Tensor:
-        """Log of the product of the total weights offered to each task in turn, shape (B,)."""
+    def num_slots(self, membership: torch.Tensor, num_new: int) -> int:
+        """Slots for clusters that so many tasks beside those of `membership` (B, T) can need."""
 
     def check_tasks(self, num_tasks: int) -> None:
         """Refuse a number of tasks that makes no sense for this prior.
@@ -89,70 +105,49 @@ class PartitionSharing(Sharing):
             SpecificationError: Saying what to do.
         """
 
-    def log_partition(self, membership: torch.Tensor, values: Values) -> torch.Tensor:
-        """Log probability of a partition, differentiable in the hyperparameters.
-
-        Args:
-            membership: Each task's cluster, whole numbers from 0 on, shape (B, T).
-            values: Hyperparameter values, each of shape (B, ...).
-
-        Returns:
-            Shape (B,).
-        """
+    def sizes(self, membership: torch.Tensor, num_new: int) -> torch.Tensor:
+        """Sizes of all slots for clusters, with room for further tasks, shape (B, S)."""
         B, T = membership.shape
-        size = torch.nn.functional.one_hot(membership.long()).sum(1)
-        occupied = (size > 0).sum(1)
-        steps = torch.arange(T).expand(B, T)
-        opened = _masked_sum(self.log_open(steps, values), steps < occupied[:, None])
-        # a cluster of n tasks was joined at sizes 1 .. n - 1: count how often each size occurs on the way
-        joined = (size[:, :, None] > steps[:, None, 1:]).sum(1)
-        weights = self.log_join(steps[:, 1:], values)
-        return opened + (joined * weights).sum(1) - self.log_total(T, values)
-
-    def draw_next(self, size: torch.Tensor, values: Values, rng: np.random.Generator) -> torch.Tensor:
-        """Draw the cluster of one further task, shape (B,).
-
-        Args:
-            size: Sizes of clusters, the occupied ones before the empty ones, shape (B, S); an empty one must
-                be left where another can be opened.
-            values: Hyperparameter values, each of shape (B, ...).
-            rng: Source of randomness.
-        """
-        gumbel = -np.log(-np.log(rng.random(tuple(size.shape))))
-        return (self.log_slots(size, values) + torch.from_numpy(gumbel)).argmax(1)
-
-    def log_slots(self, size: torch.Tensor, values: Values) -> torch.Tensor:
-        """Log weights of the clusters and of the first empty slot for one further task, shape (B, S)."""
-        joining = self.log_join(size.clamp(min=1), values)
-        return slot_weights(size, joining, self.log_open((size > 0).sum(1, keepdim=True), values))
+        size = torch.zeros(B, self.num_slots(membership, num_new), dtype=torch.long)
+        return size.scatter_add_(1, membership, torch.ones_like(membership))
 
     def extend(
-        self, membership: torch.Tensor, values: Values, num_new: int, rng: np.random.Generator
+        self,
+        membership: torch.Tensor,
+        values: Values,
+        num_new: int,
+        rng: np.random.Generator,
+        descriptors: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Draw the clusters of further tasks, one after the other, given those of the others.
 
         Args:
-            membership: Clusters of T tasks, numbered without gaps, shape (B, T); T may be 0.
+            membership: Clusters of T tasks as the prior numbers them, shape (B, T); T may be 0.
             values: Hyperparameter values, each of shape (B, ...).
             num_new: Number of further tasks.
             rng: Source of randomness.
+            descriptors: Standardised descriptors of the further tasks (num_new, Q), where there are any.
 
         Returns:
             Clusters of all tasks, shape (B, T + num_new).
         """
-        B, T = membership.shape
-        num_slots = (int(membership.max()) + 1 if T else 0) + num_new
-        size = torch.zeros(B, num_slots, dtype=torch.long)
-        size.scatter_add_(1, membership, torch.ones_like(membership))
-        rows, columns = torch.arange(B), [membership]
-        for _ in range(num_new):
-            chosen = self.draw_next(size, values, rng)
+        size = self.sizes(membership, num_new)
+        rows, columns = torch.arange(len(membership)), [membership]
+        for new in range(num_new):
+            own = None if descriptors is None else descriptors[new]
+            gumbel = torch.from_numpy(-np.log(-np.log(rng.random(tuple(size.shape)))))
+            chosen = (self.log_slots(size, values, own) + gumbel).argmax(1)
             size[rows, chosen] += 1
             columns.append(chosen[:, None])
         return torch.cat(columns, dim=1)
 
     def extend_with_means(
-        self, values: Values, basis: torch.Tensor, num_new: int, rng: np.random.Generator
+        self,
+        values: Values,
+        basis: torch.Tensor,
+        num_new: int,
+        rng: np.random.Generator,
+        descriptors: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw the clusters of further tasks, and the means of those that they open.
 
@@ -161,23 +156,31 @@ class PartitionSharing(Sharing):
             basis: Z, mu and the departures of the cluster means, shape (B, R, D).
             num_new: Number of further tasks.
             rng: Source of randomness.
+            descriptors: As for `extend`.
 
         Returns:
             Clusters of the further tasks (B, num_new), and Z with rows for the new clusters.
         """
         membership = values["cluster"].long()
-        extended = self.extend(membership, values, num_new, rng)
+        extended = self.extend(membership, values, num_new, rng, descriptors)
         B, R, D = basis.shape
         num_rows = max(R, 2 + int(extended.max()))
         fresh = torch.from_numpy(rng.normal(size=(B, num_rows, D))) * values["cluster_scale"][:, None]
-        used = 1 + num_clusters(membership)[:, None] > torch.arange(num_rows)
+        occupied = (membership[:, :, None] == torch.arange(num_rows - 1)).any(1)
+        used = torch.nn.functional.pad(occupied, (1, 0), value=True)  # mu comes first
         kept = torch.nn.functional.pad(basis, (0, 0, 0, num_rows - R))
         return extended[:, membership.shape[1] :], torch.where(used[..., None], kept, fresh)
 
-    def sample_partition(self, values: Values, num_tasks: int, rng: np.random.Generator) -> torch.Tensor:
-        """Draw partitions from the prior: clusters in the order of their first task, shape (B, T)."""
+    def sample_partition(
+        self,
+        values: Values,
+        num_tasks: int,
+        rng: np.random.Generator,
+        descriptors: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Draw partitions from the prior, shape (B, T)."""
         B = next(iter(values.values())).shape[0]
-        return self.extend(torch.zeros(B, 0, dtype=torch.long), values, num_tasks, rng)
+        return self.extend(torch.zeros(B, 0, dtype=torch.long), values, num_tasks, rng, descriptors)
 
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
         """Of the partition, then the scales of the population, of cluster means and within clusters."""
@@ -196,6 +199,11 @@ class PartitionSharing(Sharing):
         correlation = Parameter("residual_correlation", (D, D), self.correlation, "correlation", dims)
         return (*shared, scale, correlation)
 
+    def report_partition(self, values: Values) -> dict[str, Reported]:
+        """What to show of the hyperparameters of the partition: those that no relabelling changes."""
+        shown = [parameter for parameter in self.partition_parameters() if parameter.size]
+        return {p.name: Reported(p.dims, values[p.name], "none") for p in shown}
+
     def structure(self, values: Values, num_tasks: int, num_features: int) -> Structure:
         """A = ones and the clusters of `values["cluster"]`, Z = mu and departures of cluster means, E."""
         mean = values["mean_scale"].reshape(-1, 1, 1).expand(-1, 1, num_features)
@@ -211,9 +219,7 @@ class PartitionSharing(Sharing):
     def report(self, values: Values) -> dict[str, Reported]:
         """Number of clusters, hyperparameters of the partition, and all scales; never a label."""
         shown = {"num_clusters": Reported((), num_clusters(values["cluster"]).double(), "none")}
-        for parameter in self.partition_parameters():
-            if parameter.size:
-                shown[parameter.name] = Reported((), values[parameter.name], "none")
+        shown |= self.report_partition(values)
         shown["cluster_scale"] = Reported(("feature",), values["cluster_scale"].abs(), "coefficient")
         if self.within != "none":
             scale = values["residual_scale"]
@@ -225,17 +231,6 @@ class PartitionSharing(Sharing):
         if not isinstance(self.mean_scale, Fixed):
             shown["mean_scale"] = Reported((), values["mean_scale"].abs(), "standardised")
         return shown
-
-
-def check_concentration(name: str, prior: Prior) -> None:
-    """Refuse a concentration that is known to be 0, or that could be."""
-    if isinstance(prior, Fixed) and prior.value == 0:
-        raise SpecificationError(
-            name,
-            expected="a number above 0, or a prior such as Gamma(1.0, 1.0)",
-            found=repr(prior),
-            remedy="Use Hierarchical() for a single cluster.",
-        )
 
 
 def num_clusters(membership: torch.Tensor) -> torch.Tensor:
@@ -256,22 +251,3 @@ def in_order(membership: torch.Tensor) -> torch.Tensor:
     first = same.to(torch.uint8).argmax(2)  # position of the first task of each task's cluster
     is_first = first == torch.arange(T)
     return (is_first.cumsum(1) - 1).gather(1, first)
-
-
-def slot_weights(size: torch.Tensor, log_join: torch.Tensor, log_open: torch.Tensor) -> torch.Tensor:
-    """Log weights of all slots for clusters: occupied ones, the first empty one, and no other, shape (B, S).
-
-    Args:
-        size: Shape (B, S).
-        log_join: Weights of the sizes, shape (B, S); whatever for empty ones.
-        log_open: Weight of a new cluster, shape (B, 1).
-    """
-    empty = size == 0
-    first_empty = empty & (empty.cumsum(1) == 1)
-    weights = log_join.masked_fill(empty, -torch.inf)
-    return torch.where(first_empty, log_open.expand_as(weights), weights)
-
-
-def _masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sums along the rows of what the mask keeps; what it drops may be infinite."""
-    return torch.where(mask, values, torch.zeros_like(values)).sum(1)

@@ -9,11 +9,11 @@ import torch
 from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Values
 from bayesmtl.priors import Gamma, Prior, is_real
-from bayesmtl.sharing.partition import PartitionSharing, check_concentration
+from bayesmtl.sharing.exchangeable import ExchangeablePartition, check_concentration
 
 
 @dataclass(frozen=True)
-class PitmanYor(PartitionSharing):
+class PitmanYor(ExchangeablePartition):
     """A `DirichletProcess` with a discount: a few large clusters and many small ones.
 
     A task joins a cluster of n others with probability proportional to n - discount and opens one of its own

@@ -116,8 +116,12 @@ class Subject:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The rows, with the task and the target."""
-        return self.data.to_frame()
+        """The rows, with the task, the target and what describes the task."""
+        frame, table = self.data.to_frame(), self.data.descriptors
+        described = (
+            {} if table is None else {name: frame[self.data.task_column].map(table[name]) for name in table}
+        )
+        return frame.assign(**described)
 
     @property
     def features(self) -> list[str]:
@@ -126,12 +130,16 @@ class Subject:
 
     def data_of(self, frame: pd.DataFrame) -> bm.TaskData:
         """Data from changed rows."""
+        task, table = self.data.task_column, None
+        if self.data.descriptors is not None:
+            table = frame.drop_duplicates(task).set_index(task)[list(self.data.descriptors)]
         return bm.TaskData.from_frame(
             frame,
-            task=self.data.task_column,
+            task=task,
             target=self.data.target_name,
             features=self.features,
             intercept=self.data.has_intercept,
+            descriptors=table,
         )
 
     def rows_of(self, task: str, number: int) -> pd.DataFrame:
@@ -140,7 +148,8 @@ class Subject:
         likelihood = self.model.likelihood
         if isinstance(likelihood, bm.Mixed):
             observed = observed[~observed[self.data.task_column].isin(list(likelihood.tasks))]
-        return observed.head(number).assign(**{self.data.task_column: task})
+        described = {} if self.data.descriptors is None else dict(self.data.descriptors.iloc[0])
+        return observed.head(number).assign(**{self.data.task_column: task}, **described)
 
     def with_noise(self, change: Callable[[Mapping[str, float]], Mapping[str, float]]) -> bm.LinearModel:
         """The model, its known noise changed."""
@@ -380,7 +389,7 @@ def check_small_tasks(subject: Subject) -> None:
     assert np.isfinite(fit.posterior["weights"]).all()
     assert np.isfinite(fit.predict(frame).draws).all()
     assert one in fit.task_names and none in fit.task_names
-    row = frame.head(1)
+    row = frame[frame[column] == none].head(1)
     unobserved = fit.predict(row.assign(**{column: none}), kind="latent")
     never = fit.predict(row.assign(**{column: NEW_TASK}), kind="latent", new_tasks="population")
     assert never.new.all() and not unobserved.new.any()

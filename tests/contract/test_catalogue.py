@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import bayesmtl
@@ -37,6 +38,7 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one
     "PitmanYor": (bm.PitmanYor(),),
+    "Gated": (bm.Gated(2, ["size"]),),
 }
 KNOWN = {f"lab_{number}": 0.4 + 0.05 * number for number in (1, 2, 3, 4, 9, 10)}
 LIKELIHOODS: dict[str, tuple[Likelihood, ...]] = {
@@ -135,6 +137,12 @@ def outcomes(data: bm.TaskData, likelihood: Likelihood) -> bm.TaskData:
     return replace(data, y=y)
 
 
+def described(data: bm.TaskData) -> bm.TaskData:
+    """The labs, with a number that describes each."""
+    index = pd.Index(data.task_names, name=data.task_column)
+    return replace(data, descriptors=pd.DataFrame({"size": [3.0, 1.0, 4.0, 1.5, 5.0, 2.0]}, index=index))
+
+
 @pytest.fixture(scope="session")
 def subject_of(lab_data: bm.TaskData) -> Callable[[str], Subject]:
     """One subject per entry, so that its checks share their fits."""
@@ -143,7 +151,8 @@ def subject_of(lab_data: bm.TaskData) -> Callable[[str], Subject]:
     def get(name: str) -> Subject:
         if name not in subjects:
             model, engine = ENTRIES[name]
-            subjects[name] = Subject(model, outcomes(lab_data, model.likelihood), engine)
+            data = described(lab_data) if model.sharing.descriptor_names else lab_data
+            subjects[name] = Subject(model, outcomes(data, model.likelihood), engine)
         return subjects[name]
 
     return get

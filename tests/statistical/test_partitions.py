@@ -17,7 +17,8 @@ import bayesmtl as bm
 from bayesmtl.inference import Problem, partition_moves, partition_scales
 from bayesmtl.inference import problem as problem_module
 from bayesmtl.inference.partition_gibbs import PartitionSampler
-from bayesmtl.inference.partition_moves import Evidence, Weights, canonical, gibbs_sweep, split_merge
+from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
+from bayesmtl.inference.partition_weights import Weights, canonical
 from bayesmtl.sharing.partition import num_clusters
 from benchmarks import partition_calibration
 from benchmarks.partition_calibration import exact, pairs, ranks, sampled, shown, simulate, started
@@ -111,8 +112,8 @@ def test_enumeration_notices_a_wrong_acceptance(monkeypatch):
     allocate = partition_moves._allocate
 
     def forgetful(*arguments):
-        side, log_split, worth, size = allocate(*arguments)
-        return side, 0 * log_split, worth, size
+        side, log_split, worth = allocate(*arguments)
+        return side, 0 * log_split, worth
 
     monkeypatch.setattr(partition_moves, "_allocate", forgetful)
     assert disagreement("split-merge", "Dirichlet process") > 5
@@ -121,7 +122,7 @@ def test_enumeration_notices_a_wrong_acceptance(monkeypatch):
 def test_enumeration_notices_a_wrong_prior(monkeypatch):
     """A Gibbs move that counts the task itself among the others."""
     slots = Weights.slots
-    monkeypatch.setattr(Weights, "slots", lambda self, size: slots(self, size + (size > 0)))
+    monkeypatch.setattr(Weights, "slots", lambda self, size, task: slots(self, size + (size > 0), task))
     assert disagreement("Gibbs", "Dirichlet process") > 5
 
 
