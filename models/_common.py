@@ -68,13 +68,20 @@ def load(name: str) -> bm.datasets.DataSet:
         sys.exit(f"This page needs the data set {name!r}. {error}")
 
 
-def task_data(dataset: bm.datasets.DataSet, *, reduced: bool, features: Sequence[str] = ()) -> bm.TaskData:
+def task_data(
+    dataset: bm.datasets.DataSet,
+    *,
+    reduced: bool,
+    features: Sequence[str] = (),
+    descriptors: pd.DataFrame | None = None,
+) -> bm.TaskData:
     """Its default features (or those named) as TaskData; reduced, its first dozen tasks."""
     data = bm.TaskData.from_frame(
         dataset.frame,
         task=dataset.task,
         target=dataset.target,
         features=list(features or dataset.features),
+        descriptors=descriptors,
     )
     return data.select_tasks(data.task_names[:12]) if reduced else data
 

@@ -3,6 +3,7 @@
 matplotlib is an optional extra, imported when the first plot is drawn.
 """
 
+from bayesmtl.plots.clusters import members, num_clusters
 from bayesmtl.plots.functions import functions
 from bayesmtl.plots.maps import maps
 from bayesmtl.plots.partition import partition
@@ -10,4 +11,13 @@ from bayesmtl.plots.predictions import predictions
 from bayesmtl.plots.shrinkage import shrinkage
 from bayesmtl.plots.similarity import similarity
 
-__all__ = ["functions", "maps", "partition", "predictions", "shrinkage", "similarity"]
+__all__ = [
+    "functions",
+    "maps",
+    "members",
+    "num_clusters",
+    "partition",
+    "predictions",
+    "shrinkage",
+    "similarity",
+]

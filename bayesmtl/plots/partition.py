@@ -47,14 +47,7 @@ def partition(task_partition: Partition, ax: Axes | None = None) -> Axes:
         >>> [label.get_text() for label in axes.get_xticklabels()]
         ['c', 'a', 'b']
     """
-    for needed in ("co_clustering", "point", "num_clusters"):
-        if not hasattr(task_partition, needed):
-            raise SpecificationError(
-                "task_partition",
-                expected="a Partition",
-                found=type(task_partition).__name__,
-                remedy="Pass fit.partition().",
-            )
+    check_partition(task_partition)
     together = task_partition.co_clustering.to_numpy()
     point = task_partition.point.to_numpy()
     T = len(point)
@@ -89,6 +82,18 @@ def partition(task_partition: Partition, ax: Axes | None = None) -> Axes:
         fontsize=9 if T <= _WITH_NUMBERS else 11,
     )
     return ax
+
+
+def check_partition(task_partition: object) -> None:
+    """Refuse what is no Partition."""
+    for needed in ("co_clustering", "point", "num_clusters"):
+        if not hasattr(task_partition, needed):
+            raise SpecificationError(
+                "task_partition",
+                expected="a Partition",
+                found=type(task_partition).__name__,
+                remedy="Pass fit.partition().",
+            )
 
 
 def _outline(ax: Axes, point: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,19 +17,13 @@ import xarray as xr
 from bayesmtl.algebra.conditional import draw_prior_basis
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import (
-    Schema,
-    Standardization,
-    TaskData,
-    TaskSummaries,
-    descriptor_matrix,
-    descriptors_of_new,
-)
+from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.results import datatree, files, prediction, update
+from bayesmtl.results.described import describe_new, standardised
 from bayesmtl.results.partition import Partition
 from bayesmtl.results.posterior import posterior_dataset
 from bayesmtl.results.prediction import Kind, Prediction
@@ -100,44 +94,8 @@ class Fit:
             self.task_names,
             self.standardization.target_scale,
             rows=None if self.likelihood.compresses else self._rows(),
-            descriptors=self._described(self.schema.descriptors),
+            descriptors=standardised(self, self.schema.descriptors),
         )
-
-    def _described(self, table: pd.DataFrame | None) -> torch.Tensor | None:
-        """Standardised descriptors (T, Q) of the tasks of a table, where the sharing prior looks at any."""
-        names, training = self.sharing.descriptor_names, self.schema.descriptors
-        if not names or training is None:
-            return None
-        known = training.iloc[: len(training) - len(self.added_tasks)]
-        return torch.from_numpy(descriptor_matrix(table, names, known))
-
-    def describe_new(self, new: Any, descriptors: Any, tasks: Sequence[str]) -> DescribedTasks:
-        """Descriptors of tasks that are not known, where the sharing prior looks at any.
-
-        Args:
-            new: Rows that name the tasks, as `predict` takes them.
-            descriptors: Their descriptors, as `predict` takes them.
-            tasks: Their names.
-
-        Returns:
-            A table with one row each, and the same standardised as the sharing prior takes it; or `None`s.
-
-        Raises:
-            DataError: If the prior needs descriptors and there are none, or if it looks at none.
-        """
-        if not self.sharing.descriptor_names:
-            if descriptors is not None:
-                raise SpecificationError(
-                    "descriptors",
-                    expected=f"none: {type(self.sharing).__name__} does not look at them",
-                    found=type(descriptors).__name__,
-                    remedy="Leave them out, or fit with Gated(num_clusters, descriptors=[...]).",
-                )
-            return DescribedTasks(None, None)
-        if not tasks:
-            return DescribedTasks(None, None)
-        table = descriptors_of_new(new, descriptors, tasks, self.schema)
-        return DescribedTasks(table, self._described(table))
 
     def _rows(self) -> TaskRows:
         assert isinstance(self.data, TaskData)
@@ -293,7 +251,7 @@ class Fit:
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
             raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
-        described = self.describe_new(new, descriptors, unknown).standardised
+        described = describe_new(self, new, descriptors, unknown).standardised
         return prediction.predict_rows(self, rows, unknown, kind, num_draws, described)
 
     def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
@@ -495,18 +453,6 @@ class Fit:
     def _repr_html_(self) -> str:
         lines = "<br>".join(escape(repr(self)).splitlines())
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
-
-
-class DescribedTasks(NamedTuple):
-    """Descriptors of tasks that are not known.
-
-    Attributes:
-        table: One row per task, or None where nothing looks at them.
-        standardised: Shape (T, Q), or None.
-    """
-
-    table: pd.DataFrame | None
-    standardised: torch.Tensor | None
 
 
 def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError, l
 from bayesmtl.inference import Draws, StandardRows
 from bayesmtl.inference.importance import smooth
 from bayesmtl.parameters import Values
+from bayesmtl.results.described import describe_new
 from bayesmtl.results.update_clusters import weigh_clusters
 from bayesmtl.results.update_correlated import redraw_correlated, weigh_correlated
 from bayesmtl.results.update_rows import RowUpdate
@@ -52,7 +53,7 @@ def condition(fit: Fit, new: Any, descriptors: Any = None) -> Fit:
     labels = rows.task_labels
     codes = fit.schema.codes(labels)
     added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
-    described = fit.describe_new(new, descriptors, added)
+    described = describe_new(fit, new, descriptors, added)
     table = fit.schema.descriptors if fit.sharing.descriptor_names else None
     if described.table is not None:
         table = pd.concat([table, described.table])

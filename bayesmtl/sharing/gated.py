@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -51,8 +51,6 @@ class Gated(PartitionSharing):
         >>> gated.log_gate(one | slope, torch.tensor([[0.0], [1.0]])).exp().numpy().round(2).tolist()
         [[[0.5, 0.5], [0.8799999952316284, 0.11999999731779099]]]
     """
-
-    has_labels: ClassVar[bool] = True
 
     num_clusters: int
     descriptors: tuple[str, ...]

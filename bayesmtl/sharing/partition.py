@@ -43,9 +43,6 @@ class PartitionSharing(Sharing):
 
     has_partition: ClassVar[bool] = True
 
-    has_labels: ClassVar[bool] = False
-    """Whether clusters are told apart by their numbers, as by a gate; otherwise they have an order only."""
-
     within: Within = "diagonal"
     scale: Prior = field(default_factory=lambda: HalfNormal(0.5))
     correlation: LKJ = field(default_factory=LKJ)

@@ -151,6 +151,28 @@ def test_plot_orders_and_outlines(doubtful):
         bm.plots.partition(doubtful.co_clustering)
 
 
+def test_plots_of_numbers_and_members(doubtful):
+    axes = bm.plots.num_clusters(doubtful)
+    expected = doubtful.num_clusters
+    assert {round(bar.get_x() + 0.35): bar.get_height() for bar in axes.patches} == expected.to_dict()
+    orange = [to_hex(bar.get_facecolor()).upper() == ORANGE for bar in axes.patches]
+    assert orange == [k == doubtful.point.max() for k in expected.index]
+    axes = bm.plots.members(doubtful)
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    bars = axes.containers[1]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], doubtful.certainty[names])
+    assert doubtful.point[names].tolist() == [1, 1, 1, 2, 2]
+    for first, second in ((0, 1), (1, 2), (3, 4)):
+        assert doubtful.certainty[names[first]] >= doubtful.certainty[names[second]]
+    assert [text.get_text() for text in axes.texts] == ["cluster 1: 60 %", "cluster 2: 40 %"]
+    for plot in (bm.plots.num_clusters, bm.plots.members):
+        own = plt.subplots()[1]
+        assert plot(doubtful, own) is own
+        with pytest.raises(SpecificationError, match=r"Pass fit\.partition"):
+            plot(doubtful.co_clustering)
+    plt.close("all")
+
+
 # --- what a fit offers, and refuses ---
 
 
