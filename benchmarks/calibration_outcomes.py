@@ -10,6 +10,14 @@ import bayesmtl as bm
 from benchmarks.calibration import table_of_runs
 from benchmarks.common import Options, main
 
+MIXED = bm.Mixed(
+    {
+        "task_0": bm.Gaussian(),
+        "task_1": bm.Bernoulli(),
+        "task_2": bm.NegativeBinomial(),
+        "task_3": bm.StudentT(),
+    }
+)
 ROWWISE: dict[str, tuple[bm.LinearModel, str]] = {
     f"{name}, {likelihood!r}, {method}": (bm.LinearModel(sharing, likelihood), method)
     for name, sharing, likelihood, method in (
@@ -34,6 +42,12 @@ ROWWISE: dict[str, tuple[bm.LinearModel, str]] = {
         ("Hierarchical diagonal", bm.Hierarchical(), bm.StudentT(), "gibbs"),
         ("Hierarchical diagonal", bm.Hierarchical(), bm.StudentT(), "laplace"),
     )
+} | {
+    f"Hierarchical diagonal, a likelihood for each task, {method}": (
+        bm.LinearModel(bm.Hierarchical(), MIXED),
+        method,
+    )
+    for method in ("gibbs", "laplace")
 }
 """Outcomes and counts, with the engine; laplace corrects its approximation where the rows let it."""
 

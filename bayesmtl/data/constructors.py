@@ -123,6 +123,7 @@ def parts_of_wide(
     descriptors: Any,
     task_column: str,
     target_name: str,
+    further: Mapping[str, Any],
 ) -> Parts:
     """The parts of `TaskData.from_wide`: every cell of Y becomes a row, in the order of Y's rows."""
     table = _feature_table(X, feature_names)
@@ -148,8 +149,28 @@ def parts_of_wide(
         for position, name in enumerate(names)
     ]
     index = X.index.repeat(num_tasks) if isinstance(X, pd.DataFrame) else None
+    of_cells = {
+        role: None if value is None else _of_cells(value, role, X, cells) for role, value in further.items()
+    }
+    long = pd.DataFrame(index=pd.RangeIndex(num_rows * num_tasks) if index is None else index)
+    parts |= read_row_columns(long, (task_column, target_name), of_cells)
     parts |= {"X": np.repeat(design.encode(table), num_tasks, axis=0), "y": np.stack(columns, axis=1).ravel()}
     return parts | {"design": design, "target_name": target_name, "index": index}
+
+
+def _of_cells(values: Any, role: str, X: Any, Y: pd.DataFrame) -> np.ndarray:
+    """One value for every cell of Y, row by row, from those or from one for every row."""
+    _refuse_other_order(X, values, role)
+    other = isinstance(values, pd.DataFrame) and list(values.columns) != list(Y.columns)
+    array = np.asarray(values)
+    if other or array.shape not in ((len(Y),), Y.shape):
+        raise DataError(
+            role,
+            expected=f"one value for each of {len(Y)} rows, or a table like Y, {Y.shape}",
+            found="other columns" if other else f"shape {array.shape}",
+            remedy="A column is said of all tasks, a table task by task, in the order of Y's columns.",
+        )
+    return np.repeat(array, Y.shape[1]) if array.ndim == 1 else array.ravel()
 
 
 def table_of_descriptors(descriptors: Any, task_names: Sequence[str], task_column: str) -> pd.DataFrame:

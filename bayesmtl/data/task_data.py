@@ -307,6 +307,10 @@ class TaskData:
         descriptors: pd.DataFrame | None = None,
         task_column: str = "task",
         target_name: str = "y",
+        offset: Any = None,
+        exposure: Any = None,
+        weights: Any = None,
+        trials: Any = None,
     ) -> TaskData:
         """Take a table with one column of targets per task, all on the same rows of features.
 
@@ -321,6 +325,11 @@ class TaskData:
             descriptors: One row per task, indexed by its label.
             task_column: Name for the task in messages and frames.
             target_name: Name for the target.
+            offset: Values (m,) for all tasks or (m, T) with the role they have in `from_frame`, like
+                `exposure`, `weights` and `trials`.
+            exposure: As in `from_frame`.
+            weights: As in `from_frame`.
+            trials: As in `from_frame`.
 
         Raises:
             DataError: If the sizes differ, or as in `from_frame`.
@@ -330,9 +339,10 @@ class TaskData:
             >>> data.task.tolist(), data.y.tolist()
             ([0, 1, 0, 1], [1.0, 2.0, nan, 4.0])
         """
+        further = {"offset": offset, "exposure": exposure, "weights": weights, "trials": trials}
         return cls(
             **constructors.parts_of_wide(
-                X, Y, tasks, feature_names, intercept, descriptors, task_column, target_name
+                X, Y, tasks, feature_names, intercept, descriptors, task_column, target_name, further
             )
         )
 

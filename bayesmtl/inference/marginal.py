@@ -47,6 +47,7 @@ _MAX_HALVINGS = 30
 _LEAST_PRECISION = (
     1e-10  # of a pseudo-row: one that says nothing, as under separation, keeps matrices regular
 )
+_LARGEST_TERMS = 1e12  # whose rounding is 1e-4
 _AT_ONCE = 200_000  # row values handled together: few enough to stay in the processor's cache
 
 
@@ -129,6 +130,9 @@ class LaplaceMarginal:
         constant = (at.value - at.first * f - 0.5 * expansion.omega * f**2).sum(1)
         data = expansion.pseudo.compressed()
         density = log_prior + constant + log_marginal(data, structure, noise)
+        # terms that large cancel to rounding: a scale of noise far too small, as a search tries it
+        size = (at.value.abs() + (at.first * f).abs() + 0.5 * expansion.omega * f**2).sum(1)
+        density = torch.where(size < _LARGEST_TERMS, density, -torch.inf)
         if points.requires_grad:
             through = self._through_mode(expansion, data, structure, fixed, values)
             density = density + through - through.detach()  # a gradient without a value

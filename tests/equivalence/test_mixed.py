@@ -42,6 +42,9 @@ def density_of(problem: Problem) -> Density:
     return problem if problem.rows is None else LaplaceMarginal(problem)
 
 
+KINDS_OF_TARGETS = {"a": bm.Gaussian(), "b": bm.Bernoulli(), "c": bm.NegativeBinomial(), "d": bm.StudentT()}
+
+
 @pytest.mark.parametrize(
     "likelihood",
     [
@@ -91,7 +94,7 @@ def test_one_likelihood_for_all_gives_the_same_draws(method):
 
 def test_tasks_that_share_nothing_are_models_of_their_own():
     """The density is the product of those of the parts, each met with its own tasks alone."""
-    parts = {"a": bm.Gaussian(), "b": bm.Bernoulli(), "c": bm.NegativeBinomial(), "d": bm.StudentT()}
+    parts = KINDS_OF_TARGETS
     sharing, y = bm.Independent(scale=bm.Fixed(0.8)), targets()
     together = problem_of(bm.LinearModel(sharing, parts), data_of(y))
     points = together.space.initial(np.random.default_rng(3), 4)
@@ -113,6 +116,17 @@ def test_tasks_that_share_nothing_are_models_of_their_own():
         total = total + part
     torch.testing.assert_close(value, total, rtol=1e-9, atol=1e-7)
     torch.testing.assert_close(gradient, slopes, rtol=1e-6, atol=1e-6)
+
+
+def test_a_density_that_rounding_has_eaten_is_none():
+    """A search that tries a noise of e^-60 is sent back; at e^-6 there are ten digits left."""
+    problem = problem_of(bm.LinearModel(bm.Hierarchical(), KINDS_OF_TARGETS), data_of(targets()))
+    assert [p.name for p in problem.space.parameters][-4:] == ["noise", "dispersion", "scale", "degrees"]
+    points = problem.space.initial(np.random.default_rng(3), 2)
+    points[:, -4] = torch.tensor([-6.0, -60.0], dtype=torch.float64)
+    value, gradient = LaplaceMarginal(problem).value_and_gradient(points)
+    assert bool(torch.isfinite(value[0])) and value[1] == -torch.inf
+    assert bool(torch.isfinite(gradient).all()) and bool((gradient[1] == 0).all())
 
 
 @pytest.fixture(scope="module")

@@ -48,6 +48,53 @@ def test_other_constructors(make):
         assert np.array_equal(getattr(data, role), getattr(read(**COLUMNS), role))
 
 
+WIDE_X = pd.DataFrame({"dose": [0.1, 0.2, 0.3]}, index=list("uvw"))
+WIDE_Y = pd.DataFrame({"b": [1.0, None, 3.0], "a": [4.0, 5.0, 6.0]}, index=list("uvw"))
+
+
+def test_a_wide_table_takes_them_by_row_or_by_cell():
+    trials = pd.DataFrame({"b": [4, 5, 6], "a": [7, 8, 9]}, index=list("uvw"))
+    data = bm.TaskData.from_wide(WIDE_X, WIDE_Y, weights=[1.0, 2.0, 3.0], trials=trials, exposure=[1, 1, 2])
+    rows = data.to_frame()
+    assert rows["task"].tolist() == ["b", "a"] * 3 and data.task.tolist() == [0, 1] * 3
+    assert data.weights.tolist() == [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
+    assert data.trials.tolist() == [4.0, 7.0, 5.0, 8.0, 6.0, 9.0]
+    np.testing.assert_allclose(data.offset, np.log([1, 1, 1, 1, 2, 2]))
+    assert data.row_columns == {"exposure": "exposure", "weights": "weights", "trials": "trials"}
+    # the same rows, one under the other
+    long = bm.TaskData.from_frame(
+        rows,
+        task="task",
+        target="y",
+        features=["dose"],
+        trials="trials",
+        weights="weights",
+        exposure="exposure",
+    )
+    for name in ("X", "y", "offset", "weights", "trials"):
+        assert np.array_equal(getattr(long, name), getattr(data, name), equal_nan=True), name
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"trials": [4, 5]}, r"`trials`: expected one value for each of 3 rows, or a table like Y, \(3, 2\)"),
+        ({"offset": np.zeros((2, 3))}, r"`offset`: .*found shape \(2, 3\)"),
+        ({"offset": "dose"}, r"`offset`: .*found shape \(\)"),
+        ({"weights": WIDE_Y[["a", "b"]]}, "`weights`: .*found other columns"),
+        (
+            {"weights": pd.Series([1.0, 2.0, 3.0], index=list("wvu"))},
+            "`weights`: expected the same row labels",
+        ),
+        ({"weights": [1.0, 0.0, 2.0]}, "`weights`: expected a weight above 0.*'v'"),
+        ({"offset": [0.0] * 3, "exposure": [1.0] * 3}, "`exposure`: expected an offset or an exposure"),
+    ],
+)
+def test_bad_values_of_a_wide_table(given, message):
+    with pytest.raises((DataError, SpecificationError), match=message):
+        bm.TaskData.from_wide(WIDE_X, WIDE_Y, **given)
+
+
 def test_an_exposure_is_an_offset_on_the_log_scale():
     data = read(exposure="days")
     np.testing.assert_allclose(data.offset, np.log(FRAME["days"]))
