@@ -49,6 +49,7 @@ def run(
     num_warmup: int = 100,
     signed: bool = False,
     seed: int = 0,
+    held: torch.Tensor | None = None,
 ) -> tuple[State, torch.Tensor, dict[str, np.ndarray]]:
     def value_and_gradient(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         points = points.detach().requires_grad_()
@@ -61,7 +62,9 @@ def run(
         value_and_gradient,
         num_warmup=num_warmup,
         signed=torch.full((num_dimensions,), signed),
+        held=held,
     )
+    sampler.may_use_surrogate &= held is None
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(4, num_dimensions, generator=generator, dtype=torch.float64)
     state = sampler.start(points, torch.eye(num_dimensions, dtype=torch.float64), generator)
@@ -186,3 +189,25 @@ def test_many_coordinates_follow_exact_gradients():
 def test_too_few_points_make_no_surrogate():
     points = np.zeros((10, 3))
     assert Surrogate.fit(points, points, np.ones(10), np.zeros(3, dtype=bool)) is None
+
+
+def test_held_coordinates_stay_and_the_others_follow_their_conditional():
+    """The first of three normal coordinates is held: the others have their distribution given it."""
+    held = torch.tensor([True, False, False])
+    state, points, _ = run(gaussian, 3, held=held)
+    start = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(points[..., 0], start[:, None, 0].expand(points.shape[:2]))
+    slope = CORRELATION[1:, 0] / CORRELATION[0, 0]
+    rest = points[..., 1:] - CENTER[1:] - (points[..., :1] - CENTER[0]) * slope
+    variance = (CORRELATION[1:, 1:] - torch.outer(slope, CORRELATION[0, 1:])).diagonal().numpy()
+    for d in (0, 1):
+        values = rest[..., d].numpy()
+        for found, expected in ((values, 0.0), (values**2, variance[d])):
+            ess = float(array_stats.ess(found, chain_axis=0, draw_axis=1, method="mean"))
+            assert abs(found.mean() - expected) < SIGMAS * found.std() / np.sqrt(ess)
+    assert not state.root[0].any() and not state.root[:, 0].any()
+
+
+def test_all_coordinates_may_be_held():
+    state, points, _ = run(gaussian, 3, held=torch.ones(3, dtype=torch.bool), num_draws=4, num_warmup=20)
+    assert torch.equal(points[:, 0], points[:, -1]) and state.iteration == 24
