@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ class FunctionProblem(Target):
         which: Which of them each row has, shape (n,); `None` together with `inputs`.
         grid: Rows by input and task, shape (m, T), in the order of `inputs`, where every task has
             the same; `None` elsewhere.
+        weight: How many times the rows count; above 1 where they stand for more rows of their kind.
     """
 
     kernels: Kernels
@@ -66,6 +68,7 @@ class FunctionProblem(Target):
     inputs: torch.Tensor | None = None
     which: torch.Tensor | None = None
     grid: torch.Tensor | None = None
+    weight: float = 1.0
 
     @property
     def num_tasks(self) -> int:
@@ -117,7 +120,16 @@ class FunctionProblem(Target):
         tasks, noise = self.structure(values), self.noise(values, num_draws)
         if self.on_grid:
             return log_marginal_of_grid(tasks, self._over_inputs(values)[:, 0], noise, self.y[self.grid])
-        return log_marginal(tasks, self._over_inputs(values), noise, self.task, self.y, self.which)
+        if self.inputs is not None:
+            return log_marginal(tasks, self._over_inputs(values), noise, self.task, self.y, self.which)
+        X, task, y = self._by_task
+        return log_marginal(tasks, self.kernels.covariance(values, X, X), noise, task, y)
+
+    @cached_property
+    def _by_task(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Inputs, tasks and targets task by task: then every pair of tasks is one piece of the kernels."""
+        order = torch.argsort(self.task, stable=True)
+        return self.X[order], self.task[order], self.y[order]
 
     @property
     def on_grid(self) -> bool:
@@ -147,10 +159,13 @@ class FunctionProblem(Target):
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
         """log p(y, hyperparameters) at points (B, P), shape (B,)."""
         log_prior, values = self.space.log_prior(points)
-        return log_prior + self.log_marginal(values, len(points))
+        return log_prior + self.weight * self.log_marginal(values, len(points))
 
     def reduced(self, rng: np.random.Generator) -> FunctionProblem | None:
-        """A few hundred rows: all those of some inputs where tasks share inputs, else some of each task."""
+        """A few hundred rows: all those of some inputs where tasks share inputs, else some of each task.
+
+        They are weighted up to the number of all rows, so that their density is about as narrow as the whole.
+        """
         size = len(self.inputs) if self.on_grid and self.inputs is not None else len(self.y)
         if size < _EXPENSIVE_FROM:
             return None
@@ -171,7 +186,10 @@ class FunctionProblem(Target):
             return None  # a task would be left without rows
         X, y = self.X[rows], self.y[rows]
         inputs, which, grid = Arrangement.of(X.numpy(), task.numpy(), self.num_tasks)
-        return replace(self, X=X, y=y, task=task, inputs=inputs, which=which, grid=grid)
+        weight = len(self.y) / len(y)
+        return replace(
+            self, X=X, y=y, task=task, inputs=inputs, which=which, grid=grid, weight=self.weight * weight
+        )
 
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
