@@ -19,7 +19,13 @@ from bayesmtl.algebra.functions import (
     log_marginal,
     marginal_covariance,
 )
-from bayesmtl.algebra.kronecker import GridRows, complete_grid, decompose, log_marginal_of_grid
+from bayesmtl.algebra.kronecker import (
+    GridRows,
+    decompose,
+    grid_positions,
+    log_marginal_of_grid,
+    on_cells,
+)
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.inference.target import Target
 from bayesmtl.kernels import Kernel, Kernels
@@ -33,8 +39,9 @@ from bayesmtl.sharing.functions import over_functions
 _GRID_TASKS = 3
 # Distinct inputs, in rows, up to which kernels are evaluated between them and copied to the rows.
 _SHARED = 0.7
-# Rows (inputs of a complete grid) from which modes are searched on a part of them first, and the part's size.
+# Rows from which modes are searched on a part of them first, and the part's size; the same for a grid's inputs
 _EXPENSIVE_FROM, _REDUCED_TO = 500, 300
+_LARGE_GRID, _SMALL_GRID = 250, 150
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +59,8 @@ class FunctionProblem(Target):
         target_scale: What one standardised unit is in the target's units, shape (T,).
         inputs: The distinct inputs, shape (m, D), where rows share them; `None` elsewhere.
         which: Which of them each row has, shape (n,); `None` together with `inputs`.
-        grid: Rows by input and task, shape (m, T), in the order of `inputs`, where every task has
-            the same; `None` elsewhere.
+        grid: Rows by input and task, shape (m, T), in the order of `inputs`, where tasks have nearly
+            all the same, -1 for a missing cell; `None` elsewhere.
         weight: How many times the rows count; above 1 where they stand for more rows of their kind.
     """
 
@@ -119,7 +126,9 @@ class FunctionProblem(Target):
         """log p(y | hyperparameters), shape (B,)."""
         tasks, noise = self.structure(values), self.noise(values, num_draws)
         if self.on_grid:
-            return log_marginal_of_grid(tasks, self._over_inputs(values)[:, 0], noise, self.y[self.grid])
+            assert self.grid is not None
+            kernel, Y = self._over_inputs(values)[:, 0], on_cells(self.y, self.grid)
+            return log_marginal_of_grid(tasks, kernel, noise, Y, self.grid >= 0)
         if self.inputs is not None:
             return log_marginal(tasks, self._over_inputs(values), noise, self.task, self.y, self.which)
         X, task, y = self._by_task
@@ -133,8 +142,13 @@ class FunctionProblem(Target):
 
     @property
     def on_grid(self) -> bool:
-        """Whether two small eigendecompositions are enough: a complete grid, and one kernel."""
+        """Whether two small eigendecompositions are enough: a grid, nearly complete, and one kernel."""
         return self.grid is not None and self.kernels.num_kernels == 1
+
+    @property
+    def num_holes(self) -> int:
+        """Cells of the grid without a target."""
+        return 0 if self.grid is None else int((self.grid < 0).sum())
 
     def _over_inputs(self, values: Values) -> torch.Tensor:
         """The kernels between distinct inputs, (B, Q, m, m), or between all rows where they share none."""
@@ -152,7 +166,7 @@ class FunctionProblem(Target):
         kernel = self._over_inputs(values)
         if self.on_grid:
             assert self.grid is not None
-            return GridRows.of(decompose(tasks, kernel[:, 0], noise), self.grid, self.y)
+            return GridRows.of(decompose(tasks, kernel[:, 0], noise, self.grid >= 0), self.grid, self.y)
         kernel = kernels_at_rows(kernel, self.which)
         return DenseRows.of(marginal_covariance(tasks, kernel, noise, self.task), self.y)
 
@@ -166,10 +180,12 @@ class FunctionProblem(Target):
 
         They are weighted up to the number of all rows, so that their density is about as narrow as the whole.
         """
-        size = len(self.inputs) if self.on_grid and self.inputs is not None else len(self.y)
-        if size < _EXPENSIVE_FROM:
+        size, enough, reduced = len(self.y), _EXPENSIVE_FROM, _REDUCED_TO
+        if self.on_grid and self.inputs is not None:
+            size, enough, reduced = len(self.inputs), _LARGE_GRID, _SMALL_GRID
+        if size < enough:
             return None
-        share = _REDUCED_TO / size
+        share = reduced / size
         if self.inputs is not None and self.which is not None:
             number = max(round(share * len(self.inputs)), 1)
             chosen = rng.permutation(len(self.inputs))[:number]
@@ -255,7 +271,7 @@ class Arrangement(NamedTuple):
         if len(inputs) > _SHARED * len(X):
             return cls()
         # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
-        grid = complete_grid(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
+        grid = grid_positions(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
         return cls(
             torch.from_numpy(inputs),
             torch.from_numpy(which.ravel()),
