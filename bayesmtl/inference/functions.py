@@ -39,7 +39,7 @@ from bayesmtl.sharing.functions import over_functions
 _GRID_TASKS = 3
 # Distinct inputs, in rows, up to which kernels are evaluated between them and copied to the rows.
 _SHARED = 0.7
-# Rows from which modes are searched on a part of them first, and the part's size; the same for a grid's inputs
+# Rows from which modes are searched on a part of them first, and the part's size; of a grid, inputs
 _EXPENSIVE_FROM, _REDUCED_TO = 500, 300
 _LARGE_GRID, _SMALL_GRID = 250, 150
 
