@@ -211,6 +211,13 @@ class GridRows(NamedTuple):
         taken = ordered @ solved.transpose(-1, -2)
         return Conditional(mean, prior - 0.5 * (taken + taken.transpose(-1, -2)))
 
+    def solve(self, vectors: torch.Tensor) -> torch.Tensor:
+        """See `KnownRows.solve`."""
+        solution = torch.empty_like(vectors)
+        solved = solve_grid(self.factor, on_cells(vectors, self.rows))
+        solution[..., self.rows[self.rows >= 0]] = solved[..., self.rows >= 0]
+        return solution
+
     def leave_one_out(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `KnownRows.leave_one_out`."""
         precision = torch.empty_like(self.alpha)
