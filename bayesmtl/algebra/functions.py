@@ -229,6 +229,9 @@ class KnownRows(Protocol):
             variance_only: Whether variances are enough.
         """
 
+    def solve(self, vectors: torch.Tensor) -> torch.Tensor:
+        """K^-1 times vectors over the rows, (B, p, n) -> (B, p, n)."""
+
     def leave_one_out(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of each target (n,) given all others, in closed form: two tensors (B, n).
 
@@ -264,6 +267,10 @@ class DenseRows(NamedTuple):
         if variance_only:
             return Conditional(mean, (prior - half.square().sum(1)).clamp(min=0.0))
         return Conditional(mean, prior - half.transpose(-1, -2) @ half)
+
+    def solve(self, vectors: torch.Tensor) -> torch.Tensor:
+        """See `KnownRows.solve`."""
+        return torch.cholesky_solve(vectors.mT, self.cholesky).mT
 
     def leave_one_out(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `KnownRows.leave_one_out`."""

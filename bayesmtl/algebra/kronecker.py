@@ -1,4 +1,4 @@
-"""Complete grids: the density of Gaussian processes when every task is observed at the same inputs.
+"""Grids: the density of Gaussian processes when every task is observed at the same inputs, or nearly so.
 
 With m inputs, Y (m x T) and rows ordered by input and task,
 
@@ -14,8 +14,12 @@ Levels have rank T and come back by Woodbury's identity: with J = 1 (x) I, H = J
 M = (I + Lambda H)^-1 Lambda, K^-1 = C^-1 - C^-1 J M J' C^-1. The cost is O(m^3 + T^3 + m^2 T) instead of
 O(m^3 T^3), and eigenvalues of noise-whitened matrices need no jitter.
 
+Where h cells have no target, with E their columns of the identity, K^-1 E = W and E'W = L L', the block of
+the observed cells has the inverse K^-1 - V V' with V = W L^-T, zeros where a target is missing, and log det
+K + 2 sum log diag L: exact, at O(h m^2 T + h^2 m T) more. Its gradient is that of h further residuals V.
+
 Source: Bonilla, Chai and Williams (2008) and Stegle, Lippert, Mooij, Lawrence and Borgwardt (2011) for the
-decomposition; levels and gradients are derived here.
+decomposition; levels, missing cells (by the inverse of a partitioned matrix) and gradients are derived here.
 """
 
 from __future__ import annotations
@@ -29,9 +33,13 @@ import torch
 
 from bayesmtl.algebra.functions import Conditional, TaskStructure
 
+# Missing cells up to which this is cheaper than factorising the rows: this share of all, less with few tasks.
+_MOST_HOLES, _PER_TASK = 0.25, 0.05
+_MOST_COLUMNS = 2_000  # missing cells: V holds as many grids
 
-def complete_grid(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray | None:
-    """Which row is input i of task t, shape (m, T), if every task has every input exactly once.
+
+def grid_positions(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray | None:
+    """Which row is input i of task t, shape (m, T), if nearly every task has every input, and none twice.
 
     Args:
         X: Inputs, shape (n, D).
@@ -39,20 +47,23 @@ def complete_grid(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray
         num_tasks: T.
 
     Returns:
-        Positions of rows, or `None` where inputs differ between tasks or repeat.
+        Positions of rows, -1 for a missing cell, or `None` where inputs repeat or too many cells are missing
+        (a quarter, or 5 % per task if that is less).
 
     Example:
-        >>> complete_grid(np.array([[0.0], [1.0], [1.0], [0.0]]), np.array([0, 0, 1, 1]), 2).tolist()
+        >>> grid_positions(np.array([[0.0], [1.0], [1.0], [0.0]]), np.array([0, 0, 1, 1]), 2).tolist()
         [[0, 3], [1, 2]]
     """
     inputs, which = np.unique(X, axis=0, return_inverse=True)
     rows = np.full((len(inputs), num_tasks), -1)
     rows[which.ravel(), task] = np.arange(len(X))
-    return rows if rows.size == len(X) and (rows >= 0).all() else None
+    missing = int((rows < 0).sum())
+    few = missing <= min(_MOST_HOLES, _PER_TASK * num_tasks) * rows.size and missing <= _MOST_COLUMNS
+    return rows if few and rows.size - missing == len(X) else None
 
 
 class GridFactor(NamedTuple):
-    """K^-1 of a complete grid, in the letters of the module.
+    """K^-1 of a grid, in the letters of the module.
 
     Attributes:
         Q: Eigenvectors of k, shape (B, m, m).
@@ -63,7 +74,8 @@ class GridFactor(NamedTuple):
         M: Shape (B, T, T).
         lam: Eigenvalues of k, shape (B, m).
         omega: Eigenvalues of the whitened Omega, shape (B, T).
-        logdet: log det K, shape (B,).
+        logdet: log det K, of the observed cells only, shape (B,).
+        V: For the h missing cells, shape (B, h, m, T).
     """
 
     Q: torch.Tensor
@@ -75,21 +87,29 @@ class GridFactor(NamedTuple):
     lam: torch.Tensor
     omega: torch.Tensor
     logdet: torch.Tensor
+    V: torch.Tensor
 
 
-def decompose(tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor) -> GridFactor:
-    """Decompose the covariance of a complete grid.
+def decompose(
+    tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor, observed: torch.Tensor
+) -> GridFactor:
+    """Decompose the covariance of a grid.
 
     Args:
         tasks: The one Omega, and Lambda.
         kernel: k between the inputs, shape (B, m, m).
         noise: sigma_t, shape (B, T).
+        observed: Which cells have a target, shape (m, T).
     """
-    return _decompose(tasks.shape[:, 0], tasks.level, kernel, noise)
+    return _decompose(tasks.shape[:, 0], tasks.level, kernel, noise, observed)
 
 
 def _decompose(
-    shape: torch.Tensor, level: torch.Tensor, kernel: torch.Tensor, noise: torch.Tensor
+    shape: torch.Tensor,
+    level: torch.Tensor,
+    kernel: torch.Tensor,
+    noise: torch.Tensor,
+    observed: torch.Tensor,
 ) -> GridFactor:
     m, T = kernel.shape[-1], noise.shape[-1]
     lam, Q = torch.linalg.eigh(kernel)
@@ -103,17 +123,44 @@ def _decompose(
     inner = torch.eye(T, dtype=kernel.dtype) + level @ H
     M = torch.linalg.solve(inner, level)
     logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + torch.linalg.slogdet(inner)[1]
-    return GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet)
+    none = kernel.new_zeros(len(kernel), 0, m, T)
+    whole = GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet, none)
+    i, t = torch.nonzero(~observed, as_tuple=True)
+    if not len(i):
+        return whole
+    # Q'E P for one-hot E, of which each is a product of a row of Q and one of P
+    W = _solve_projected(whole, Q[:, i, :, None] * P[:, t, None, :])
+    L, _ = torch.linalg.cholesky_ex(W[:, :, i, t].transpose(-1, -2))
+    V = torch.linalg.solve_triangular(L, W.flatten(2), upper=False).unflatten(2, (m, T))
+    return whole._replace(V=V, logdet=logdet + 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1))
 
 
 def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
-    """K^-1 times vectors over the grid, shape (B, p, m, T) or (p, m, T) -> (B, p, m, T)."""
+    """K^-1 times vectors over the grid, shape (B, p, m, T) or (p, m, T) -> (B, p, m, T).
+
+    Vectors are zero in missing cells, and so are the answers.
+    """
+    Q, P = factor.Q[:, None], factor.P[:, None]
+    solution = _solve_projected(factor, Q.transpose(-1, -2) @ (Z @ P))
+    if not factor.V.shape[1]:
+        return solution
+    V = factor.V.flatten(2)
+    onto = Z.expand(len(V), -1, -1, -1).flatten(2) @ V.transpose(-1, -2)
+    found: torch.Tensor = solution - (onto @ V).unflatten(2, Z.shape[-2:])
+    return found
+
+
+def _solve_projected(factor: GridFactor, projected: torch.Tensor) -> torch.Tensor:
+    """The inverse for all cells times vectors Z, given Q'ZP, both (B, p, m, T)."""
     Q, P, inverse_d, q = (part[:, None] for part in factor[:4])
-    projected = Q.transpose(-1, -2) @ (Z @ P) * inverse_d  # C^-1 Z = Q projected P'
+    projected = projected * inverse_d  # C^-1 Z = Q projected P'
     sums = P @ (projected * q[..., None]).sum(-2)[..., None]  # J' C^-1 Z
     taken = factor.M[:, None] @ sums
     levels = q[..., None] * (taken.transpose(-1, -2) @ P) * inverse_d
-    solution: torch.Tensor = Q @ (projected - levels) @ P.transpose(-1, -2)
+    rotated = (projected - levels) @ P.transpose(-1, -2)
+    # all vectors side by side: one product instead of one for each, which would read Q as often
+    side = factor.Q @ rotated.transpose(1, 2).flatten(2)
+    solution: torch.Tensor = side.unflatten(2, (-1, rotated.shape[-1])).transpose(1, 2)
     return solution
 
 
@@ -123,15 +170,15 @@ def inverse_diagonal(factor: GridFactor) -> torch.Tensor:
     without = Q.square() @ inverse_d @ P.square().transpose(-1, -2)
     a = Q @ (q[:, :, None] * inverse_d)  # (B, m, T): row (i, t) of C^-1 J is P_t diag(a_i) P'
     rows = torch.einsum("btj,bij,bsj->bits", P, a, P)
-    return without - torch.einsum("bits,bsr,bitr->bit", rows, M, rows)
+    return without - torch.einsum("bits,bsr,bitr->bit", rows, M, rows) - factor.V.square().sum(1)
 
 
 class GridRows(NamedTuple):
-    """Known rows that form a complete grid.
+    """Known rows that form a grid.
 
     Attributes:
         factor: K^-1.
-        rows: Which row is input i of task t, shape (m, T).
+        rows: Which row is input i of task t, shape (m, T); -1 for a missing cell.
         alpha: K^-1 y in the order of the rows, shape (B, n).
     """
 
@@ -143,7 +190,7 @@ class GridRows(NamedTuple):
     def of(cls, factor: GridFactor, rows: torch.Tensor, y: torch.Tensor) -> GridRows:
         """Solve for targets (n,) in the order of the rows."""
         alpha = y.new_empty(len(factor.logdet), len(y))
-        alpha[:, rows.flatten()] = solve_grid(factor, y[rows][None])[:, 0].flatten(1)
+        alpha[:, rows[rows >= 0]] = solve_grid(factor, on_cells(y, rows)[None])[:, 0, rows >= 0]
         return cls(factor, rows, alpha)
 
     @property
@@ -155,24 +202,39 @@ class GridRows(NamedTuple):
         self, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
     ) -> Conditional:
         """See `KnownRows.condition`."""
-        B, n, p = cross.shape
         mean = (cross * self.alpha[:, :, None]).sum(1)
-        ordered = cross[:, self.rows.flatten()].transpose(-1, -2)  # (B, p, n), inputs before tasks
-        solved = solve_grid(self.factor, ordered.reshape(B, p, *self.rows.shape)).reshape(B, p, n)
+        ordered = on_cells(cross.transpose(-1, -2), self.rows)  # (B, p, m, T)
+        solved = solve_grid(self.factor, ordered).flatten(2)
+        ordered = ordered.flatten(2)
         if variance_only:
             return Conditional(mean, (prior - (ordered * solved).sum(-1)).clamp(min=0.0))
         taken = ordered @ solved.transpose(-1, -2)
         return Conditional(mean, prior - 0.5 * (taken + taken.transpose(-1, -2)))
 
+    def solve(self, vectors: torch.Tensor) -> torch.Tensor:
+        """See `KnownRows.solve`."""
+        solution = torch.empty_like(vectors)
+        solved = solve_grid(self.factor, on_cells(vectors, self.rows))
+        solution[..., self.rows[self.rows >= 0]] = solved[..., self.rows >= 0]
+        return solution
+
     def leave_one_out(self, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See `KnownRows.leave_one_out`."""
         precision = torch.empty_like(self.alpha)
-        precision[:, self.rows.flatten()] = inverse_diagonal(self.factor).flatten(1)
+        precision[:, self.rows[self.rows >= 0]] = inverse_diagonal(self.factor)[:, self.rows >= 0]
         return y - self.alpha / precision, 1 / precision
 
 
+def on_cells(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Values of rows (..., n) as cells of a grid (..., m, T), zero where one is missing."""
+    return torch.where(rows >= 0, values[..., rows.clamp(min=0)], 0.0)
+
+
 class _GridMarginal(torch.autograd.Function):
-    """log N(Y; 0, K) and its gradient by hand, because that of an eigendecomposition blows up at ties."""
+    """log N(Y; 0, K) and its gradient by hand, because that of an eigendecomposition blows up at ties.
+
+    d/dK = (A A' - K^-1) / 2, where K^-1 is that of all cells and A are alpha and V.
+    """
 
     @staticmethod
     def forward(
@@ -182,17 +244,19 @@ class _GridMarginal(torch.autograd.Function):
         kernel: torch.Tensor,
         noise: torch.Tensor,
         Y: torch.Tensor,
+        observed: torch.Tensor,
     ) -> torch.Tensor:
-        factor = _decompose(shape, level, kernel, noise)
-        alpha = solve_grid(factor, Y[None])[:, 0]
-        ctx.save_for_backward(shape, kernel, noise, alpha, *factor)
-        quadratic = (alpha * Y).sum((1, 2))
-        density: torch.Tensor = -0.5 * (quadratic + factor.logdet + Y.numel() * math.log(2 * math.pi))
+        factor = _decompose(shape, level, kernel, noise, observed)
+        alpha = solve_grid(factor, Y[None])
+        ctx.save_for_backward(shape, kernel, noise, torch.cat([alpha, factor.V], 1), *factor[:8])
+        quadratic = (alpha[:, 0] * Y).sum((1, 2))
+        num_rows = int(observed.sum())
+        density: torch.Tensor = -0.5 * (quadratic + factor.logdet + num_rows * math.log(2 * math.pi))
         return density
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        shape, kernel, noise, alpha, Q, P, D, q, H, M, lam, omega, _ = ctx.saved_tensors
+        shape, kernel, noise, A, Q, P, D, q, H, M, lam, omega = ctx.saved_tensors
         transposed = P.transpose(-1, -2)
         rotated = transposed @ M @ P
 
@@ -204,29 +268,37 @@ class _GridMarginal(torch.autograd.Function):
             return block
 
         half = 0.5 * upstream[0][:, None, None]
-        sums = alpha.sum(1)
-        to_level = sums[:, :, None] * sums[:, None, :] - (H - H @ M @ H)
-        to_shape = alpha.transpose(-1, -2) @ kernel @ alpha - over_inputs(lam)
-        variance = alpha.square().sum(1) - over_inputs(torch.ones_like(lam)).diagonal(dim1=-2, dim2=-1)
+        sums = A.sum(2)
+        to_level = sums.mT @ sums - (H - H @ M @ H)
+        side = A.transpose(1, 2).flatten(2)  # (B, m, p T)
+        smoothed = (kernel @ side).reshape(len(A), -1, A.shape[-1])
+        to_shape = side.reshape(smoothed.shape).mT @ smoothed - over_inputs(lam)
+        variance = A.square().sum((1, 2)) - over_inputs(torch.ones_like(lam)).diagonal(dim1=-2, dim2=-1)
         to_noise = upstream[0][:, None] * noise * variance
         strength = omega * rotated.diagonal(dim1=-2, dim2=-1)
         # Q (diag - sum_t strength_t (q D_t)(q D_t)') Q', of which all but the diagonal has rank T
         low = Q @ (q[:, :, None] * D)
-        to_kernel = torch.baddbmm(alpha @ shape @ alpha.transpose(-1, -2), low * strength[:, None, :], low.mT)
+        weighted = (A @ shape[:, None]).transpose(1, 2).flatten(2)
+        to_kernel = torch.baddbmm(weighted @ side.mT, low * strength[:, None, :], low.mT)
         to_kernel = to_kernel.baddbmm_(Q * (D * omega[:, None, :]).sum(-1)[:, None, :], Q.mT, alpha=-1)
-        return half * to_shape, half * to_level, half * to_kernel, to_noise, None
+        return half * to_shape, half * to_level, half * to_kernel, to_noise, None, None
 
 
 def log_marginal_of_grid(
-    tasks: TaskStructure, kernel: torch.Tensor, noise: torch.Tensor, Y: torch.Tensor
+    tasks: TaskStructure,
+    kernel: torch.Tensor,
+    noise: torch.Tensor,
+    Y: torch.Tensor,
+    observed: torch.Tensor,
 ) -> torch.Tensor:
-    """log p(Y) with all functions integrated out, for a complete grid.
+    """log p(Y) with all functions integrated out, for a grid.
 
     Args:
         tasks: The one Omega, and Lambda.
         kernel: k between the inputs, shape (B, m, m).
         noise: sigma_t, shape (B, T).
-        Y: Targets, shape (m, T).
+        Y: Targets, shape (m, T); zero where one is missing.
+        observed: Which cells have a target, shape (m, T).
 
     Returns:
         Shape (B,); NaN where the matrices are not finite.
@@ -236,8 +308,8 @@ def log_marginal_of_grid(
     usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
     usable &= torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).flatten(1).all(1)
     if usable.all():
-        return apply(shape, level, kernel, noise, Y)
+        return apply(shape, level, kernel, noise, Y, observed)
     parts = (shape[usable], level[usable], kernel[usable], noise[usable])
-    found = apply(*parts, Y)
+    found = apply(*parts, Y, observed)
     nan = found.new_full((len(kernel),), torch.nan)
     return nan.masked_scatter(usable, found)

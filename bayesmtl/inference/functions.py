@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,13 @@ from bayesmtl.algebra.functions import (
     log_marginal,
     marginal_covariance,
 )
-from bayesmtl.algebra.kronecker import GridRows, complete_grid, decompose, log_marginal_of_grid
+from bayesmtl.algebra.kronecker import (
+    GridRows,
+    decompose,
+    grid_positions,
+    log_marginal_of_grid,
+    on_cells,
+)
 from bayesmtl.data import Standardization, TaskData
 from bayesmtl.inference.target import Target
 from bayesmtl.kernels import Kernel, Kernels
@@ -32,8 +39,9 @@ from bayesmtl.sharing.functions import over_functions
 _GRID_TASKS = 3
 # Distinct inputs, in rows, up to which kernels are evaluated between them and copied to the rows.
 _SHARED = 0.7
-# Rows (inputs of a complete grid) from which modes are searched on a part of them first, and the part's size.
+# Rows from which modes are searched on a part of them first, and the part's size; of a grid, inputs
 _EXPENSIVE_FROM, _REDUCED_TO = 500, 300
+_LARGE_GRID, _SMALL_GRID = 250, 150
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +59,9 @@ class FunctionProblem(Target):
         target_scale: What one standardised unit is in the target's units, shape (T,).
         inputs: The distinct inputs, shape (m, D), where rows share them; `None` elsewhere.
         which: Which of them each row has, shape (n,); `None` together with `inputs`.
-        grid: Rows by input and task, shape (m, T), in the order of `inputs`, where every task has
-            the same; `None` elsewhere.
+        grid: Rows by input and task, shape (m, T), in the order of `inputs`, where tasks have nearly
+            all the same, -1 for a missing cell; `None` elsewhere.
+        weight: How many times the rows count; above 1 where they stand for more rows of their kind.
     """
 
     kernels: Kernels
@@ -66,6 +75,7 @@ class FunctionProblem(Target):
     inputs: torch.Tensor | None = None
     which: torch.Tensor | None = None
     grid: torch.Tensor | None = None
+    weight: float = 1.0
 
     @property
     def num_tasks(self) -> int:
@@ -116,13 +126,29 @@ class FunctionProblem(Target):
         """log p(y | hyperparameters), shape (B,)."""
         tasks, noise = self.structure(values), self.noise(values, num_draws)
         if self.on_grid:
-            return log_marginal_of_grid(tasks, self._over_inputs(values)[:, 0], noise, self.y[self.grid])
-        return log_marginal(tasks, self._over_inputs(values), noise, self.task, self.y, self.which)
+            assert self.grid is not None
+            kernel, Y = self._over_inputs(values)[:, 0], on_cells(self.y, self.grid)
+            return log_marginal_of_grid(tasks, kernel, noise, Y, self.grid >= 0)
+        if self.inputs is not None:
+            return log_marginal(tasks, self._over_inputs(values), noise, self.task, self.y, self.which)
+        X, task, y = self._by_task
+        return log_marginal(tasks, self.kernels.covariance(values, X, X), noise, task, y)
+
+    @cached_property
+    def _by_task(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Inputs, tasks and targets task by task: then every pair of tasks is one piece of the kernels."""
+        order = torch.argsort(self.task, stable=True)
+        return self.X[order], self.task[order], self.y[order]
 
     @property
     def on_grid(self) -> bool:
-        """Whether two small eigendecompositions are enough: a complete grid, and one kernel."""
+        """Whether two small eigendecompositions are enough: a grid, nearly complete, and one kernel."""
         return self.grid is not None and self.kernels.num_kernels == 1
+
+    @property
+    def num_holes(self) -> int:
+        """Cells of the grid without a target."""
+        return 0 if self.grid is None else int((self.grid < 0).sum())
 
     def _over_inputs(self, values: Values) -> torch.Tensor:
         """The kernels between distinct inputs, (B, Q, m, m), or between all rows where they share none."""
@@ -140,21 +166,26 @@ class FunctionProblem(Target):
         kernel = self._over_inputs(values)
         if self.on_grid:
             assert self.grid is not None
-            return GridRows.of(decompose(tasks, kernel[:, 0], noise), self.grid, self.y)
+            return GridRows.of(decompose(tasks, kernel[:, 0], noise, self.grid >= 0), self.grid, self.y)
         kernel = kernels_at_rows(kernel, self.which)
         return DenseRows.of(marginal_covariance(tasks, kernel, noise, self.task), self.y)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
         """log p(y, hyperparameters) at points (B, P), shape (B,)."""
         log_prior, values = self.space.log_prior(points)
-        return log_prior + self.log_marginal(values, len(points))
+        return log_prior + self.weight * self.log_marginal(values, len(points))
 
     def reduced(self, rng: np.random.Generator) -> FunctionProblem | None:
-        """A few hundred rows: all those of some inputs where tasks share inputs, else some of each task."""
-        size = len(self.inputs) if self.on_grid and self.inputs is not None else len(self.y)
-        if size < _EXPENSIVE_FROM:
+        """A few hundred rows: all those of some inputs where tasks share inputs, else some of each task.
+
+        They are weighted up to the number of all rows, so that their density is about as narrow as the whole.
+        """
+        size, enough, reduced = len(self.y), _EXPENSIVE_FROM, _REDUCED_TO
+        if self.on_grid and self.inputs is not None:
+            size, enough, reduced = len(self.inputs), _LARGE_GRID, _SMALL_GRID
+        if size < enough:
             return None
-        share = _REDUCED_TO / size
+        share = reduced / size
         if self.inputs is not None and self.which is not None:
             number = max(round(share * len(self.inputs)), 1)
             chosen = rng.permutation(len(self.inputs))[:number]
@@ -171,7 +202,10 @@ class FunctionProblem(Target):
             return None  # a task would be left without rows
         X, y = self.X[rows], self.y[rows]
         inputs, which, grid = Arrangement.of(X.numpy(), task.numpy(), self.num_tasks)
-        return replace(self, X=X, y=y, task=task, inputs=inputs, which=which, grid=grid)
+        weight = len(self.y) / len(y)
+        return replace(
+            self, X=X, y=y, task=task, inputs=inputs, which=which, grid=grid, weight=self.weight * weight
+        )
 
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
@@ -237,7 +271,7 @@ class Arrangement(NamedTuple):
         if len(inputs) > _SHARED * len(X):
             return cls()
         # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
-        grid = complete_grid(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
+        grid = grid_positions(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
         return cls(
             torch.from_numpy(inputs),
             torch.from_numpy(which.ravel()),

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 
+from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 
 
@@ -37,6 +39,21 @@ class Kernel(ABC):
     @abstractmethod
     def variance(self, values: Values, X: torch.Tensor) -> torch.Tensor:
         """k(x, x) of every row of X (n, D), shape (B, n)."""
+
+    def frequencies(
+        self, values: Values, num_inputs: int, number: int, rng: np.random.Generator
+    ) -> torch.Tensor:
+        """Draws w from the spectral density, k(x, x') = E cos(w'(x - x')), shape (B, number, D).
+
+        Raises:
+            SpecificationError: If this kernel's is not known.
+        """
+        raise SpecificationError(
+            "kernel",
+            expected="a Matern kernel, whose spectral density is known",
+            found=type(self).__name__,
+            remedy="Use predict, whose draws are joint over the rows of one call.",
+        )
 
     @abstractmethod
     def report(self, values: Values) -> dict[str, Reported]:

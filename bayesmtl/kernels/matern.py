@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from bayesmtl.errors import SpecificationError
@@ -119,6 +120,18 @@ class Matern(Kernel):
     def variance(self, values: Values, X: torch.Tensor) -> torch.Tensor:
         """Ones, shape (B, n)."""
         return X.new_ones(len(values["lengthscale"]), len(X))
+
+    def frequencies(
+        self, values: Values, num_inputs: int, number: int, rng: np.random.Generator
+    ) -> torch.Tensor:
+        """Multivariate t with 2 smoothness degrees of freedom, over the length-scales, (B, number, D)."""
+        lengthscale = values["lengthscale"][:, None, :]
+        drawn = torch.from_numpy(rng.standard_normal((len(lengthscale), number, num_inputs)))
+        if self.smoothness != math.inf:
+            df = 2 * self.smoothness
+            wide = torch.from_numpy(rng.chisquare(df, (len(lengthscale), number, 1)))
+            drawn = drawn * (df / wide).sqrt()
+        return drawn / lengthscale
 
     def report(self, values: Values) -> dict[str, Reported]:
         """The length-scales, in the units of the inputs."""

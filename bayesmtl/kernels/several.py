@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from bayesmtl.kernels.base import Kernel
@@ -78,6 +79,15 @@ class Kernels:
     def variance(self, values: Values, X: torch.Tensor) -> torch.Tensor:
         """k_q(x, x), shape (B, Q, n)."""
         return torch.stack([k.variance(self._own(q, values), X) for q, k in enumerate(self.kernels)], 1)
+
+    def frequencies(
+        self, values: Values, num_inputs: int, number: int, rng: np.random.Generator
+    ) -> torch.Tensor:
+        """Draws from the spectral densities, shape (B, Q, number, D)."""
+        drawn = [
+            k.frequencies(self._own(q, values), num_inputs, number, rng) for q, k in enumerate(self.kernels)
+        ]
+        return torch.stack(drawn, 1)
 
     def report(self, values: Values) -> dict[str, Reported]:
         """All hyperparameters.

@@ -218,7 +218,7 @@ class MultitaskGP:
         size, what = len(problem.y), "observed rows"
         if problem.on_grid:
             assert problem.grid is not None
-            size, what = len(problem.grid), "inputs of a complete grid"
+            size, what = len(problem.grid), "inputs of a grid"
         if size > _MOST_ROWS:
             raise DataError(
                 "data",
@@ -243,7 +243,9 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
     if problem.on_grid:
         assert problem.grid is not None
         m, T = problem.grid.shape
-        how = f"functions integrated out by eigendecomposition: a complete grid of {m} inputs x {T} tasks"
+        holes = int((problem.grid < 0).sum())
+        what = "a complete grid" if not holes else f"a grid, {holes} of its {m * T} cells missing,"
+        how = f"functions integrated out by eigendecomposition: {what} of {m} inputs x {T} tasks"
     if method != "auto":
         return method, f"asked for; {how}"
     if n <= _SAMPLED:

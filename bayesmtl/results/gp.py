@@ -25,7 +25,7 @@ from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Values
 from bayesmtl.priors import Prior
-from bayesmtl.results import gp_files, gp_prediction, gp_update, gp_views
+from bayesmtl.results import gp_files, gp_functions, gp_prediction, gp_update, gp_views
 from bayesmtl.results.fit import check_option, summarise
 from bayesmtl.results.posterior import in_user_units
 from bayesmtl.results.prediction import Kind, Prediction
@@ -191,6 +191,20 @@ class GPFit:
             raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
         return gp_prediction.predict_rows(self, rows, unknown, kind, num_draws, joint=joint)
 
+    def sample_functions(self, num_draws: int = 100) -> gp_functions.FunctionDraws:
+        """Draw whole functions of all known tasks, which can be evaluated anywhere, as often as needed.
+
+        Each call of the result gives the values of the same functions, which `predict` promises within one
+        call only, at a cost that is linear in the number of rows: for searching a maximum, or large maps.
+
+        Args:
+            num_draws: How many, spread over at most 200 hyperparameter draws.
+
+        Raises:
+            SpecificationError: If the spectral density of a kernel is not known (it is of `Matern`).
+        """
+        return gp_functions.sample_functions(self, num_draws)
+
     def condition(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> GPFit:
         """Take further rows into account, of new or known tasks, without refitting.
 
@@ -236,10 +250,7 @@ class GPFit:
         """
         check_option("kind", kind, ("structure", "functions"))
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
-        codes = self.schema.codes(names)
-        if (codes < 0).any():
-            missing = [name for name, code in zip(names, codes, strict=True) if code < 0]
-            raise self._unknown(missing, "Leave it out, or add its rows with fit.condition.")
+        codes = self.known_codes(names, "Leave it out, or add its rows with fit.condition.")
         if kind == "structure":
             chosen = self._chosen(num_draws)
             draws_of = {name: value[chosen] for name, value in self._flat().items()}
@@ -311,6 +322,18 @@ class GPFit:
             },
             index=index,
         )
+
+    def known_codes(self, labels: Sequence[str] | np.ndarray, remedy: str) -> np.ndarray:
+        """Positions of tasks.
+
+        Raises:
+            UnknownTaskError: If one is not known, with this remedy.
+        """
+        codes = self.schema.codes(labels)
+        missing = [str(label) for label, code in zip(labels, codes, strict=True) if code < 0]
+        if missing:
+            raise self._unknown(list(dict.fromkeys(missing)), remedy)
+        return codes
 
     def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
         return UnknownTaskError(

@@ -83,7 +83,8 @@ def function_values(
     n, num_tasks = len(problem.y), problem.num_tasks + len(rows.new_names)
     means, draws = [], []
     Q = problem.kernels.num_kernels
-    for part in in_chunks(values, m * (n + m) if problem.on_grid else Q * (n + m) ** 2):
+    on_grid = m * (n + m) + problem.num_holes * n
+    for part in in_chunks(values, on_grid if problem.on_grid else Q * (n + m) ** 2):
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
         kernels = problem.kernels

@@ -204,10 +204,12 @@ def test_modes_by_way_of_a_part_of_the_data_are_modes(monkeypatch):
     assert part.space == target.space and np.bincount(part.task).tolist() == [15, 15, 15]
     (found, *_) = search(target, target, np.random.default_rng(2))
     assert found.converged and abs(found.value - direct.value) < 1e-3
+    monkeypatch.setattr(inference, "_LARGE_GRID", 50)
+    monkeypatch.setattr(inference, "_SMALL_GRID", 45)
     shared = bm.TaskData.from_wide(x[:60, None], rng.normal(size=(60, 3)), NAMES)
     grid = bm.MultitaskGP()._problem(shared)
     part = grid.reduced(rng)
-    assert part.on_grid and part.grid.shape == (45, 3)
+    assert part.on_grid and part.grid.shape == (45, 3) and part.weight == pytest.approx(60 / 45)
 
 
 def test_several_kernels_are_reported_without_labels():
@@ -428,19 +430,24 @@ def test_order_of_rows_and_names_of_tasks_change_nothing():
     assert shuffled.fingerprint() != target.fingerprint()
 
 
-@pytest.mark.parametrize("noise", ["task", "shared"])
-@pytest.mark.parametrize("name", SHARINGS)
-def test_kronecker_equals_dense(name, noise):
-    """Value and gradient of the eigendecomposition of a complete grid, rows in any order."""
+@pytest.mark.parametrize(
+    "name, noise, num_holes",
+    [
+        *((name, noise, 0) for name in SHARINGS for noise in ("task", "shared")),
+        *((name, "task", 3) for name in SHARINGS),
+    ],
+)
+def test_kronecker_equals_dense(name, noise, num_holes):
+    """Value and gradient of the eigendecomposition of a grid, rows in any order, cells missing or not."""
     m = 8
     rng = np.random.default_rng(7)
-    order = rng.permutation(m * T)
+    order = rng.permutation(m * T)[num_holes:]
     X = np.repeat(rng.normal(size=(m, D)), T, axis=0)[order]
-    y, task = rng.normal(size=m * T), np.tile(np.arange(T), m)[order]
+    y, task = rng.normal(size=len(order)), np.tile(np.arange(T), m)[order]
     data = bm.TaskData.from_arrays(X, y, np.array(NAMES)[task], intercept=False)
     data = data.with_target_standardization("none")
     fast = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise))._problem(data)
-    assert fast.grid is not None and fast.grid.shape == (m, T)
+    assert fast.grid is not None and fast.grid.shape == (m, T) and fast.num_holes == num_holes
     dense = replace(fast, grid=None)
     at = points(fast)
     for found, expected in zip(fast.value_and_gradient(at), dense.value_and_gradient(at), strict=True):
@@ -452,7 +459,7 @@ def test_kronecker_equals_dense(name, noise):
     np.testing.assert_allclose(value[[0, 2]], dense.value(at[:2]), rtol=1e-8)
 
 
-def test_grids_are_recognised_only_when_complete():
+def test_grids_are_recognised_when_nearly_complete():
     rng = np.random.default_rng(0)
     Y = rng.normal(size=(6, T))
     inputs = rng.normal(size=(6, 1))
@@ -464,22 +471,29 @@ def test_grids_are_recognised_only_when_complete():
     assert "complete grid of 6 inputs x 3 tasks" in fit.reason
     Y[2, 1] = np.nan
     holed = bm.TaskData.from_wide(inputs, Y, NAMES)
-    assert model._problem(holed).grid is None
-    assert "Cholesky" in model.fit(holed, **options).reason
+    assert "a grid, 1 of its 18 cells missing, of 6 inputs x 3 tasks" in model.fit(holed, **options).reason
+    Y[:, 0] = np.nan
+    sparse = bm.TaskData.from_wide(inputs, Y, NAMES)
+    assert model._problem(sparse).grid is None
+    assert "Cholesky" in model.fit(sparse, **options).reason
     twice = np.vstack([inputs, inputs[:1]])
     repeated = bm.TaskData.from_wide(twice, rng.normal(size=(7, T)), NAMES)
     assert model._problem(repeated).grid is None
 
 
-@pytest.mark.parametrize("name", SHARINGS)
-def test_predictions_from_a_grid_equal_dense_ones(name):
+@pytest.mark.parametrize(
+    "name, num_holes", [*((name, 0) for name in SHARINGS), ("low rank", 3), ("hierarchical", 3)]
+)
+def test_predictions_from_a_grid_equal_dense_ones(name, num_holes):
     rng = np.random.default_rng(2)
-    data = bm.TaskData.from_wide(rng.normal(size=(7, D)), rng.normal(size=(7, T)), NAMES)
+    inputs, Y = rng.normal(size=(7, D)), rng.normal(size=(7, T))
+    Y.flat[4 : 4 + num_holes] = np.nan
+    data = bm.TaskData.from_wide(inputs, Y, NAMES)
     model = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise="task"))
     fast = model.fit(data, method="empirical_bayes", seed=0, progress=False)
     dense = replace(fast)
     dense.__dict__["problem"] = replace(fast.problem, grid=None)
-    assert fast.problem.grid is not None
+    assert fast.problem.num_holes == num_holes and fast.problem.on_grid
     new = (rng.normal(size=(5, D)), ["a", "b", "c", "d", "d"])
     for joint in (True, False):
         first, second = (fit.predict(new, new_tasks="population", joint=joint) for fit in (fast, dense))
@@ -487,9 +501,13 @@ def test_predictions_from_a_grid_equal_dense_ones(name):
         np.testing.assert_allclose(first.sd, second.sd, rtol=1e-6)
     first, second = fast.leave_one_out(), dense.leave_one_out()
     np.testing.assert_allclose(first[["mean", "sd"]], second[["mean", "sd"]], rtol=1e-8)
-    # rows beside the grid make it one no longer
+    # a row beside the grid adds an input, of which all other tasks' cells are missing: few enough or not
     wiser = fast.condition((new[0][:1], [0.3], ["a"]))
-    assert wiser.problem.grid is None and np.isfinite(wiser.predict(new, new_tasks="population").mean).all()
+    assert wiser.problem.on_grid == (num_holes == 0)
+    by_rows = replace(wiser)
+    by_rows.__dict__["problem"] = replace(wiser.problem, grid=None)
+    first, second = (fit.predict(new, new_tasks="population").mean for fit in (wiser, by_rows))
+    np.testing.assert_allclose(first, second, rtol=1e-8, atol=1e-10)
 
 
 def test_fresh_loadings_continue_their_vector():
