@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import TaskStructure
+from bayesmtl.algebra.functions import TaskStructure, factorise
+from bayesmtl.algebra.inducing import Roots
 from bayesmtl.errors import SpecificationError, listing
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, HalfNormal, Prior
@@ -72,6 +73,17 @@ class FunctionSharing(ABC):
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         """Omega_q and Lambda for B hyperparameter values."""
 
+    def roots(self, values: Values, num_tasks: int) -> Roots:
+        """A_q and A_0 with A_q A_q' = Omega_q and A_0 A_0' = Lambda for one hyperparameter value (B = 1).
+
+        A new task's columns come behind those of the known tasks. By Cholesky factorisation, which gives as
+        many latent functions as tasks; a reading that needs fewer says so.
+        """
+        tasks = self.structure(values, num_tasks)
+        return Roots(
+            tuple(factorise(omega)[0][0] for omega in tasks.shape.unbind(1)), factorise(tasks.level)[0][0]
+        )
+
     @abstractmethod
     def report(self, values: Values) -> dict[str, Reported]:
         """What to show of the hyperparameters: only what is free of signs and rotations."""
@@ -120,6 +132,16 @@ def of_all(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
 def of_each(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
     """What each task has for itself: scale^2 I, shape (B, T, T)."""
     return scale.square()[:, None, None] * torch.eye(num_tasks, dtype=scale.dtype)
+
+
+def root_of_all(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """A root of `of_all` for one value (1,): one column, shape (T, 1)."""
+    return scale[:, None].expand(num_tasks, 1)
+
+
+def root_of_each(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """A root of `of_each` for one value (1,): one column per task, shape (T, T)."""
+    return scale * torch.eye(num_tasks, dtype=scale.dtype)
 
 
 def report_mean_scale(prior: Prior, values: Values) -> dict[str, Reported]:
