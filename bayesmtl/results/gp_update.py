@@ -96,7 +96,7 @@ def _with_own_at_a_point(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, to
                 found=f"new tasks, which have hyperparameters of their own under {fit.sharing!r}",
                 remedy="Fit again with these rows, or use Hierarchical(), whose tasks have none.",
             )
-        one = {name: value[:_POOLED].expand(_POOLED, *value.shape[1:]) for name, value in flat.items()}
+        one = {name: value[:1].expand(_POOLED, *value.shape[1:]) for name, value in flat.items()}
         values = with_fresh_tasks(fit, one, num_new, rng)
         share = torch.softmax(_density_of_new(fit, wider, values), dim=0).numpy()
         pick = torch.from_numpy(rng.choice(_POOLED, C * N, p=share / share.sum()))
