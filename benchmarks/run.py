@@ -13,6 +13,7 @@ NAMES = (
     "new_tasks",
     "grids",
     "dense",
+    "sparse",
     "jura",
     "school_prediction",
     "school_posterior",

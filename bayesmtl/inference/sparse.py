@@ -24,6 +24,7 @@ STEPS_PER_WARMUP = 5  # steps of each restart for every warm-up iteration that i
 ROWS_AT_ONCE = 512
 _RATES = (0.05, 0.002)  # of Adam's first and last step
 _LAST = 1 / 3  # share of the steps whose ELBO is judged
+_FALL = 0.6  # power of the step by which the rate of natural gradients falls
 _SLOWEST = 0.05  # rate of natural gradients, below which they would lag behind the hyperparameters
 _MOST_WEIGHTS = 1_000  # entries of v by default: a step costs O(P^3)
 _MOST_INDUCING = 200
@@ -108,8 +109,15 @@ def fit_sparse(
     num_steps = STEPS_PER_WARMUP * settings.num_warmup
     P = problem.space.size
     starts = problem.space.initial(rng, NUM_RESTARTS if P else 1)
-    progress = iterations(0, len(starts) * num_steps, f"{len(starts)} restarts", show=settings.progress)
-    runs = [_climb(problem, start, num_steps if P else 0, progress, rng) for start in starts]
+    total = len(starts) * num_steps if P else 0
+    progress = iterations(0, total, f"{len(starts)} restarts", show=settings.progress)
+    runs = []
+    for start in starts:
+        climber = Climber(problem, start, num_steps, rng)
+        for _ in range(num_steps if P else 0):
+            next(progress)
+            climber.step()
+        runs.append(climber.ended())
     for _ in progress:  # closes the bar
         pass
     best = max(runs, key=lambda run: run.elbo)
@@ -133,46 +141,58 @@ def fit_sparse(
     return points.reshape(C, N, -1), sample_stats
 
 
-def _climb(
-    problem: SparseProblem,
-    start: torch.Tensor,
-    num_steps: int,
-    progress: Iterator[int],
-    rng: np.random.Generator,
-) -> Run:
-    point = start[None].clone().requires_grad_()
-    first, last = _RATES
-    optimiser = torch.optim.Adam([point], lr=first)
-    fall = torch.optim.lr_scheduler.ExponentialLR(optimiser, (last / first) ** (1 / max(num_steps, 1)))
-    state: Sums | None = None
-    weights: Weights | None = None
-    elbo = []
-    for step, rows in zip(range(num_steps), _batches(len(problem.y), rng), strict=False):
-        next(progress)
-        whole = len(rows) == len(problem.y)
-        rate = 1.0 if whole else max((step + 1) ** -0.6, _SLOWEST)
-        with torch.enable_grad():
-            log_prior, values = problem.space.log_prior(point)
-            L = problem.factor(values)
-            at = problem.features(values, problem.roots(values), L, problem.X[rows], problem.task[rows])
-            expected = problem.expected(values, rows)
-            scale = len(problem.y) / len(rows)
-            taken = natural_step(state, sums_of(at, expected, weights, scale), rate)
-            if taken is not None:  # outliers can leave no precision; then q stays as it is
-                state, weights = taken
-            elif weights is None:
-                weights = Weights.prior(at.C.shape[1])
-            bound = scale * expected.value(*weights.moments(at)).sum() + log_prior[0]
-            (gradient,) = torch.autograd.grad(-bound, point)
+class Climber:
+    """Steps of one restart.
+
+    Args:
+        problem: What is fitted.
+        start: Hyperparameters to start from, shape (P,).
+        num_steps: How many steps the rates are laid out for.
+        rng: Source of randomness.
+    """
+
+    def __init__(self, problem: SparseProblem, start: torch.Tensor, num_steps: int, rng: np.random.Generator):
+        self.problem = problem
+        self.point = start[None].clone().requires_grad_()
+        self.elbo: list[float] = []
+        first, last = _RATES
+        self._optimiser = torch.optim.Adam([self.point], lr=first)
+        self._fall = torch.optim.lr_scheduler.ExponentialLR(
+            self._optimiser, (last / first) ** (1 / max(num_steps, 1))
+        )
+        self._batches = _batches(len(problem.y), rng)
+        self._state: Sums | None = None
+        self._weights: Weights | None = None
+
+    @torch.enable_grad()
+    def step(self) -> None:
+        """Move q(v) along its natural gradient, then the hyperparameters along the bound's gradient."""
+        problem, rows = self.problem, next(self._batches)
+        log_prior, values = problem.space.log_prior(self.point)
+        L, roots = problem.factor(values), problem.roots(values)
+        at = problem.features(values, roots, L, problem.X[rows], problem.task[rows])
+        expected = problem.expected(values, rows)
+        scale = len(problem.y) / len(rows)
+        rate = max((len(self.elbo) + 1) ** -_FALL, _SLOWEST) if scale > 1 else 1.0
+        with torch.no_grad():
+            taken = natural_step(self._state, sums_of(at, expected, self._weights, scale), rate)
+        if taken is not None:  # outliers can leave no precision; then q stays as it is
+            self._state, self._weights = taken
+        weights = self._weights or Weights.prior(at.C.shape[1])
+        bound = scale * expected.value(*weights.moments(at)).sum() + log_prior[0]
+        (gradient,) = torch.autograd.grad(-bound, self.point)
         if torch.isfinite(gradient).all():
-            point.grad = gradient
-            optimiser.step()
-        fall.step()
-        elbo.append(float(bound.detach() - weights.divergence()))
-    there = point.detach()
-    found = float(problem.value(there)[0])
-    tail = np.array(elbo[-max(int(_LAST * num_steps), 1) :])
-    return Run(there[0], found, *(rise_of(tail) if num_steps else (0.0, 0.0)))
+            self.point.grad = gradient
+            self._optimiser.step()
+        self._fall.step()
+        self.elbo.append(float(bound.detach() - weights.divergence()))
+
+    def ended(self) -> Run:
+        """Where the steps have led."""
+        there = self.point.detach()
+        tail = np.array(self.elbo[-max(int(_LAST * len(self.elbo)), 1) :])
+        rise = rise_of(tail) if self.elbo else (0.0, 0.0)
+        return Run(there[0], float(self.problem.value(there)[0]), *rise)
 
 
 def _batches(num_rows: int, rng: np.random.Generator) -> Iterator[torch.Tensor]:

@@ -23,6 +23,7 @@ NEEDS = {
     "new_tasks": ("exam", ()),
     "grids": (None, ("gpytorch",)),
     "dense": (None, ("gpytorch",)),
+    "sparse": (None, ("gpytorch",)),
     "jura": ("jura", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
