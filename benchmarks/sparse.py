@@ -1,4 +1,4 @@
-"""20,000 rows of 16 functions through inducing inputs: time per step and held-out density, beside GPyTorch."""
+"""20,000 rows of 16 functions through inducing inputs: steps and held-out density, beside GPyTorch."""
 
 from __future__ import annotations
 
@@ -201,10 +201,11 @@ def run(options: Options) -> str:
         [
             table(shown, digits=3),
             "",
-            f"Batches of {BATCH} rows. Densities are per row and of the standardised target; {perfect:.3f} is "
-            "that of the true functions. The steps of bayesmtl are those of two restarts together, and its "
-            "seconds those of the whole fit, the choice of the inducing inputs included. GPyTorch gets the same "
-            f"seconds for one run; with 32 bit the better of two (Adam with rates {RATES[0]} and {RATES[1]}).",
+            f"Batches of {BATCH} rows. Densities are per row and of the standardised target; "
+            f"{perfect:.3f} is that of the true functions. The steps of bayesmtl are those of two restarts "
+            "together, and its seconds those of the whole fit, the choice of the inducing inputs included. "
+            "GPyTorch gets the same seconds for one run; with 32 bit the better of two (Adam with rates "
+            f"{RATES[0]} and {RATES[1]}).",
             "",
             verdict(
                 "a step no slower than GPyTorch's at equal inducing inputs and rows",

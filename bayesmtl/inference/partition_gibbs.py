@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 
@@ -14,6 +16,8 @@ from bayesmtl.inference.partition_step import move_partition, starting_partition
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
+from bayesmtl.inference.target import Density
+from bayesmtl.parameters import ParameterSpace
 
 NUM_DRAWS = 500  # by default, per chain
 # Length of a trajectory: a little shorter than where nothing else moves.
@@ -38,15 +42,37 @@ def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
         CheckpointError: If the checkpoint is damaged or belongs to another run.
         SpecificationError: If there are fewer tasks than clusters are asked for.
     """
-    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     rng = np.random.default_rng(settings.seed)
     (weights_rng,) = rng.spawn(1)
     sampler = PartitionSampler(problem, settings.num_warmup)
+    points, membership, sample_stats, complete = run_chains(sampler, settings, rng)
+    return _complete(problem, points, membership, sample_stats, weights_rng, complete=complete)
+
+
+class WithPartitions(Density, Protocol):
+    """A posterior of hyperparameters that depends on the partition of the tasks."""
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The hyperparameters."""
+
+    def given(self, membership: torch.Tensor) -> Density:
+        """The same given partitions, shape (B, T)."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever the model or the data do."""
+
+
+def run_chains(
+    sampler: PartitionSampler, settings: Settings, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, np.ndarray], bool]:
+    """Points (C, N, P), partitions (C, N, T), statistics (C, N) each, and whether all draws are there."""
+    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     checkpoint = None
     state = None
     if settings.checkpoint is not None:
         run = (settings.seed, settings.num_chains, settings.num_warmup)
-        checkpoint = Checkpoint(settings.checkpoint, f"{problem.fingerprint()} gibbs {run}")
+        checkpoint = Checkpoint(settings.checkpoint, f"{sampler.problem.fingerprint()} gibbs {run}")
         state = checkpoint.load()
     if state is None:
         state = sampler.start(settings.num_chains, rng)
@@ -65,7 +91,7 @@ def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
         checkpoint.save(state)
     points, sample_stats = stacked(state, num_draws)
     membership = state.further["kept"][:, : points.shape[1]]
-    return _complete(problem, points, membership, sample_stats, weights_rng, complete=complete)
+    return points, membership, sample_stats, complete
 
 
 class PartitionSampler:
@@ -76,9 +102,9 @@ class PartitionSampler:
         num_warmup: Iterations to adapt in, not kept.
     """
 
-    def __init__(self, problem: Problem, num_warmup: int):
+    def __init__(self, problem: WithPartitions, num_warmup: int):
         self.problem, self.num_warmup = problem, num_warmup
-        self.given = problem
+        self.given: Density = problem
         signed = problem.space.signed()
         self.hmc = HMC(
             lambda points: self.given.value(points),
@@ -97,13 +123,23 @@ class PartitionSampler:
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """The state before the first iteration, with chains at different partitions."""
-        membership = starting_partitions(self.problem, self.problem.tasks, num_chains, rng)
+        membership = self.starting(num_chains, rng)
         points = self.problem.space.initial(rng, num_chains)
         self.given = self.problem.given(membership)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         state = self.hmc.start(points, torch.eye(points.shape[1], dtype=points.dtype), generator)
         state.further = {"membership": membership, "kept": membership[:, None][:, :0]}
         return state
+
+    def starting(self, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
+        """Partitions that chains start from, shape (C, T)."""
+        assert isinstance(self.problem, Problem)
+        return starting_partitions(self.problem, self.problem.tasks, num_chains, rng)
+
+    def move(self, state: State) -> torch.Tensor:
+        """Partitions after one round of moves given the hyperparameters, shape (C, T)."""
+        assert isinstance(self.problem, Problem)
+        return move_partition(self.problem, state.points, state.further["membership"], state.generator)
 
     def advance(self, state: State) -> None:
         """One iteration of all chains, in place; an interrupted one leaves no trace."""
@@ -117,7 +153,7 @@ class PartitionSampler:
             raise
 
     def _advance(self, state: State) -> None:
-        membership = move_partition(self.problem, state.points, state.further["membership"], state.generator)
+        membership = self.move(state)
         kept = state.further["kept"]
         if state.iteration >= self.num_warmup:
             kept = torch.cat([kept, membership[:, None]], dim=1)

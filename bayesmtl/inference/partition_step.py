@@ -75,10 +75,16 @@ def starting_partitions(
     Raises:
         SpecificationError: If the prior does not allow so few tasks.
     """
-    sharing, T = problem.sharing, tasks.num_tasks
-    assert isinstance(sharing, PartitionSharing)
-    sharing.check_tasks(T)
-    estimates = own_estimates(tasks)
+    assert isinstance(problem.sharing, PartitionSharing)
+    problem.sharing.check_tasks(tasks.num_tasks)
+    return dispersed_partitions(problem.sharing, own_estimates(tasks), num_chains, rng)
+
+
+def dispersed_partitions(
+    sharing: PartitionSharing, estimates: np.ndarray, num_chains: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """All tasks together, all apart, and k-means of estimates (T, D) with 2, 4 .. clusters: (C, T)."""
+    T = len(estimates)
     most = getattr(sharing, "num_clusters", T)
     partitions = []
     for chain in range(num_chains):

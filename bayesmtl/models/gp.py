@@ -16,6 +16,7 @@ from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
 from bayesmtl.inference.exact import sample_hyperparameters
+from bayesmtl.inference.function_partitions import partitions_of_functions
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
 from bayesmtl.inference.laplace import weigh_hyperparameters
 from bayesmtl.inference.sparse import ROWS_AT_ONCE, choose_inducing, fit_sparse
@@ -28,8 +29,9 @@ from bayesmtl.priors import HalfNormal, Prior, check_priors
 from bayesmtl.results.gp import GPFit
 from bayesmtl.sharing import Hierarchical, Sharing
 from bayesmtl.sharing.functions import over_functions
+from bayesmtl.sharing.partition import PartitionSharing
 
-METHODS = ("auto", "exact", "laplace", "empirical_bayes", "svi")
+METHODS = ("auto", "exact", "laplace", "empirical_bayes", "svi", "gibbs")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
 _SAMPLED = 300
 _NUM_DRAWS = 500  # of "exact", per chain
@@ -47,7 +49,8 @@ class MultitaskGP:
     prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
     function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
     ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance
-    (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign). Every
+    (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign),
+    `Clusters(K)`, `DirichletProcess()`, `PitmanYor()` functions of clusters, and tasks around them. Every
     task has inputs of its own. A specification only: immutable, without data. Inputs are the features of the
     data, without an intercept.
 
@@ -130,19 +133,21 @@ class MultitaskGP:
                 "laplace" for the same by importance sampling around its mode with a few hundred
                 evaluations (Pareto k is checked), "empirical_bayes" for the mode alone, "svi" for many rows
                 (functions through inducing inputs, minibatches of rows, hyperparameters at the maximum of an
-                evidence bound), or "auto"; the fit records the choice and its reason. Under Gaussian noise
-                all but "svi" integrate functions out exactly; under other likelihoods all but "exact" work,
+                evidence bound), "gibbs" for priors over partitions, which have no other engine, or "auto";
+                the fit records the choice and its reason. Under Gaussian noise all but "svi" integrate
+                functions out exactly; under other likelihoods "laplace", "empirical_bayes" and "svi" work,
                 with that bound.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 500 ("exact") and 250.
-            num_warmup: Iterations per chain to adapt in ("exact"); "svi" takes five steps for each.
+            num_draws: Kept draws per chain; by default 500 ("exact" and "gibbs") and 250.
+            num_warmup: Iterations per chain to adapt in ("exact" and "gibbs"); "svi" takes five steps for
+                each.
             num_inducing: Inducing inputs, shared by all tasks, of "svi" and of likelihoods that are not
                 Gaussian; by default all distinct inputs or, if these are many, as many as give a thousand
                 whitened values of the latent functions, at most 200. Chosen among the inputs by greedy
                 entropy reduction.
             progress: Whether to show progress on stderr.
-            checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
+            checkpoint: File to save a run in and to resume it from ("exact" and "gibbs").
 
         Raises:
             SpecificationError: If the model does not fit the data, or an option is unknown.
@@ -172,7 +177,10 @@ class MultitaskGP:
                     found=repr(num_inducing),
                     remedy='Use method="svi".',
                 )
-        if name == "svi":
+        membership = None
+        if name == "gibbs":
+            points, membership, sample_stats, complete = partitions_of_functions(problem, settings, rng)
+        elif name == "svi":
             assert isinstance(problem, SparseProblem)
             points, sample_stats = fit_sparse(problem, settings, rng)
         elif name == "exact":
@@ -183,8 +191,10 @@ class MultitaskGP:
             points, sample_stats = maximise_hyperparameters(problem, settings, rng)
         C, N, P = points.shape
         values = problem.space.constrain(points.reshape(C * N, P))
-        if name in ("empirical_bayes", "svi") and len(problem.unseen):
+        if name in ("empirical_bayes", "svi", "gibbs") and len(problem.unseen):
             values = problem.sharing.with_unseen_redrawn(values, problem.unseen, rng)
+        if membership is not None:
+            values["cluster"] = membership.reshape(C * N, -1)
         fit = GPFit(
             kernel=self.kernel,
             sharing=self.sharing,
@@ -219,6 +229,8 @@ class MultitaskGP:
         problem = self._problem(data)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
         values = problem.space.sample(rng, 1)
+        if isinstance(self.sharing, PartitionSharing):
+            values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
         _refuse_too_many(problem)
         fresh = torch.from_numpy(rng.standard_normal(len(problem.y)))
         standardization = self.likelihood.standardization(data)
@@ -292,6 +304,15 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
             remedy='Use "auto" to let the data decide.',
         )
     n = len(problem.y)
+    if problem.sharing.sharing.has_partition:
+        return _choose_for_partitions(problem, method)
+    if method == "gibbs":
+        raise SpecificationError(
+            "method",
+            expected="'exact', 'laplace', 'empirical_bayes' or 'svi' for this sharing prior",
+            found=repr(method),
+            remedy="It samples partitions of the tasks: use it with Clusters or DirichletProcess.",
+        )
     name = type(problem.likelihood).__name__
     if not problem.likelihood.compresses:
         if method == "exact":
@@ -324,3 +345,24 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
     if n <= _SAMPLED:
         return "exact", f"few enough rows to sample the hyperparameters; {how}"
     return "empirical_bayes", f'{n} rows make sampling slow, method="laplace" does it; {how}'
+
+
+def _choose_for_partitions(problem: FunctionProblem, method: str) -> tuple[str, str]:
+    """Gibbs, as nothing else samples partitions."""
+    name = type(problem.sharing.sharing).__name__
+    if not problem.likelihood.compresses:
+        raise SpecificationError(
+            "likelihood",
+            expected=f"Gaussian() for {name} over functions",
+            found=repr(problem.likelihood),
+            remedy="Partitions of the tasks are sampled where functions integrate out.",
+        )
+    if method not in ("auto", "gibbs"):
+        raise SpecificationError(
+            "method",
+            expected=f"'auto' or 'gibbs' for {name}",
+            found=repr(method),
+            remedy=f'{name} has partitions of the tasks; "auto" chooses the engine that fits.',
+        )
+    reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, functions integrated out"
+    return "gibbs", reason if method == "auto" else "asked for"

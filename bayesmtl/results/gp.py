@@ -29,6 +29,7 @@ from bayesmtl.priors import Prior
 from bayesmtl.results import gp_files, gp_prediction, gp_update, gp_views
 from bayesmtl.results.fit import check_option, summarise
 from bayesmtl.results.gp_given import FirstWeights, signature
+from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.posterior import in_user_units
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
@@ -146,8 +147,12 @@ class GPFit:
     def check(self) -> Check:
         """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
         exactly = self.likelihood.compresses
+        judged = self.posterior
+        if self.sharing.has_partition:
+            cluster = self.hyperparameters["cluster"]
+            judged = judged.assign(in_doubt(cluster, self.sample_stats, self.task_names))
         verdict = check_draws(
-            self.posterior,
+            judged,
             self.sample_stats,
             method=self.method,
             complete=self.complete,
@@ -295,6 +300,18 @@ class GPFit:
         coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
         draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
         return TaskSimilarity(draws, meaning)
+
+    def partition(self, num_draws: int = 1000) -> Partition:
+        """Which tasks belong together: the posterior of the partition, its point summary and how sure it is.
+
+        Args:
+            num_draws: Posterior draws to use.
+
+        Raises:
+            SpecificationError: If the sharing prior has no partition.
+        """
+        need_partition(self.sharing)
+        return Partition.of(self._flat()["cluster"][self._chosen(num_draws)].numpy(), self.schema)
 
     def to_datatree(self) -> xr.DataTree:
         """The fit as ArviZ groups: posterior, sample_stats, observed_data and constant_data.

@@ -63,7 +63,7 @@ def _with_own(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]
         return _with_own_at_a_point(fit, wider, num_new)
     flat = {name: value.flatten(0, 1) for name, value in fit.hyperparameters.items()}
     rng = fit.generator(3 + len(fit.added_tasks))
-    own = any("task" in p.dims and p.size for p in fit.problem.space.parameters)
+    own = fit.sharing.has_partition or any("task" in p.dims and p.size for p in fit.problem.space.parameters)
     tries = [with_fresh_tasks(fit, flat, num_new, rng) for _ in range(_CANDIDATES if own else 1)]
     values = tries[0]
     if own:

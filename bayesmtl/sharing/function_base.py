@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -53,13 +53,16 @@ class FunctionSharing(ABC):
                 remedy="One kernel serves all functions; several are those of the shared functions, and one "
                 "more that of the private ones.",
             )
-        default = type(self.sharing)()
         for entry in fields(self.sharing):
+            if entry.name in self.reads:
+                continue
             value = getattr(self.sharing, entry.name)
-            if entry.name not in self.reads and value != getattr(default, entry.name):
+            made = entry.default_factory
+            default = entry.default if made is MISSING else made()
+            if value != default:
                 raise SpecificationError(
                     entry.name,
-                    expected=f"{getattr(default, entry.name)!r} for functions",
+                    expected=f"{default!r} for functions",
                     found=repr(value),
                     remedy=f"It speaks of weights. Of {type(self.sharing).__name__}, functions use "
                     f"{listing(self.reads)}; the size of shared functions is MultitaskGP(amplitude=...).",

@@ -23,6 +23,8 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import GroupStudentT, Prior
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.clusters import Clusters
+from bayesmtl.sharing.dirichlet_process import DirichletProcess
 from bayesmtl.sharing.function_base import (
     FunctionSharing,
     amplitude_parameter,
@@ -34,10 +36,12 @@ from bayesmtl.sharing.function_base import (
     root_of_all,
     root_of_each,
 )
+from bayesmtl.sharing.functions_clustered import Clustered
 from bayesmtl.sharing.functions_correlated import Correlated
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
+from bayesmtl.sharing.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
 from bayesmtl.sharing.task_covariance import TaskCovariance
 
@@ -281,6 +285,9 @@ READINGS: dict[type[Sharing], type[FunctionSharing]] = {
     Hierarchical: _Around,
     LowRank: _Mixed,
     TaskCovariance: Correlated,
+    Clusters: Clustered,
+    DirichletProcess: Clustered,
+    PitmanYor: Clustered,
 }
 """The sharing priors that functions can have."""
 
