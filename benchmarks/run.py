@@ -23,6 +23,7 @@ NAMES = (
     "landmine_clusters",
     "calibration",
     "calibration_outcomes",
+    "functions_calibration",
 )
 """Quick ones first; calibrations take hours with their usual number of simulations."""
 

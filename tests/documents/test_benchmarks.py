@@ -33,6 +33,7 @@ NEEDS = {
     "landmine_clusters": ("landmine", ()),
     "calibration": (None, ()),
     "calibration_outcomes": (None, ()),
+    "functions_calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""
 
