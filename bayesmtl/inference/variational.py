@@ -13,6 +13,8 @@ from bayesmtl.inference.expected import ExpectedRows
 from bayesmtl.inference.functions import FunctionProblem
 from bayesmtl.parameters import Values
 
+LEAST_NOISE = 1e-4
+"""Gaussian noise (standardised) that less is taken for: precisions of rows then stay far from overflow."""
 _ROWS_AT_ONCE = 4_000  # of a pass over all
 _NUM_STEPS = 50
 _SMALL = 1e-8  # relative change of the bound (per nat and row) after which the steps end
@@ -93,7 +95,7 @@ class SparseProblem(FunctionProblem):
 
     def expected(self, values: Values, rows: torch.Tensor | slice) -> ExpectedRows:
         """The log likelihood of some of the observed rows."""
-        noise = self.noise(values, 1)[0]
+        noise = self.noise(values, 1)[0].clamp(min=LEAST_NOISE)
         return ExpectedRows(self.likelihood, self.y[rows], self.task[rows], values, noise)
 
     @torch.no_grad()

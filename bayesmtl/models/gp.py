@@ -60,9 +60,9 @@ class MultitaskGP:
             model, without private functions), and one more is that of the private functions (`Hierarchical`:
             two; `LowRank(rank)`: `rank` + 1, the linear model of coregionalisation).
         sharing: Which tasks share what.
-        likelihood: `Gaussian`, with noise shared, per task, or known; or `Bernoulli`, `Poisson`,
-            `NegativeBinomial`, `StudentT`, under which the posterior of functions given hyperparameters is
-            approximated by the normal one with the highest evidence bound.
+        likelihood: `Gaussian`, with noise shared, per task, or known; or `Bernoulli`, `Binomial(trials=n)`,
+            `Poisson`, `NegativeBinomial`, `StudentT`, under which the posterior of functions given
+            hyperparameters is approximated by the normal one with the highest evidence bound.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks. The default
             HalfNormal(1) puts 90 % of its mass below 1.64 standard deviations of the target. Not for
             `Independent` and `LowRank`, which say it themselves (`scale`, `strength`).

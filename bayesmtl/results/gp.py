@@ -21,7 +21,7 @@ from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import whole_number
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
-from bayesmtl.inference.variational import SparseProblem
+from bayesmtl.inference.variational import LEAST_NOISE, SparseProblem
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Values
@@ -173,9 +173,11 @@ class GPFit:
         problem = self.problem
         assert isinstance(problem, SparseProblem)
         notes = []
+        values = {name: value[:1] for name, value in self._flat().items()}
         if not self.likelihood.compresses:
             notes.append("The functions' posterior given hyperparameters is approximated by a normal one.")
-        values = {name: value[:1] for name, value in self._flat().items()}
+        elif float(problem.noise(values, 1).min()) < LEAST_NOISE:
+            notes.append(f"Noise below {LEAST_NOISE:.0e} (standardised) was taken for that.")
         left = problem.left_open(values)
         if left > _LEFT_OPEN:
             notes.append(

@@ -192,6 +192,57 @@ def test_what_inducing_inputs_cannot_do_is_refused(fit):
         bernoulli.fit(task_data(frame(make=OUTCOMES["bernoulli"][1])), **SVI | {"method": "exact"})
 
 
+# bad input
+
+
+def test_repeated_inputs_with_hardly_any_noise_are_reported():
+    x = np.repeat(np.linspace(0, 1, 5), 4)
+    data = bm.TaskData.from_arrays(x[:, None], np.sin(3 * x), list("aabb") * 5)
+    model = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=bm.Gaussian(noise=1e-9))
+    fit = model.fit(data, **SVI)
+    assert "Noise below 1e-04" in str(fit.check())
+    prediction = fit.predict(data, kind="latent")
+    np.testing.assert_allclose(prediction.mean, np.sin(3 * x), atol=1e-2)
+    assert np.isfinite(prediction.sd).all()
+
+
+def test_wildly_different_scales_change_nothing():
+    rows = frame(num_each=6).assign(z=lambda f: np.cos(3 * f["x"]))
+    wild = rows.assign(x=lambda f: 1e-12 * f["x"], z=lambda f: 1e12 * f["z"] + 1e15)
+    means = []
+    for given in (rows, wild):
+        data = bm.TaskData.from_frame(given, task="site", target="metal", features=["x", "z"])
+        means.append(bm.MultitaskGP(sharing=bm.Pooled()).fit(data, num_inducing=8, **SVI).predict(given).mean)
+    # the same optimiser steps but for rounding of the inputs
+    np.testing.assert_allclose(means[0], means[1], rtol=0.02, atol=0.02)
+
+
+def test_inputs_that_are_all_the_same_leave_levels():
+    rows = frame(num_each=6).assign(x=3.0)
+    fit = bm.MultitaskGP().fit(task_data(rows), **SVI)
+    assert len(fit.inducing) == 1
+    prediction = fit.predict(rows, kind="latent")
+    assert np.isfinite(prediction.draws).all() and np.ptp(prediction.mean[:6]) < 1e-8
+
+
+def test_no_target_at_all_and_values_without_meaning():
+    with refused(DataError, "at least one observed target"):
+        bm.MultitaskGP().fit(task_data(frame().assign(metal=np.nan)), **SVI)
+    with refused(DataError, "metal"):
+        task_data(frame().assign(metal=np.inf))
+    with refused(DataError, "trials"):
+        bm.MultitaskGP(likelihood=bm.Binomial()).fit(task_data(frame().assign(metal=1.0)), **SVI)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_outcomes_that_are_all_alike(value):
+    """No scale of the functions explains them better than a larger one; the prior keeps it finite."""
+    model = bm.MultitaskGP(likelihood=bm.Bernoulli(), sharing=bm.Pooled())
+    data = task_data(frame(num_each=6).assign(metal=value))
+    fit = model.fit(data, num_inducing=5, **SVI | {"method": "empirical_bayes"})
+    assert np.abs(fit.predict(data, kind="latent").mean - value).max() < 0.2
+
+
 # outcomes and counts
 
 
