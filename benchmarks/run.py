@@ -13,6 +13,7 @@ NAMES = (
     "new_tasks",
     "grids",
     "dense",
+    "sparse",
     "jura",
     "school_prediction",
     "school_posterior",
@@ -23,6 +24,7 @@ NAMES = (
     "landmine_clusters",
     "calibration",
     "calibration_outcomes",
+    "functions_calibration",
 )
 """Quick ones first; calibrations take hours with their usual number of simulations."""
 

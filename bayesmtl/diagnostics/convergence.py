@@ -175,6 +175,7 @@ def check_draws(
     method: str,
     complete: bool,
     prior: xr.Dataset | None = None,
+    fuller: str = "exact",
 ) -> Check:
     """Judge draws by R-hat, effective sample sizes and divergences, by Pareto k, or a mode by its optimiser.
 
@@ -184,6 +185,7 @@ def check_draws(
         method: Name of the engine.
         complete: Whether all draws that were asked for are there.
         prior: Prior draws of some of the arrays, to say which of them the data did not inform.
+        fuller: The engine that includes what a mode leaves out.
     """
     messages: list[str] = []
     notes: list[str] = []
@@ -193,7 +195,7 @@ def check_draws(
         table = mixing_table(xr.Dataset())
         notes.append(
             "Hyperparameters are fixed at their posterior mode, so intervals leave out the uncertainty about "
-            'how much tasks differ; method="exact" includes it.'
+            f'how much tasks differ; method="{fuller}" includes it.'
         )
         if not bool(np.all(sample_stats["converged"])):
             messages.append("The optimiser stopped before it reached a mode; another seed may help.")
@@ -208,10 +210,7 @@ def check_draws(
     elif method == "svi":  # independent draws, too
         table = mixing_table(xr.Dataset())
         messages.extend(_bound_messages(sample_stats))
-        notes.append(
-            "A normal approximation, fitted so that it is too narrow rather than too wide: intervals of "
-            'scales are, most of all with few tasks; method="laplace" or "nuts" for comparison.'
-        )
+        notes.extend(_bound_notes(sample_stats))
     else:
         table = mixing_table(posterior)
     if not table.empty:
@@ -233,20 +232,38 @@ def _shown(names: list[str], limit: int = 4) -> str:
 
 def _bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """Judge stochastic optimisation: whether its bound still rose, and whether restarts ended alike."""
-    names = ("elbo_rise", "elbo_rise_error", "restart_disagreement")
-    rise, error, disagreement = (float(sample_stats[name].flat[0]) for name in names)
+    rise, error = (float(sample_stats[name].flat[0]) for name in ("elbo_rise", "elbo_rise_error"))
     messages = []
     if not rise <= max(RISE_LEAST, RISE_ERRORS * error):
         messages.append(
             f"The evidence bound (ELBO) rose by {rise:.1f} (standard error {error:.1f}) in the last third of "
             "the steps; fit with a larger num_warmup, which gives more of them."
         )
-    if not disagreement <= DISAGREEMENT_LIMIT:
-        messages.append(
-            f"Restarts disagree by {disagreement:.1f} standard deviations about what tasks share; fit with a "
-            "larger num_warmup, or by another method."
-        )
+    if "restart_disagreement" in sample_stats:
+        disagreement = float(sample_stats["restart_disagreement"].flat[0])
+        if not disagreement <= DISAGREEMENT_LIMIT:
+            messages.append(
+                f"Restarts disagree by {disagreement:.1f} standard deviations about what tasks share; fit "
+                "with a larger num_warmup, or by another method."
+            )
     return messages
+
+
+def _bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
+    """What an evidence bound approximates: everything by a normal, or the hyperparameters by a point."""
+    if "start_disagreement" not in sample_stats:
+        return [
+            "A normal approximation, fitted so that it is too narrow rather than too wide: intervals of "
+            'scales are, most of all with few tasks; method="laplace" or "nuts" for comparison.'
+        ]
+    notes = [
+        "Hyperparameters are fixed where a bound of the evidence is highest, so intervals leave out the "
+        "uncertainty about them."
+    ]
+    gap = float(np.max(sample_stats["start_disagreement"]))
+    if gap > RISE_LEAST:
+        notes.append(f"Restarts ended at bounds that differ by {gap:.1f} nats; the better one is used.")
+    return notes
 
 
 def _importance_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:

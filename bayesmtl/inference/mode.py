@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from bayesmtl.inference.target import Density, Target
 
 NUM_STARTS = 2  # to notice that there is more than one mode
-NUMROUGHLY_STARTS = 2  # on a part of the data, where they cost little
+NUM_REDUCED_STARTS = 2  # on a part of the data, where they cost little
 # Tight, so that what the order of the rows changes by rounding moves a mode by about as little.
 # A long memory saves a third of the evaluations.
 _OPTIONS = {"maxiter": 500, "ftol": 1e-14, "gtol": 1e-8, "maxcor": 50}
@@ -64,7 +64,7 @@ def search(density: Density, target: Target, rng: np.random.Generator) -> list[M
     reduced = target.reduced(rng) if density is target else None
     if reduced is None:
         return find_modes(density, target.space.initial(rng, NUM_STARTS))
-    starts = target.space.initial(rng, NUMROUGHLY_STARTS)
+    starts = target.space.initial(rng, NUM_REDUCED_STARTS)
     first = sorted(find_modes(reduced, starts, ROUGHLY), key=lambda mode: -mode.value)
     chosen = [first[0], *(mode for mode in first[1:] if mode.value < first[0].value - _DIFFERENT)][
         :NUM_STARTS

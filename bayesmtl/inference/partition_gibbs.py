@@ -11,10 +11,17 @@ from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import HMC, State, stacked
 from bayesmtl.inference.partition_scales import move_scales, moved_given_partition
-from bayesmtl.inference.partition_step import move_partition, starting_partitions, starting_points
+from bayesmtl.inference.partition_step import (
+    WithPartitions,
+    move_partition,
+    num_proposals,
+    starting_partitions,
+    starting_points,
+)
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
+from bayesmtl.inference.target import Density
 
 NUM_DRAWS = 500  # by default, per chain
 # Length of a trajectory: a little shorter than where nothing else moves.
@@ -40,15 +47,23 @@ def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
         CheckpointError: If the checkpoint is damaged or belongs to another run.
         SpecificationError: If there are fewer tasks than clusters are asked for.
     """
-    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     rng = np.random.default_rng(settings.seed)
     (weights_rng,) = rng.spawn(1)
     sampler = PartitionSampler(problem, settings.num_warmup)
+    points, membership, sample_stats, complete = run_chains(sampler, settings, rng)
+    return _complete(problem, points, membership, sample_stats, weights_rng, complete=complete)
+
+
+def run_chains(
+    sampler: PartitionSampler, settings: Settings, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, np.ndarray], bool]:
+    """Points (C, N, P), partitions (C, N, T), statistics (C, N) each, and whether all draws are there."""
+    num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     checkpoint = None
     state = None
     if settings.checkpoint is not None:
         run = (settings.seed, settings.num_chains, settings.num_warmup)
-        checkpoint = Checkpoint(settings.checkpoint, f"{problem.fingerprint()} gibbs {run}")
+        checkpoint = Checkpoint(settings.checkpoint, f"{sampler.problem.fingerprint()} gibbs {run}")
         state = checkpoint.load()
     if state is None:
         state = sampler.start(settings.num_chains, rng)
@@ -67,7 +82,7 @@ def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
         checkpoint.save(state)
     points, sample_stats = stacked(state, num_draws)
     membership = state.further["kept"][:, : points.shape[1]]
-    return _complete(problem, points, membership, sample_stats, weights_rng, complete=complete)
+    return points, membership, sample_stats, complete
 
 
 class PartitionSampler:
@@ -78,9 +93,9 @@ class PartitionSampler:
         num_warmup: Iterations to adapt in, not kept.
     """
 
-    def __init__(self, problem: Problem, num_warmup: int):
+    def __init__(self, problem: WithPartitions, num_warmup: int):
         self.problem, self.num_warmup = problem, num_warmup
-        self.given = problem
+        self.given: Density = problem
         signed = problem.space.signed()
         self.hmc = HMC(
             lambda points: self.given.value(points),
@@ -88,7 +103,7 @@ class PartitionSampler:
             num_warmup=num_warmup,
             signed=signed,
             trajectory=TRAJECTORY,
-            held=moved_given_partition(problem),
+            held=self.moved_given_partition(problem),
         )
         # a surrogate learns one density, and this one changes with the partition
         self.hmc.may_use_surrogate = False
@@ -100,13 +115,34 @@ class PartitionSampler:
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """The state before the first iteration, with chains at different partitions."""
-        membership = starting_partitions(self.problem, self.problem.tasks, num_chains, rng)
+        membership = self.starting(num_chains, rng)
         points, root = starting_points(self.problem, membership, rng)
         self.given = self.problem.given(membership)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         state = self.hmc.start(points, root, generator)
         state.further = {"membership": membership, "kept": membership[:, None][:, :0]}
         return state
+
+    def starting(self, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
+        """Partitions that chains start from, shape (C, T)."""
+        assert isinstance(self.problem, Problem)
+        return starting_partitions(self.problem, self.problem.tasks, num_chains, rng)
+
+    def moved_given_partition(self, problem: WithPartitions) -> torch.Tensor | None:
+        """Which coordinates `move` moves, bool (P,)."""
+        assert isinstance(problem, Problem)
+        return moved_given_partition(problem)
+
+    def move(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
+        """One round of moves of partitions (C, T), and points (C, P) after those made given the partition."""
+        assert isinstance(self.problem, Problem)
+        membership, points = state.further["membership"], state.points
+        proposals = num_proposals(membership.shape[1], warming_up=state.iteration < self.num_warmup)
+        membership = move_partition(self.problem, points, membership, state.generator, proposals)
+        if points.shape[1]:
+            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=state.generator)))
+            points = move_scales(self.problem, points, membership, rng)
+        return membership, points
 
     def advance(self, state: State) -> None:
         """One iteration of all chains, in place; an interrupted one leaves no trace."""
@@ -122,15 +158,12 @@ class PartitionSampler:
             raise
 
     def _advance(self, state: State) -> None:
-        membership = move_partition(self.problem, state.points, state.further["membership"], state.generator)
+        membership, state.points = self.move(state)
         kept = state.further["kept"]
         if state.iteration >= self.num_warmup:
             kept = torch.cat([kept, membership[:, None]], dim=1)
         state.further = {"membership": membership, "kept": kept}
         self.given = self.problem.given(membership)
-        if state.points.shape[1]:
-            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=state.generator)))
-            state.points = move_scales(self.problem, state.points, membership, rng)
         state.value, state.gradient = self._value_and_gradient(state.points)
         if state.points.shape[1]:
             self.hmc.advance(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,16 +14,43 @@ from bayesmtl.inference.mode import ROUGHLY, find_modes, highest, rounded, sprea
 from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
 from bayesmtl.inference.partition_weights import weights_of
 from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.target import Density
+from bayesmtl.parameters import ParameterSpace
 from bayesmtl.sharing.partition import PartitionSharing, in_order
 
-_MOST_PROPOSALS = 3  # to split or merge after every sweep, which are as long as a sweep if clusters are large
+NUM_SPLIT_MERGE = 3  # proposals to split or merge after every sweep
+# With more tasks fewer once warm-up is over: if clusters are large a proposal is as long as a sweep.
+_MANY_TASKS = 50
 # Standard deviations from a mode that chains start: scales near 0 make the approximation there a poor one.
 _NEAR = 0.1
 _MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
 
 
+class WithPartitions(Density, Protocol):
+    """A posterior of hyperparameters that depends on the partition of the tasks."""
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The hyperparameters."""
+
+    def given(self, membership: torch.Tensor) -> Density:
+        """The same given partitions, shape (B, T)."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever the model or the data do."""
+
+
+def num_proposals(num_tasks: int, *, warming_up: bool) -> int:
+    """How often a round of moves proposes to split or merge clusters."""
+    return NUM_SPLIT_MERGE if warming_up or num_tasks <= _MANY_TASKS else 1
+
+
 def move_partition(
-    problem: Problem, points: torch.Tensor, membership: torch.Tensor, generator: torch.Generator
+    problem: Problem,
+    points: torch.Tensor,
+    membership: torch.Tensor,
+    generator: torch.Generator,
+    proposals: int = NUM_SPLIT_MERGE,
 ) -> torch.Tensor:
     """Move partitions given the hyperparameters and Gaussian data, weights and cluster means integrated out.
 
@@ -33,6 +61,7 @@ def move_partition(
         points: Coordinates of the hyperparameters, shape (C, P).
         membership: Clusters, shape (C, T).
         generator: Source of randomness.
+        proposals: How often to propose to split or merge clusters.
 
     Returns:
         Clusters as the prior numbers them, shape (C, T).
@@ -47,7 +76,7 @@ def move_partition(
         membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
         if membership.shape[1] > 1:
             data = _about_population(problem, terms, values, membership, generator)
-            for _ in range(1 + min(_MOST_PROPOSALS - 1, 100 // membership.shape[1])):
+            for _ in range(proposals):
                 moved, _ = split_merge(membership.numpy(), data, weights, generator)
                 membership = torch.from_numpy(moved)
     return membership
@@ -79,10 +108,16 @@ def starting_partitions(
     Raises:
         SpecificationError: If the prior does not allow so few tasks.
     """
-    sharing, T = problem.sharing, tasks.num_tasks
-    assert isinstance(sharing, PartitionSharing)
-    sharing.check_tasks(T)
-    estimates = own_estimates(tasks)
+    assert isinstance(problem.sharing, PartitionSharing)
+    problem.sharing.check_tasks(tasks.num_tasks)
+    return dispersed_partitions(problem.sharing, own_estimates(tasks), num_chains, rng)
+
+
+def dispersed_partitions(
+    sharing: PartitionSharing, estimates: np.ndarray, num_chains: int, rng: np.random.Generator
+) -> torch.Tensor:
+    """All tasks together, all apart, and k-means of estimates (T, D) with 2, 4 .. clusters: (C, T)."""
+    T = len(estimates)
     most = getattr(sharing, "num_clusters", T)
     partitions = []
     for chain in range(num_chains):
@@ -101,7 +136,7 @@ def starting_partitions(
 class _Given:
     """The density of the hyperparameters given one partition (T,)."""
 
-    problem: Problem
+    problem: WithPartitions
     partition: torch.Tensor
 
     def value(self, points: torch.Tensor) -> torch.Tensor:
@@ -112,7 +147,7 @@ class _Given:
 
 
 def starting_points(
-    problem: Problem, membership: torch.Tensor, rng: np.random.Generator
+    problem: WithPartitions, membership: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where hyperparameters start: near their mode given each chain's partition.
 

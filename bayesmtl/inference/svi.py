@@ -135,10 +135,10 @@ def _optimise(guide: Guide, num_steps: int, progress: object, rng: np.random.Gen
             elbo.append(-float(loss.detach()))
             next(progress)  # type: ignore[call-overload]
     tail = np.array(elbo[-max(int(_LAST * num_steps), 2 * _WINDOWS) :])
-    return Run(guide, float(np.nanmean(tail)), *_rise(tail))
+    return Run(guide, float(np.nanmean(tail)), *rise_of(tail))
 
 
-def _rise(tail: np.ndarray) -> tuple[float, float]:
+def rise_of(tail: np.ndarray) -> tuple[float, float]:
     """By how much a noisy sequence rises from end to end, by a line through window means, and its error."""
     means = np.array([np.nanmean(window) for window in np.array_split(tail, _WINDOWS)])
     t = np.linspace(-0.5, 0.5, len(means))

@@ -10,27 +10,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import factorise
+from bayesmtl.algebra.functions import factorise, function_covariance
 from bayesmtl.data import TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
 from bayesmtl.inference.exact import sample_hyperparameters
+from bayesmtl.inference.function_partitions import partitions_of_functions
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
 from bayesmtl.inference.laplace import weigh_hyperparameters
+from bayesmtl.inference.sparse import ROWS_AT_ONCE, choose_inducing, fit_sparse
+from bayesmtl.inference.variational import SparseProblem
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
-from bayesmtl.likelihoods import Gaussian, Likelihood
+from bayesmtl.likelihoods import Gaussian, Likelihood, Rowwise
+from bayesmtl.likelihoods.base import Given
 from bayesmtl.models.linear import check_data
 from bayesmtl.priors import HalfNormal, Prior, check_priors
 from bayesmtl.results.gp import GPFit
 from bayesmtl.sharing import Hierarchical, Sharing
 from bayesmtl.sharing.functions import over_functions
+from bayesmtl.sharing.partition import PartitionSharing
 
-METHODS = ("auto", "exact", "laplace", "empirical_bayes")
+METHODS = ("auto", "exact", "laplace", "empirical_bayes", "svi", "gibbs")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
 _SAMPLED = 300
 _NUM_DRAWS = 500  # of "exact", per chain
 _MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
+# The same with outcomes and counts, whose functions take a search for every hyperparameter value.
+_FEW_OUTCOMES = 60
+_ROUNDING = 1e-10  # relative to the variance of functions that are drawn
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class MultitaskGP:
     prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
     function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
     ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance
-    (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign). Every
+    (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign),
+    `Clusters(K)`, `DirichletProcess()`, `PitmanYor()` functions of clusters, and tasks around them. Every
     task has inputs of its own. A specification only: immutable, without data. Inputs are the features of the
     data, without an intercept.
 
@@ -51,7 +60,9 @@ class MultitaskGP:
             model, without private functions), and one more is that of the private functions (`Hierarchical`:
             two; `LowRank(rank)`: `rank` + 1, the linear model of coregionalisation).
         sharing: Which tasks share what.
-        likelihood: `Gaussian`, with noise shared, per task, or known.
+        likelihood: `Gaussian`, with noise shared, per task, or known; or `Bernoulli`, `Binomial(trials=n)`,
+            `Poisson`, `NegativeBinomial`, `StudentT`, under which the posterior of functions given
+            hyperparameters is approximated by the normal one with the highest evidence bound.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks. The default
             HalfNormal(1) puts 90 % of its mass below 1.64 standard deviations of the target. Not for
             `Independent` and `LowRank`, which say it themselves (`scale`, `strength`).
@@ -91,12 +102,12 @@ class MultitaskGP:
                 found=repr(self.sharing),
                 remedy="Pass an instance, such as Hierarchical().",
             )
-        if not isinstance(self.likelihood, Gaussian):
+        if not isinstance(self.likelihood, (Gaussian, Rowwise)):
             raise SpecificationError(
                 "likelihood",
-                expected="a Gaussian object",
+                expected="a likelihood, such as Gaussian()",
                 found=repr(self.likelihood),
-                remedy="Functions integrate out under Gaussian noise; pass Gaussian().",
+                remedy="Pass an instance, such as Gaussian() or Bernoulli().",
             )
         check_priors(self)
         over_functions(self.sharing, self.amplitude, len(kernels))
@@ -110,6 +121,7 @@ class MultitaskGP:
         num_chains: int = 4,
         num_draws: int | None = None,
         num_warmup: int = 200,
+        num_inducing: int | None = None,
         progress: bool = True,
         checkpoint: str | Path | None = None,
     ) -> GPFit:
@@ -119,14 +131,23 @@ class MultitaskGP:
             data: Rows of T tasks; rows without a target do not count, tasks without rows follow the prior.
             method: "exact" for the full posterior of the hyperparameters by Hamiltonian Monte Carlo,
                 "laplace" for the same by importance sampling around its mode with a few hundred
-                evaluations (Pareto k is checked), "empirical_bayes" for the mode alone, or "auto"; the fit
-                records the choice and its reason. Functions are integrated out by all.
+                evaluations (Pareto k is checked), "empirical_bayes" for the mode alone, "svi" for many rows
+                (functions through inducing inputs, minibatches of rows, hyperparameters at the maximum of an
+                evidence bound), "gibbs" for priors over partitions, which have no other engine, or "auto";
+                the fit records the choice and its reason. Under Gaussian noise all but "svi" integrate
+                functions out exactly; under other likelihoods "laplace", "empirical_bayes" and "svi" work,
+                with that bound.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
-            num_draws: Kept draws per chain; by default 500 ("exact") and 250.
-            num_warmup: Iterations per chain to adapt in ("exact" only).
+            num_draws: Kept draws per chain; by default 500 ("exact" and "gibbs") and 250.
+            num_warmup: Iterations per chain to adapt in ("exact" and "gibbs"); "svi" takes five steps for
+                each.
+            num_inducing: Inducing inputs, shared by all tasks, of "svi" and of likelihoods that are not
+                Gaussian; by default all distinct inputs or, if these are many, as many as give a thousand
+                whitened values of the latent functions, at most 200. Chosen among the inputs by greedy
+                entropy reduction.
             progress: Whether to show progress on stderr.
-            checkpoint: File to save a run in every few seconds and to resume it from ("exact" only).
+            checkpoint: File to save a run in and to resume it from ("exact" and "gibbs").
 
         Raises:
             SpecificationError: If the model does not fit the data, or an option is unknown.
@@ -142,8 +163,27 @@ class MultitaskGP:
             num_draws = _NUM_DRAWS
         settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
         rng = np.random.default_rng(settings.seed)
-        complete = True
-        if name == "exact":
+        complete, inducing = True, None
+        if name == "svi" or not self.likelihood.compresses:
+            inducing = choose_inducing(problem, num_inducing, rng)
+            problem = SparseProblem.of(problem, inducing)
+            reason += f"; functions through {len(inducing)} inducing inputs"
+        else:
+            _refuse_too_many(problem)
+            if num_inducing is not None:
+                raise SpecificationError(
+                    "num_inducing",
+                    expected=f'None under method="{name}", which integrates functions out exactly',
+                    found=repr(num_inducing),
+                    remedy='Use method="svi".',
+                )
+        membership = None
+        if name == "gibbs":
+            points, membership, sample_stats, complete = partitions_of_functions(problem, settings, rng)
+        elif name == "svi":
+            assert isinstance(problem, SparseProblem)
+            points, sample_stats = fit_sparse(problem, settings, rng)
+        elif name == "exact":
             points, sample_stats, complete = sample_hyperparameters(problem, settings, rng)
         elif name == "laplace":
             points, sample_stats = weigh_hyperparameters(problem, settings, rng)
@@ -151,15 +191,17 @@ class MultitaskGP:
             points, sample_stats = maximise_hyperparameters(problem, settings, rng)
         C, N, P = points.shape
         values = problem.space.constrain(points.reshape(C * N, P))
-        if name == "empirical_bayes" and len(problem.unseen):
+        if name in ("empirical_bayes", "svi", "gibbs") and len(problem.unseen):
             values = problem.sharing.with_unseen_redrawn(values, problem.unseen, rng)
+        if membership is not None:
+            values["cluster"] = membership.reshape(C * N, -1)
         fit = GPFit(
             kernel=self.kernel,
             sharing=self.sharing,
             likelihood=self.likelihood,
             amplitude=self.amplitude,
             schema=data.schema,
-            standardization=data.standardization(),
+            standardization=self.likelihood.standardization(data),
             hyperparameters={k: v.reshape(C, N, *v.shape[1:]).clone() for k, v in values.items()},
             sample_stats=sample_stats,
             complete=complete,
@@ -167,6 +209,7 @@ class MultitaskGP:
             reason=reason,
             seed=settings.seed,
             data=data,
+            inducing=inducing,
         )
         check = fit.check()
         if not check.ok:
@@ -186,10 +229,23 @@ class MultitaskGP:
         problem = self._problem(data)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
         values = problem.space.sample(rng, 1)
-        L, _ = factorise(problem.covariance(values, 1))
-        standardized = (L[0] @ torch.from_numpy(rng.standard_normal(len(problem.y)))).numpy()
-        y = np.full(data.num_rows, np.nan)
-        y[data.observed] = data.standardization().unstandardize_target(standardized, data.task[data.observed])
+        if isinstance(self.sharing, PartitionSharing):
+            values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
+        _refuse_too_many(problem)
+        fresh = torch.from_numpy(rng.standard_normal(len(problem.y)))
+        standardization = self.likelihood.standardization(data)
+        task, y = data.task[data.observed], np.full(data.num_rows, np.nan)
+        if self.likelihood.compresses:
+            L, _ = factorise(problem.covariance(values, 1))
+            y[data.observed] = standardization.unstandardize_target((L[0] @ fresh).numpy(), task)
+        else:
+            kernel = problem.kernels.covariance(values, problem.X, problem.X)
+            K = function_covariance(problem.structure(values), kernel, problem.task, problem.task)
+            K.diagonal(dim1=-2, dim2=-1).mul_(1 + _ROUNDING)
+            latent = standardization.unstandardize_target((factorise(K)[0][0] @ fresh).numpy(), task)
+            noise = standardization.unstandardize_sd(problem.noise(values, 1)[0].numpy()[task], task)
+            given = Given(values, None, problem.task)
+            y[data.observed] = self.likelihood.draw(latent[None], noise[None], rng, given)[0]
         return replace(data, y=y), {name: value[0] for name, value in values.items()}
 
     def _problem(self, data: TaskData) -> FunctionProblem:
@@ -214,19 +270,28 @@ class MultitaskGP:
         kernels.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)
-        problem = problem_of(data, data.standardization(), kernels, sharing, self.likelihood)
-        size, what = len(problem.y), "observed rows"
-        if problem.on_grid:
-            assert problem.grid is not None
-            size, what = len(problem.grid), "inputs of a grid"
-        if size > _MOST_ROWS:
-            raise DataError(
-                "data",
-                expected=f"at most {_MOST_ROWS} {what}, whose covariance matrix fits into memory",
-                found=f"{size}",
-                remedy="Fit a sample of the rows (data.split), or LinearModel on features of the inputs.",
-            )
-        return problem
+        self.likelihood.check_target(data.y[data.observed], data.target_name)
+        return problem_of(data, self.likelihood.standardization(data), kernels, sharing, self.likelihood)
+
+
+def _refuse_too_many(problem: FunctionProblem) -> None:
+    """Refuse more rows than covariance matrices can be made of."""
+    size, what = _size(problem)
+    if size > _MOST_ROWS:
+        raise DataError(
+            "data",
+            expected=f"at most {_MOST_ROWS} {what}, whose covariance matrix fits into memory",
+            found=f"{size}",
+            remedy='Use method="svi", which "auto" chooses here, or fit a sample of the rows (data.split).',
+        )
+
+
+def _size(problem: FunctionProblem) -> tuple[int, str]:
+    """Rows of the largest matrix that exact engines factorise, and what they are."""
+    if problem.on_grid:
+        assert problem.grid is not None
+        return len(problem.grid), "inputs of a grid"
+    return len(problem.y), "observed rows"
 
 
 def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
@@ -239,6 +304,37 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
             remedy='Use "auto" to let the data decide.',
         )
     n = len(problem.y)
+    if problem.sharing.sharing.has_partition:
+        return _choose_for_partitions(problem, method)
+    if method == "gibbs":
+        raise SpecificationError(
+            "method",
+            expected="'exact', 'laplace', 'empirical_bayes' or 'svi' for this sharing prior",
+            found=repr(method),
+            remedy="It samples partitions of the tasks: use it with Clusters or DirichletProcess.",
+        )
+    name = type(problem.likelihood).__name__
+    if not problem.likelihood.compresses:
+        if method == "exact":
+            raise SpecificationError(
+                "method",
+                expected=f"'auto', 'laplace', 'empirical_bayes' or 'svi' for {name}",
+                found=repr(method),
+                remedy="Functions integrate out exactly under Gaussian noise only.",
+            )
+        how = f"{name}: normal posterior of the functions with the highest evidence bound"
+        if method != "auto":
+            return method, f"asked for; {how}"
+        if n <= _FEW_OUTCOMES:
+            return "laplace", f"few enough rows to draw the hyperparameters; {how}"
+        if n <= ROWS_AT_ONCE:
+            return "empirical_bayes", f'{n} rows make draws slow, method="laplace" makes them; {how}'
+        return "svi", f"{n} rows are more than one step should look at; {how}"
+    if method == "svi":
+        return method, "asked for"
+    size, what = _size(problem)
+    if method == "auto" and size > _MOST_ROWS:
+        return "svi", f"{size} {what} are more than covariance matrices can be made of"
     how = f"functions integrated out by Cholesky factorisation of {n} rows"
     if problem.on_grid:
         assert problem.grid is not None
@@ -251,3 +347,24 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
     if n <= _SAMPLED:
         return "exact", f"few enough rows to sample the hyperparameters; {how}"
     return "empirical_bayes", f'{n} rows make sampling slow, method="laplace" does it; {how}'
+
+
+def _choose_for_partitions(problem: FunctionProblem, method: str) -> tuple[str, str]:
+    """Gibbs, as nothing else samples partitions."""
+    name = type(problem.sharing.sharing).__name__
+    if not problem.likelihood.compresses:
+        raise SpecificationError(
+            "likelihood",
+            expected=f"Gaussian() for {name} over functions",
+            found=repr(problem.likelihood),
+            remedy="Partitions of the tasks are sampled where functions integrate out.",
+        )
+    if method not in ("auto", "gibbs"):
+        raise SpecificationError(
+            "method",
+            expected=f"'auto' or 'gibbs' for {name}",
+            found=repr(method),
+            remedy=f'{name} has partitions of the tasks; "auto" chooses the engine that fits.',
+        )
+    reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, functions integrated out"
+    return "gibbs", reason if method == "auto" else "asked for"

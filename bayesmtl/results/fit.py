@@ -24,17 +24,15 @@ from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.results import datatree, files, prediction, update
 from bayesmtl.results.described import describe_new, standardised
-from bayesmtl.results.partition import Partition
+from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.posterior import posterior_dataset
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity, function_similarity
 from bayesmtl.sharing import Sharing
 
 _MEMORY = 2e9  # bytes that a similarity may take
-_MOST_PAIRS = 2000  # pairs of tasks whose being together is checked
 _MOST_COMPARED = 2000  # hyperparameters that are compared with their prior
 _NUM_PRIOR_DRAWS = 1000
-_DOUBT = 0.05  # a pair is in doubt whose probability of being together is this far from 0 and 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +122,8 @@ class Fit:
         """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
         judged = self.posterior
         if self.sharing.has_partition:
-            judged = judged.assign(self._pairs_in_doubt())
+            stats = self.draws.sample_stats
+            judged = judged.assign(in_doubt(self.draws.hyperparameters["cluster"], stats, self.task_names))
         return check_draws(
             judged,
             self.draws.sample_stats,
@@ -152,24 +151,6 @@ class Fit:
         )
         return self._named(drawn)
 
-    def _pairs_in_doubt(self) -> dict[str, xr.DataArray]:
-        """Whether two tasks are together, for pairs in doubt, and the log density: no labels."""
-        membership = self.draws.hyperparameters["cluster"].numpy()
-        first, second = np.triu_indices(membership.shape[2], k=1)
-        every = max(1, len(first) // _MOST_PAIRS)
-        first, second = first[::every], second[::every]
-        together = (membership[..., first] == membership[..., second]).astype(float)
-        share = together.mean(axis=(0, 1))
-        doubt = (share > _DOUBT) & (share < 1 - _DOUBT)
-        names = [f"{self.task_names[i]} and {self.task_names[j]}" for i, j in zip(first, second, strict=True)]
-        pairs = xr.DataArray(
-            together[..., doubt],
-            dims=("chain", "draw", "pair"),
-            coords={"pair": np.array(names, dtype=str)[doubt]},
-        )
-        density = xr.DataArray(self.draws.sample_stats["lp"], dims=("chain", "draw"))
-        return {"log_density": density} | ({"together": pairs} if doubt.any() else {})
-
     def partition(self, num_draws: int = 1000) -> Partition:
         """Which tasks belong together: the posterior of the partition, its point summary and how sure it is.
 
@@ -179,19 +160,9 @@ class Fit:
         Raises:
             SpecificationError: If the sharing prior has no partition.
         """
-        if not self.sharing.has_partition:
-            raise SpecificationError(
-                "sharing",
-                expected="a prior over partitions of the tasks",
-                found=type(self.sharing).__name__,
-                remedy="Fit with DirichletProcess() or Clusters(num_clusters).",
-            )
-        membership = self.draws.hyperparameters["cluster"].flatten(0, 1)[self.chosen_draws(num_draws)].numpy()
-        coords = {"draw": np.arange(len(membership)), "task": np.array(self.task_names, dtype=str)}
-        attrs = {"task_column": self.schema.task_column}
-        return Partition(
-            xr.DataArray(membership, coords=coords, dims=("draw", "task"), name="cluster", attrs=attrs)
-        )
+        need_partition(self.sharing)
+        membership = self.draws.hyperparameters["cluster"].flatten(0, 1)[self.chosen_draws(num_draws)]
+        return Partition.of(membership.numpy(), self.schema)
 
     def summary(self, mass: float = 0.9) -> pd.DataFrame:
         """Population and hyperparameters: mean, sd and central interval, one row each, user's units.

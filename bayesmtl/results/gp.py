@@ -18,15 +18,18 @@ from arviz_stats.base.array import array_stats
 from bayesmtl.algebra.functions import KnownRows, TaskStructure
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
-from bayesmtl.errors import UnknownTaskError, listing
+from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import whole_number
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
+from bayesmtl.inference.variational import LEAST_NOISE, SparseProblem
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Values
 from bayesmtl.priors import Prior
 from bayesmtl.results import gp_files, gp_functions, gp_prediction, gp_update, gp_views
 from bayesmtl.results.fit import check_option, summarise
+from bayesmtl.results.gp_given import FirstWeights, signature
+from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.posterior import in_user_units
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
@@ -36,6 +39,8 @@ from bayesmtl.sharing.function_base import correlation
 # Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
 _MOST_INSPECTED = 20
 _INSPECTED = 10_000_000
+_LEFT_OPEN = 0.01  # share of the prior variance that inducing inputs may leave open without a word
+_MOST_INPUTS = 500  # at which kernels' variances are averaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +66,7 @@ class GPFit:
         seed: Seed of the fit; everything drawn later derives from it.
         data: The rows that the functions are conditioned on.
         added_tasks: Tasks that came in through `condition`.
+        inducing: Inducing inputs (m, D), standardised, where functions are known through them; else `None`.
     """
 
     kernel: Kernel | tuple[Kernel, ...]
@@ -77,6 +83,7 @@ class GPFit:
     seed: int
     data: TaskData
     added_tasks: tuple[str, ...] = ()
+    inducing: torch.Tensor | None = None
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -92,7 +99,16 @@ class GPFit:
     def problem(self) -> FunctionProblem:
         """The posterior in standardised units, as the engines see it."""
         kernels, sharing = parts(self.kernel, self.sharing, self.amplitude)
-        return problem_of(self.data, self.standardization, kernels, sharing, self.likelihood)
+        problem = problem_of(self.data, self.standardization, kernels, sharing, self.likelihood)
+        return problem if self.inducing is None else SparseProblem.of(problem, self.inducing)
+
+    @cached_property
+    def first_weights(self) -> FirstWeights:
+        """q(v) under the first hyperparameter draw, which all others share where the engine has one point."""
+        problem = self.problem
+        assert isinstance(problem, SparseProblem)
+        values = {name: value[:1] for name, value in self._flat().items()}
+        return FirstWeights(signature(problem, values), problem.best(values))
 
     @cached_property
     def posterior(self) -> xr.Dataset:
@@ -130,7 +146,20 @@ class GPFit:
 
     def check(self) -> Check:
         """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
-        verdict = check_draws(self.posterior, self.sample_stats, method=self.method, complete=self.complete)
+        exactly = self.likelihood.compresses
+        judged = self.posterior
+        if self.sharing.has_partition:
+            cluster = self.hyperparameters["cluster"]
+            judged = judged.assign(in_doubt(cluster, self.sample_stats, self.task_names))
+        verdict = check_draws(
+            judged,
+            self.sample_stats,
+            method=self.method,
+            complete=self.complete,
+            fuller="exact" if exactly else "laplace",
+        )
+        if self.inducing is not None:
+            return replace(verdict, notes=(*verdict.notes, *self._about_inducing()))
         jitter = self._largest_jitter()
         if jitter == 0:
             return verdict
@@ -139,6 +168,24 @@ class GPFit:
             "same inputs with hardly any noise between them."
         )
         return replace(verdict, notes=(*verdict.notes, note))
+
+    def _about_inducing(self) -> list[str]:
+        problem = self.problem
+        assert isinstance(problem, SparseProblem)
+        notes = []
+        values = {name: value[:1] for name, value in self._flat().items()}
+        if not self.likelihood.compresses:
+            notes.append("The functions' posterior given hyperparameters is approximated by a normal one.")
+        elif float(problem.noise(values, 1).min()) < LEAST_NOISE:
+            notes.append(f"Noise below {LEAST_NOISE:.0e} (standardised) was taken for that.")
+        left = problem.left_open(values)
+        if left > _LEFT_OPEN:
+            notes.append(
+                f"{len(problem.Z)} inducing inputs leave {100 * left:.0f} % of the functions' prior variance "
+                "open at the rows: detail finer than between them is taken for noise; fit with a larger "
+                "num_inducing if the noise comes out large."
+            )
+        return notes
 
     def _largest_jitter(self) -> float:
         values = self.chosen_values(max(1, min(_MOST_INSPECTED, _INSPECTED // len(self.problem.y) ** 2)))
@@ -254,7 +301,8 @@ class GPFit:
         if kind == "structure":
             chosen = self._chosen(num_draws)
             draws_of = {name: value[chosen] for name, value in self._flat().items()}
-            size = self.problem.kernels.variance(draws_of, self.problem.X).mean(-1)
+            X = self.problem.X[:: -(-len(self.problem.X) // _MOST_INPUTS)]
+            size = self.problem.kernels.variance(draws_of, X).mean(-1)
             omega = (self.problem.structure(draws_of).shape * size[:, :, None, None]).sum(1)
             values = correlation(omega)[:, codes][:, :, codes].numpy()
             meaning = "correlation of the tasks' functions under the prior given the draw"
@@ -265,6 +313,18 @@ class GPFit:
         coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
         draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
         return TaskSimilarity(draws, meaning)
+
+    def partition(self, num_draws: int = 1000) -> Partition:
+        """Which tasks belong together: the posterior of the partition, its point summary and how sure it is.
+
+        Args:
+            num_draws: Posterior draws to use.
+
+        Raises:
+            SpecificationError: If the sharing prior has no partition.
+        """
+        need_partition(self.sharing)
+        return Partition.of(self._flat()["cluster"][self._chosen(num_draws)].numpy(), self.schema)
 
     def to_datatree(self) -> xr.DataTree:
         """The fit as ArviZ groups: posterior, sample_stats, observed_data and constant_data.
@@ -283,12 +343,16 @@ class GPFit:
         Args:
             num_draws: Hyperparameter draws to use.
 
+        Raises:
+            SpecificationError: If functions are known through inducing inputs.
+
         Returns:
             One row per observed row: task, target, mean and sd of the prediction, `log_density` of the
             target under it, and `pareto_k` of the weights (above 0.7 they are unreliable; NaN where all draws
             are the same).
         """
         problem = self.problem
+        self.need_exact("leave_one_out")
         means, variances = [], []
         for part in gp_prediction.in_chunks(self.chosen_values(num_draws), len(problem.y) ** 2):
             mean, variance = self.known_rows(part).leave_one_out(problem.y)
@@ -334,6 +398,16 @@ class GPFit:
         if missing:
             raise self._unknown(list(dict.fromkeys(missing)), remedy)
         return codes
+
+    def need_exact(self, verb: str) -> None:
+        """Refuse what has its formula only where functions are integrated out exactly."""
+        if self.inducing is not None:
+            raise SpecificationError(
+                "method",
+                expected=f"functions that are integrated out exactly, for {verb}",
+                found=f"inducing inputs (method={self.method!r}, {type(self.likelihood).__name__})",
+                remedy='Fit a sample of the rows with method="empirical_bayes", or hold rows out.',
+            )
 
     def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
         return UnknownTaskError(

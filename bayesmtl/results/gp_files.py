@@ -39,12 +39,15 @@ def save(fit: GPFit, path: str | Path) -> None:
         "seed": fit.seed,
         "complete": fit.complete,
         "added_tasks": list(fit.added_tasks),
+        "inducing": fit.inducing is not None,
     }
     groups = {
         "hyperparameters": {name: value.numpy() for name, value in fit.hyperparameters.items()},
         "sample_stats": fit.sample_stats,
         "rows": {name: getattr(fit.data, name) for name in _ROWS},
     }
+    if fit.inducing is not None:
+        groups["inducing"] = {"inputs": fit.inducing.numpy()}
     files.write(specification, groups, path)
 
 
@@ -73,4 +76,5 @@ def restore(content: Mapping[str, Any], arrays: Callable[[str], dict[str, np.nda
         seed=content["seed"],
         data=files.restore_data(Schema.from_dict(content["training_schema"]), arrays("rows"), content),
         added_tasks=tuple(content["added_tasks"]),
+        inducing=torch.from_numpy(arrays("inducing")["inputs"]) if content.get("inducing") else None,
     )

@@ -11,9 +11,12 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from bayesmtl.algebra.functions import factorise, function_covariance
+from bayesmtl.algebra.functions import factorise
 from bayesmtl.data import NewRows
+from bayesmtl.inference.variational import SparseProblem
+from bayesmtl.likelihoods.base import Given
 from bayesmtl.parameters import Values
+from bayesmtl.results.gp_given import given_data
 from bayesmtl.results.prediction import Kind, Prediction
 
 if TYPE_CHECKING:
@@ -83,27 +86,20 @@ def function_values(
     n, num_tasks = len(problem.y), problem.num_tasks + len(rows.new_names)
     means, draws = [], []
     Q = problem.kernels.num_kernels
-    on_grid = m * (n + m) + problem.num_holes * n
-    for part in in_chunks(values, on_grid if problem.on_grid else Q * (n + m) ** 2):
+    size = m * (n + m) + problem.num_holes * n if problem.on_grid else Q * (n + m) ** 2
+    if isinstance(problem, SparseProblem):
+        size = m * (m if joint else Q * len(problem.Z))
+    for part in in_chunks(values, size):
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
-        kernels = problem.kernels
-        known = fit.known_rows(part, structure)
-        cross = function_covariance(
-            structure, kernels.covariance(part, problem.X, rows.X), problem.task, rows.task
-        )
-        shape = structure.shape.diagonal(dim1=-2, dim2=-1)[:, :, rows.task]
-        level = structure.level.diagonal(dim1=-2, dim2=-1)[:, rows.task]
-        variance = (shape * kernels.variance(part, rows.X)).sum(1) + level
+        given = given_data(fit, part, structure, rows.X, rows.task, variance_only=not joint)
         normal = torch.from_numpy(rng.standard_normal((S, num_each, m)))
         if joint:
-            prior = function_covariance(
-                structure, kernels.covariance(part, rows.X, rows.X), rows.task, rows.task
-            )
-            given = known.condition(cross, prior)
+            shape = structure.shape.diagonal(dim1=-2, dim2=-1)[:, :, rows.task]
+            level = structure.level.diagonal(dim1=-2, dim2=-1)[:, rows.task]
+            variance = (shape * problem.kernels.variance(part, rows.X)).sum(1) + level
             spread = normal @ _root(given.covariance, variance).transpose(-1, -2)
         else:
-            given = known.condition(cross, variance, variance_only=True)
             spread = normal * given.covariance.sqrt()[:, None, :]
         means.append(given.mean)
         draws.append((given.mean[:, None, :] + spread).reshape(S * num_each, m))
@@ -138,10 +134,18 @@ def predict_rows(
     num_each = -(-num_draws // S)
     rows = Rows(fit.inputs(new.X), torch.from_numpy(codes), tuple(unknown))
     mean, draws = function_values(fit, rows, values, num_each, rng, joint=joint)
+    latent = standardization.unstandardize_target(draws, codes)
+    centre = standardization.unstandardize_target(mean, codes)
+    repeated = {name: value.repeat_interleave(num_each, 0) for name, value in values.items()}
+    given = Given(repeated, None, rows.task)
+    draws = fit.likelihood.mean(latent, given)
+    if not fit.likelihood.scales_target:  # the mean of a probability or a rate is not that at the mean
+        centre = draws.mean(axis=0)
     if kind == "observation":
         noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, S)
         noise = noise.expand(-1, len(names)).repeat_interleave(num_each, 0)
-        draws = draws + noise.numpy()[:, codes] * rng.standard_normal(draws.shape)
+        sd = standardization.unstandardize_sd(noise.numpy()[:, codes], codes)
+        draws = fit.likelihood.draw(latent, sd, rng, given)
     # all draws of one predictor are neighbours: take as many of each as there is room for
     draws = draws[np.linspace(0, len(draws) - 1, min(num_draws, len(draws))).round().astype(int)]
     index = pd.RangeIndex(len(codes)) if new.index is None else new.index
@@ -150,11 +154,5 @@ def predict_rows(
         "obs": np.arange(len(codes)),
         "task": ("obs", new.task_labels.astype(str)),
     }
-    array = xr.DataArray(
-        standardization.unstandardize_target(draws, codes),
-        coords=coords,
-        dims=("draw", "obs"),
-        name=fit.schema.target_name,
-    )
-    centre = standardization.unstandardize_target(mean, codes)
+    array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"), name=fit.schema.target_name)
     return Prediction(array, centre, kind, codes >= len(fit.task_names), fit.schema.target_name, index)

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bayesmtl.errors import DataError
+from bayesmtl.errors import DataError, SpecificationError
 from bayesmtl.parameters import Values
+from bayesmtl.results.gp_given import given_data
 from bayesmtl.results.gp_prediction import in_chunks, length, with_fresh_tasks
 
 if TYPE_CHECKING:
     from bayesmtl.results.gp import GPFit
 
+_POOLED = 300  # of them where all draws share theirs
 _CANDIDATES = 16  # tries for what belongs to a new task alone, such as its loadings
 
 
@@ -57,9 +59,11 @@ def condition(fit: GPFit, new: Any) -> GPFit:
 
 def _with_own(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]:
     """Hyperparameter draws (C, N, ...) with entries for the new tasks."""
+    if fit.inducing is not None:
+        return _with_own_at_a_point(fit, wider, num_new)
     flat = {name: value.flatten(0, 1) for name, value in fit.hyperparameters.items()}
     rng = fit.generator(3 + len(fit.added_tasks))
-    own = any("task" in p.dims and p.size for p in fit.problem.space.parameters)
+    own = fit.sharing.has_partition or any("task" in p.dims and p.size for p in fit.problem.space.parameters)
     tries = [with_fresh_tasks(fit, flat, num_new, rng) for _ in range(_CANDIDATES if own else 1)]
     values = tries[0]
     if own:
@@ -71,6 +75,47 @@ def _with_own(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]
         values = {name: torch.stack([v[name] for v in tries])[pick, every] for name in values}
     C, N = fit.num_chains_and_draws
     return {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()}
+
+
+def _with_own_at_a_point(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]:
+    """The same where functions are known through inducing inputs and all draws are one point.
+
+    Candidates for all draws are then alike, and few hundred of them serve all.
+    """
+    C, N = fit.num_chains_and_draws
+    flat = {name: value.flatten(0, 1) for name, value in fit.hyperparameters.items()}
+    rng = fit.generator(3 + len(fit.added_tasks))
+    pick = torch.arange(C * N)
+    values = with_fresh_tasks(fit, flat, num_new, rng)
+    if any("task" in p.dims and p.size for p in fit.problem.space.parameters):
+        same = all(bool((value == value[:1]).all()) for value in flat.values())
+        if not (same and fit.likelihood.compresses):
+            raise SpecificationError(
+                "new",
+                expected="rows of known tasks, for this fit through inducing inputs",
+                found=f"new tasks, which have hyperparameters of their own under {fit.sharing!r}",
+                remedy="Fit again with these rows, or use Hierarchical(), whose tasks have none.",
+            )
+        one = {name: value[:1].expand(_POOLED, *value.shape[1:]) for name, value in flat.items()}
+        values = with_fresh_tasks(fit, one, num_new, rng)
+        share = torch.softmax(_density_of_new(fit, wider, values), dim=0).numpy()
+        pick = torch.from_numpy(rng.choice(_POOLED, C * N, p=share / share.sum()))
+    return {name: value[pick].reshape(C, N, *value.shape[1:]) for name, value in values.items()}
+
+
+def _density_of_new(fit: GPFit, wider: GPFit, values: Values) -> torch.Tensor:
+    """log p(rows of new tasks | all rows before) under each of S hyperparameter values, shape (S,)."""
+    problem = wider.problem
+    new = problem.task >= len(fit.task_names)
+    task, S = problem.task[new], length(values)
+    structure = problem.structure(values)
+    given = given_data(fit, values, structure, problem.X[new], task)
+    noise = problem.noise(values, S).square()[:, task]
+    spread = torch.distributions.MultivariateNormal(
+        given.mean, given.covariance + torch.diag_embed(noise), validate_args=False
+    )
+    density: torch.Tensor = spread.log_prob(problem.y[new])
+    return density
 
 
 def _density(fit: GPFit, values: Values) -> torch.Tensor:

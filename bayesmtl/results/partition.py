@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
+from bayesmtl.data import Schema
+from bayesmtl.errors import SpecificationError
 from bayesmtl.results.prediction import check_mass
+from bayesmtl.sharing import Sharing
 
 _MOST_CANDIDATES = 200  # sampled partitions tried as the point
+_MOST_PAIRS = 2000  # pairs of tasks whose being together is checked
+_DOUBT = 0.05  # a pair is in doubt whose probability of being together is this far from 0 and 1
 _MOST_CUTS = 50  # cuts tried of each dendrogram
 
 
@@ -47,6 +54,49 @@ def _sizes(partitions: np.ndarray) -> np.ndarray:
     S, width = len(partitions), int(partitions.max()) + 1
     flat = partitions + width * np.arange(S)[:, None]
     return np.asarray(np.bincount(flat.ravel(), minlength=S * width)[flat])
+
+
+def need_partition(sharing: Sharing) -> None:
+    """Refuse to answer for priors without a partition.
+
+    Raises:
+        SpecificationError: If the sharing prior has none.
+    """
+    if not sharing.has_partition:
+        raise SpecificationError(
+            "sharing",
+            expected="a prior over partitions of the tasks",
+            found=type(sharing).__name__,
+            remedy="Fit with DirichletProcess() or Clusters(num_clusters).",
+        )
+
+
+def in_doubt(
+    cluster: torch.Tensor, sample_stats: Mapping[str, np.ndarray], task_names: Sequence[str]
+) -> dict[str, xr.DataArray]:
+    """What tells whether chains over partitions mix, without labels: pairs in doubt, and the log density.
+
+    Args:
+        cluster: Clusters, shape (C, N, T).
+        sample_stats: What the engine recorded, with the log density "lp".
+        task_names: Names of the tasks.
+    """
+    membership = cluster.numpy()
+    first, second = np.triu_indices(membership.shape[2], k=1)
+    every = max(1, len(first) // _MOST_PAIRS)
+    first, second = first[::every], second[::every]
+    together = (membership[..., first] == membership[..., second]).astype(float)
+    share = together.mean(axis=(0, 1))
+    doubt = (share > _DOUBT) & (share < 1 - _DOUBT)
+    labels = np.array(task_names, dtype=str)
+    names = [f"{one} and {other}" for one, other in zip(labels[first], labels[second], strict=True)]
+    pairs = xr.DataArray(
+        together[..., doubt],
+        dims=("chain", "draw", "pair"),
+        coords={"pair": np.array(names, dtype=str)[doubt]},
+    )
+    density = xr.DataArray(sample_stats["lp"], dims=("chain", "draw"))
+    return {"log_density": density} | ({"together": pairs} if doubt.any() else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +136,15 @@ class Partition:
     """
 
     draws: xr.DataArray
+
+    @classmethod
+    def of(cls, membership: np.ndarray, schema: Schema) -> Partition:
+        """From clusters of tasks (draw, T)."""
+        coords = {"draw": np.arange(len(membership)), "task": np.array(schema.task_names, dtype=str)}
+        attrs = {"task_column": schema.task_column}
+        return cls(
+            xr.DataArray(membership, coords=coords, dims=("draw", "task"), name="cluster", attrs=attrs)
+        )
 
     @property
     def task_names(self) -> tuple[str, ...]:

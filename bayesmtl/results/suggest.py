@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bayesmtl.algebra.functions import function_covariance
+from bayesmtl.algebra.greedy import greedy_choice
 from bayesmtl.errors import SpecificationError
 from bayesmtl.inference import whole_number
 from bayesmtl.results.gp import GPFit
+from bayesmtl.results.gp_given import given_data
 from bayesmtl.results.gp_prediction import length
 
 _NUMBERS = 50_000_000  # in the covariance matrices of the candidates, all hyperparameter draws together
@@ -58,6 +59,13 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
             remedy="Fit the functions as Gaussian processes.",
         )
     n = whole_number("n", n, 1)
+    if not fit.likelihood.compresses:
+        raise SpecificationError(
+            "fit",
+            expected="a fit with Gaussian noise",
+            found=repr(fit.likelihood),
+            remedy="What a row says about a function does not depend on its target only there.",
+        )
     rows = fit.schema.encode(candidates)
     codes = fit.schema.codes(rows.task_labels)
     unknown = sorted({str(label) for label in rows.task_labels[codes < 0]})
@@ -70,7 +78,8 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
         )
     values = fit.chosen_values(max(1, min(whole_number("num_draws", num_draws, 1), _NUMBERS // m**2)))
     covariance, noise = _covariance(fit, fit.inputs(rows.X), torch.from_numpy(codes), values)
-    chosen, gains, spreads = _greedy(covariance, noise, n)
+    variance = covariance.diagonal(dim1=-2, dim2=-1).clone()
+    chosen, gains, spreads = greedy_choice(variance, lambda i: covariance[:, :, i], noise, n)
     scale = fit.standardization.target_scale[codes[chosen]]
     index = pd.RangeIndex(m) if rows.index is None else rows.index
     return pd.DataFrame(
@@ -89,34 +98,5 @@ def _covariance(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior covariance of function values (S, m, m) and noise variances (S, m), standardised."""
     problem = fit.problem
-    structure = problem.structure(values)
-    cross = function_covariance(
-        structure, problem.kernels.covariance(values, problem.X, X), problem.task, task
-    )
-    prior = function_covariance(structure, problem.kernels.covariance(values, X, X), task, task)
-    given = fit.known_rows(values, structure).condition(cross, prior)
+    given = given_data(fit, values, problem.structure(values), X, task)
     return given.covariance, problem.noise(values, length(values)).square()[:, task]
-
-
-def _greedy(
-    covariance: torch.Tensor, noise: torch.Tensor, n: int
-) -> tuple[list[int], list[float], list[float]]:
-    """Positions, gains and standard deviations of n choices, by a partial Cholesky factorisation."""
-    variance = covariance.diagonal(dim1=-2, dim2=-1).clone()
-    columns: list[torch.Tensor] = []
-    chosen: list[int] = []
-    gains, spreads = [], []
-    for _ in range(n):
-        gain = 0.5 * torch.log1p(variance.clamp(min=0.0) / noise).mean(0)
-        gain[chosen] = -torch.inf
-        best = int(gain.argmax())
-        chosen.append(best)
-        gains.append(float(gain[best]))
-        spreads.append(float(variance[:, best].clamp(min=0.0).mean().sqrt()))
-        column = covariance[:, :, best].clone()
-        for known in columns:
-            column -= known * known[:, best, None]
-        column /= (variance[:, best] + noise[:, best]).sqrt()[:, None]
-        columns.append(column)
-        variance = variance - column.square()
-    return chosen, gains, spreads

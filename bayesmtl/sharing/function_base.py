@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import TaskStructure
+from bayesmtl.algebra.functions import TaskStructure, factorise
+from bayesmtl.algebra.inducing import Roots
 from bayesmtl.errors import SpecificationError, listing
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, HalfNormal, Prior
@@ -52,13 +53,16 @@ class FunctionSharing(ABC):
                 remedy="One kernel serves all functions; several are those of the shared functions, and one "
                 "more that of the private ones.",
             )
-        default = type(self.sharing)()
         for entry in fields(self.sharing):
+            if entry.name in self.reads:
+                continue
             value = getattr(self.sharing, entry.name)
-            if entry.name not in self.reads and value != getattr(default, entry.name):
+            made = entry.default_factory
+            default = entry.default if made is MISSING else made()
+            if value != default:
                 raise SpecificationError(
                     entry.name,
-                    expected=f"{getattr(default, entry.name)!r} for functions",
+                    expected=f"{default!r} for functions",
                     found=repr(value),
                     remedy=f"It speaks of weights. Of {type(self.sharing).__name__}, functions use "
                     f"{listing(self.reads)}; the size of shared functions is MultitaskGP(amplitude=...).",
@@ -71,6 +75,17 @@ class FunctionSharing(ABC):
     @abstractmethod
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         """Omega_q and Lambda for B hyperparameter values."""
+
+    def roots(self, values: Values, num_tasks: int) -> Roots:
+        """A_q and A_0 with A_q A_q' = Omega_q and A_0 A_0' = Lambda for one hyperparameter value (B = 1).
+
+        A new task's columns come behind those of the known tasks. By Cholesky factorisation, which gives as
+        many latent functions as tasks; a reading that needs fewer says so.
+        """
+        tasks = self.structure(values, num_tasks)
+        return Roots(
+            tuple(factorise(omega)[0][0] for omega in tasks.shape.unbind(1)), factorise(tasks.level)[0][0]
+        )
 
     @abstractmethod
     def report(self, values: Values) -> dict[str, Reported]:
@@ -120,6 +135,16 @@ def of_all(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
 def of_each(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
     """What each task has for itself: scale^2 I, shape (B, T, T)."""
     return scale.square()[:, None, None] * torch.eye(num_tasks, dtype=scale.dtype)
+
+
+def root_of_all(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """A root of `of_all` for one value (1,): one column, shape (T, 1)."""
+    return scale[:, None].expand(num_tasks, 1)
+
+
+def root_of_each(scale: torch.Tensor, num_tasks: int) -> torch.Tensor:
+    """A root of `of_each` for one value (1,): one column per task, shape (T, T)."""
+    return scale * torch.eye(num_tasks, dtype=scale.dtype)
 
 
 def report_mean_scale(prior: Prior, values: Values) -> dict[str, Reported]:

@@ -18,10 +18,13 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.functions import TaskStructure
+from bayesmtl.algebra.inducing import Roots
 from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import GroupStudentT, Prior
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.clusters import Clusters
+from bayesmtl.sharing.dirichlet_process import DirichletProcess
 from bayesmtl.sharing.function_base import (
     FunctionSharing,
     amplitude_parameter,
@@ -30,11 +33,15 @@ from bayesmtl.sharing.function_base import (
     of_each,
     refuse_amplitude,
     report_mean_scale,
+    root_of_all,
+    root_of_each,
 )
+from bayesmtl.sharing.functions_clustered import Clustered
 from bayesmtl.sharing.functions_correlated import Correlated
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
+from bayesmtl.sharing.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
 from bayesmtl.sharing.task_covariance import TaskCovariance
 
@@ -62,6 +69,10 @@ class _Alone(FunctionSharing):
         covariance = torch.diag_embed(values["task_scale"].square())
         return TaskStructure(covariance[:, None], covariance)
 
+    def roots(self, values: Values, num_tasks: int) -> Roots:
+        root = torch.diag(values["task_scale"][0])
+        return Roots((root,), root)
+
     def report(self, values: Values) -> dict[str, Reported]:
         return {"task_scale": Reported(("task",), values["task_scale"], "target")}
 
@@ -82,6 +93,11 @@ class _Together(FunctionSharing):
     def structure(self, values: Values, num_tasks: int) -> TaskStructure:
         shape = of_all(values["amplitude"], num_tasks)
         return TaskStructure(shape[:, None], of_all(values["mean_scale"], num_tasks))
+
+    def roots(self, values: Values, num_tasks: int) -> Roots:
+        return Roots(
+            (root_of_all(values["amplitude"], num_tasks),), root_of_all(values["mean_scale"], num_tasks)
+        )
 
     def report(self, values: Values) -> dict[str, Reported]:
         shown = {"amplitude": Reported((), values["amplitude"].abs(), "target")}
@@ -133,6 +149,13 @@ class _Around(FunctionSharing):
             torch.stack(shapes, 1) if self.private_kernel else (shapes[0] + shapes[1])[:, None],
             of_all(values["mean_scale"], num_tasks) + of_each(level, num_tasks),
         )
+
+    def roots(self, values: Values, num_tasks: int) -> Roots:
+        private = values["private_scale"]
+        level = values.get("level_scale", private)
+        shapes = (root_of_all(values["amplitude"], num_tasks), root_of_each(private, num_tasks))
+        levels = [root_of_all(values["mean_scale"], num_tasks), root_of_each(level, num_tasks)]
+        return Roots(shapes if self.private_kernel else (torch.cat(shapes, 1),), torch.cat(levels, 1))
 
     def report(self, values: Values) -> dict[str, Reported]:
         names = [name for name in ("amplitude", "private_scale", "level_scale") if name in values]
@@ -209,6 +232,19 @@ class _Mixed(FunctionSharing):
             shape, of_all(values["mean_scale"], num_tasks) + of_each(values["level_scale"], num_tasks)
         )
 
+    def roots(self, values: Values, num_tasks: int) -> Roots:
+        shapes = [values["loadings"][0].T]
+        if self._of_each:
+            shapes = [column[:, None] for column in values["loadings"][0]]
+        if self._has_private:
+            private = torch.diag(values["private_scale"][0])
+            shapes = [*shapes, private] if self._of_each else [torch.cat([shapes[0], private], 1)]
+        levels = [
+            root_of_all(values["mean_scale"], num_tasks),
+            root_of_each(values["level_scale"], num_tasks),
+        ]
+        return Roots(tuple(shapes), torch.cat(levels, 1))
+
     def report(self, values: Values) -> dict[str, Reported]:
         omega = self.structure(values, values["loadings"].shape[-1]).shape.sum(1)
         shown = {
@@ -249,6 +285,9 @@ READINGS: dict[type[Sharing], type[FunctionSharing]] = {
     Hierarchical: _Around,
     LowRank: _Mixed,
     TaskCovariance: Correlated,
+    Clusters: Clustered,
+    DirichletProcess: Clustered,
+    PitmanYor: Clustered,
 }
 """The sharing priors that functions can have."""
 

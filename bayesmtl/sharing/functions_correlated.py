@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from bayesmtl.algebra.functions import TaskStructure
+from bayesmtl.algebra.inducing import Roots
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.sharing.function_base import (
     FunctionSharing,
@@ -14,6 +15,8 @@ from bayesmtl.sharing.function_base import (
     of_each,
     refuse_amplitude,
     report_mean_scale,
+    root_of_all,
+    root_of_each,
 )
 from bayesmtl.sharing.task_covariance import TaskCovariance
 
@@ -54,6 +57,15 @@ class Correlated(FunctionSharing):
             (root @ root.transpose(-1, -2))[:, None],
             of_all(values["mean_scale"], num_tasks) + of_each(values["level_scale"], num_tasks),
         )
+
+    def roots(self, values: Values, num_tasks: int) -> Roots:
+        """A and A_0: the Cholesky factor of the correlation, scaled."""
+        levels = [
+            root_of_all(values["mean_scale"], num_tasks),
+            root_of_each(values["level_scale"], num_tasks),
+        ]
+        root = self._task_scale(values)[0][:, None] * values["task_correlation"][0]
+        return Roots((root,), torch.cat(levels, 1))
 
     def _task_scale(self, values: Values) -> torch.Tensor:
         return values["shape_scale"].abs()[:, None] * values["task_scale"]

@@ -389,7 +389,7 @@ def test_bad_specifications():
         bm.Matern(smoothness=2)
     with refused(SpecificationError, "lengthscale", "a prior of positive numbers", "0.5"):
         bm.Matern(lengthscale=0.5)
-    with refused(SpecificationError, "likelihood", "a Gaussian object"):
+    with refused(SpecificationError, "likelihood", "a likelihood, such as Gaussian()"):
         bm.MultitaskGP(likelihood="gaussian")
 
 

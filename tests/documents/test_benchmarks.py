@@ -22,6 +22,7 @@ NEEDS = {
     "new_tasks": ("exam", ()),
     "grids": (None, ("gpytorch",)),
     "dense": (None, ("gpytorch",)),
+    "sparse": (None, ("gpytorch",)),
     "jura": ("jura", ()),
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
@@ -32,6 +33,7 @@ NEEDS = {
     "landmine_clusters": ("landmine", ()),
     "calibration": (None, ()),
     "calibration_outcomes": (None, ()),
+    "functions_calibration": (None, ()),
 }
 """Data set and packages of every benchmark."""
 

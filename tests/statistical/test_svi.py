@@ -13,7 +13,7 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.inference.guide import Batches, Guide, pseudo_rows
-from bayesmtl.inference.svi import _rise, _sums
+from bayesmtl.inference.svi import _sums, rise_of
 from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
 
 
@@ -93,9 +93,9 @@ def test_minibatches_are_unbiased():
 def test_a_rise_is_told_from_noise():
     rng = np.random.default_rng(0)
     noise = rng.normal(size=2000)
-    rise, error = _rise(noise)
+    rise, error = rise_of(noise)
     assert abs(rise) < 4 * error and error == pytest.approx(np.sqrt(12 / 2000), rel=0.5)
-    rise, error = _rise(noise + np.linspace(0, 3, 2000))
+    rise, error = rise_of(noise + np.linspace(0, 3, 2000))
     assert rise == pytest.approx(3.0, abs=4 * error + 0.2)
 
 
