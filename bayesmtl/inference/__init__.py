@@ -126,7 +126,7 @@ def _choose_rowwise(able: list[str], likelihood: Likelihood, rows: TaskRows) -> 
     if "gibbs" not in able:
         return "laplace", f"{name} has no exact engine; the weights integrate out by Laplace's method"
     trials = getattr(likelihood, "trials", 1)
-    num_variables = int((rows.trials[rows.real] if trials is None else rows.real * trials).sum())
+    num_variables = int((rows.weights * (rows.trials if trials is None else trials)).sum())
     if num_variables > _MANY_VARIABLES:
         reason = f"{num_variables} auxiliary variables make every sweep slow"
         return "laplace", reason + '; method="gibbs" gives the exact posterior and takes longer'
