@@ -69,7 +69,8 @@ class Bernoulli(Rowwise):
     def value(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """log p(y | f), elementwise."""
         if self.link == "probit":
-            return torch.special.log_ndtr((2 * y - 1) * f)
+            probit: torch.Tensor = torch.special.log_ndtr((2 * y - 1) * f)
+            return probit
         return torch.addcmul(torch.nn.functional.logsigmoid(-f), y, f)
 
     def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
