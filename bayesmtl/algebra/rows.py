@@ -100,9 +100,6 @@ class TaskRows:
     ) -> TaskRows:
         """Lay out rows; rows whose target is NaN (not observed) do not count, and their order is irrelevant.
 
-        Rows of a task that are the same in everything are one row, which counts as often as they do together:
-        with few distinct features, as in surveys, there is a fraction of the rows to work on.
-
         Args:
             X: Features, shape (n, D).
             y: Targets, shape (n,), NaN where not observed.
@@ -119,7 +116,8 @@ class TaskRows:
         given[:, 4] = 1
         observed = ~np.isnan(y)
         X, given, task = X[observed], given[observed], task[observed]
-        X, given, task = _distinct(X, given, task)
+        order = np.lexsort((*given.T[::-1], *X.T[::-1], task))
+        X, given, task = X[order], given[order], task[order]
         count = np.bincount(task, minlength=num_tasks)
         ends = np.cumsum(count)
         D = X.shape[1]
@@ -274,24 +272,6 @@ class PseudoData:
         return CompressedTasks(
             tuple(groups), residual, torch.zeros(self.rows.num_tasks, dtype=residual.dtype)
         )
-
-
-def _distinct(
-    X: np.ndarray, given: np.ndarray, task: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows in an order of their own, those that differ in nothing but their weight (column 1) merged."""
-    others = given[:, [0, 2, 3, 4]]
-    order = np.lexsort((given[:, 1], *others.T[::-1], *X.T[::-1], task))
-    X, given, others, task = X[order], given[order], others[order], task[order]
-    if not len(task):
-        return X, given, task
-    new = np.ones(len(task), dtype=bool)
-    new[1:] = task[1:] != task[:-1]
-    new[1:] |= (X[1:] != X[:-1]).any(1) | (others[1:] != others[:-1]).any(1)
-    first = np.flatnonzero(new)
-    merged = given[first]
-    merged[:, 1] = np.add.reduceat(given[:, 1], first)
-    return X[first], merged, task[first]
 
 
 def _basis(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

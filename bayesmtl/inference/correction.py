@@ -22,7 +22,7 @@ from bayesmtl.parameters import Values
 _MOST_CANDIDATES = 16
 _LEAST_CANDIDATES = 4
 LEAST_DRAWS = 400  # that a correction is judged by, and made of
-_ROW_VALUES = 2_000_000  # over all draws and candidates: more hardly raise the effective number of draws
+_ROW_VALUES = 8_000_000  # over all draws and candidates: well below a second
 _AT_ONCE = 400_000  # row values handled together
 
 

@@ -10,8 +10,6 @@ from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.moments import posterior_mean, posterior_moments
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.likelihoods import Binomial, Outcomes
-from bayesmtl.likelihoods.base import Given
 from tests.equivalence import dense
 from tests.equivalence.inputs import ROWS, STRUCTURES, make_structure
 
@@ -68,37 +66,6 @@ def test_order_of_rows_is_irrelevant():
     first, second = laid_out(rows), laid_out(moved)
     assert torch.equal(first.y, second.y)
     assert torch.equal(features(first)[0], features(second)[0])
-
-
-def test_equal_rows_are_one_row_that_counts_more_often():
-    """Merged rows have the likelihood, with all its derivatives task by task, of the rows they stand for."""
-    rng = np.random.default_rng(3)
-    n, T = 90, 4
-    X = np.column_stack([np.ones(n), rng.integers(0, 2, n)])
-    task, y = rng.integers(0, T, n), rng.integers(0, 3, n).astype(float)
-    weights, offset = rng.choice([0.5, 1.0, 2.0], n), rng.choice([0.0, 0.3], n)
-    y[::17] = np.nan
-    kept = ~np.isnan(y)
-    trials = np.full(n, 3.0)
-    laid = TaskRows.of(X, y, task, T, weights=weights, offset=offset, trials=trials)
-    assert int(laid.real.sum()) == len(np.unique(np.column_stack([task, X, y, offset])[kept], axis=0))
-    assert int(laid.real.sum()) < 0.7 * int(kept.sum())
-    W = torch.from_numpy(rng.normal(size=(BATCH, T, 2)))
-    found = Outcomes(Binomial(), laid).derivatives(laid.predictor(W))
-    f = torch.einsum("nd,bnd->bn", torch.from_numpy(X), W[:, task]) + torch.from_numpy(offset)
-    given = Given({}, torch.from_numpy(trials), torch.from_numpy(task))
-    target = torch.from_numpy(np.where(kept, y, 0.0))
-    count = torch.from_numpy(np.where(kept, weights, 0.0))
-    for merged, each in zip(found, Binomial().derivatives(target, f, given), strict=True):
-        expected = torch.zeros(BATCH, T, dtype=torch.float64).index_add(
-            1, torch.from_numpy(task), each * count
-        )
-        torch.testing.assert_close(laid.sums(merged), expected)
-    order = rng.permutation(n)
-    further = {"weights": weights[order], "offset": offset[order], "trials": trials}
-    moved = TaskRows.of(X[order], y[order], task[order], T, **further)
-    assert torch.equal(moved.weights, laid.weights)
-    assert torch.equal(moved.y, laid.y)
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
