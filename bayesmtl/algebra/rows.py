@@ -217,8 +217,9 @@ class TaskRows:
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """Sums over the rows of every task: (B, N) -> (B, T); padding does not count."""
         total = torch.zeros(len(values), self.num_tasks, dtype=values.dtype)
+        counted = values * self.real.to(values.dtype)
         for block in self.blocks:
-            total[:, block.index] = block.of(values * self.real).sum(-1).T
+            total[:, block.index] = block.of(counted).sum(-1).T
         return total
 
     def variances(self, covariance: torch.Tensor) -> torch.Tensor:

@@ -273,7 +273,7 @@ class Gibbs:
         assert isinstance(sharing, PartitionSharing) and state.membership is not None
         log_prior, values = self.problem.space.log_prior(state.points)
         f = self.rows.predictor(state.current.weights)
-        given = self.problem.outcomes(values).derivatives(f).value.sum(1)
+        given = self.problem.outcomes(values).value(f).sum(1)
         return given + log_prior + sharing.log_partition(state.membership, values, self.problem.descriptors)
 
     def augment(self, weights: torch.Tensor, values: Values, rng: np.random.Generator) -> CompressedTasks:
@@ -333,7 +333,7 @@ class Gibbs:
                 points = state.points.clone()
                 points[:, position] = x
                 log_prior, values = self.problem.space.log_prior(points)
-                return finite_or_least(log_prior + self.problem.outcomes(values).derivatives(f).value.sum(1))
+                return finite_or_least(log_prior + self.problem.outcomes(values).value(f).sum(1))
 
             state.points = state.points.clone()
             state.points[:, position] = slice_sample(log_density, state.points[:, position], rng)

@@ -30,7 +30,7 @@ from bayesmtl.likelihoods import Outcomes
 def importance(outcomes: Outcomes, reference: Expansion, weights: torch.Tensor) -> torch.Tensor:
     """log p(y_t | w_t) less the log of what the pseudo-rows make of w_t, shape (B, T)."""
     f = outcomes.rows.predictor(weights)
-    value = outcomes.derivatives(f).value
+    value = outcomes.value(f)
     return outcomes.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
 
 
@@ -133,7 +133,7 @@ def _log_likelihoods(
     at, mode, omega = expansion.at, expansion.f, expansion.omega
     f = outcomes.rows.predictor(weights)
     values = {name: repeated(value) for name, value in outcomes.values.items()}
-    value = replace(outcomes, values=values).derivatives(f).value
+    value = replace(outcomes, values=values).value(f)
     constant = at.value - at.first * mode - 0.5 * omega * mode**2
     expanded = repeated(expansion.kappa) * f - 0.5 * repeated(omega) * f**2
     return outcomes.rows.sums(value - repeated(constant)), outcomes.rows.sums(expanded)

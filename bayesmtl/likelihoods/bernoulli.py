@@ -62,9 +62,16 @@ class Bernoulli(Rowwise):
         if self.link == "probit":
             sign, x, ratio = self._probit(y, f)
             return Derivatives(torch.special.log_ndtr(x), sign * ratio, -ratio * (x + ratio))
-        value = y * f + torch.nn.functional.logsigmoid(-f)
+        value = self.value(y, f)
         p = torch.sigmoid(f)
         return Derivatives(value, y - p, p * (p - 1))
+
+    def value(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
+        """log p(y | f), elementwise."""
+        if self.link == "probit":
+            probit: torch.Tensor = torch.special.log_ndtr((2 * y - 1) * f)
+            return probit
+        return torch.addcmul(torch.nn.functional.logsigmoid(-f), y, f)
 
     def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The third derivative of log p(y | f) in f, elementwise."""

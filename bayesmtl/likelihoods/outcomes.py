@@ -38,6 +38,11 @@ class Outcomes:
         at = self.likelihood.derivatives(self.rows.y, self.rows.offset + g, self._given)
         return Derivatives(*(part * self.rows.weights for part in at))
 
+    def value(self, g: torch.Tensor) -> torch.Tensor:
+        """log p(y | g) alone."""
+        at = self.likelihood.value(self.rows.y, self.rows.offset + g, self._given)
+        return at * self.rows.weights
+
     def information(self, g: torch.Tensor, at: Derivatives) -> torch.Tensor:
         """The precision that stands for each row in Laplace's method, given the derivatives at g."""
         if self.likelihood.log_concave:

@@ -83,6 +83,10 @@ class Rowwise(Likelihood):
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
 
+    def value(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
+        """log p(y | f) alone, elementwise; to be overridden where that is cheaper than its derivatives."""
+        return self.derivatives(y, f, given).value
+
     @abstractmethod
     def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The third derivative of log p(y | f) in f, elementwise."""

@@ -149,7 +149,7 @@ class RowUpdate:
                 weights = torch.cat([weights, drawn.weights[chosen]], dim=1)
                 factors = torch.cat([factors, drawn.factors[chosen]], dim=1)
                 gain[:, known:] = shares[chosen]
-            density = self.fresh.outcomes(value).derivatives(rows.predictor(weights)).value
+            density = self.fresh.outcomes(value).value(rows.predictor(weights))
             gain[:, :known] = rows.sums(density)[:, :known]
             parts.append(WeightDraws(weights, draws.basis[chosen], factors))
             log_weight.append(gain[:, self.touched].sum(1))

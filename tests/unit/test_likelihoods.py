@@ -70,10 +70,9 @@ def test_log_density_is_scipys(case):
     for y in targets:
         found = likelihood.log_density(np.full(25, y), F[None], NOISE, given)[0]
         np.testing.assert_allclose(found, expected(y), atol=1e-9)
-        value = likelihood.derivatives(
-            torch.full((25,), y, dtype=torch.float64), torch.from_numpy(F), given
-        ).value
-        np.testing.assert_allclose(value.numpy().ravel(), expected(y), atol=1e-9)
+        target, f = torch.full((25,), y, dtype=torch.float64), torch.from_numpy(F)
+        for value in (likelihood.value(target, f, given), likelihood.derivatives(target, f, given).value):
+            np.testing.assert_allclose(value.numpy().ravel(), expected(y), atol=1e-9)
 
 
 @pytest.mark.parametrize("dispersion", [0.5, 3e-5, 0.99e-4, 1.01e-4, 1e-9])
