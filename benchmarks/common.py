@@ -94,11 +94,11 @@ def table(frame: pd.DataFrame, digits: int = 2) -> str:
     def text(value: object) -> str:
         if isinstance(value, (float, np.floating)):
             return "-" if np.isnan(value) else f"{value:.{digits}f}"
-        return str(value)
+        return str(value).replace("|", r"\|")
 
     head = [str(frame.index.name or ""), *map(str, frame.columns)]
     rows = [
-        [str(label), *map(text, row)] for label, row in zip(frame.index, frame.to_numpy(object), strict=True)
+        [text(label), *map(text, row)] for label, row in zip(frame.index, frame.to_numpy(object), strict=True)
     ]
     rule = ["---", *("---:" for _ in frame.columns)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows))
@@ -126,6 +126,7 @@ def main(name: str, title: str, run: Callable[[Options], str], packages: Sequenc
         sys.exit(f"Skipped: {error}")
     asked = " --reduced" if given.reduced else ""
     asked += f" --cap {given.cap:g}" if given.cap != Options.cap else ""
+    asked += f" --simulations {given.simulations}" if given.simulations != Options.simulations else ""
     command = f"OMP_NUM_THREADS=1 python -m benchmarks.{name}{asked}"
     head = f"# {title}\n\n`{command}`  \n{environment(packages)}{_stolen_since(before)}\n\n"
     print(head + body)
