@@ -47,6 +47,8 @@ def names_run() -> tuple[str, ...]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEEDS)
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+# other tests have imported some of them
+@pytest.mark.filterwarnings("ignore:'benchmarks.* found in sys.modules:RuntimeWarning")
 def test_benchmark_runs(name, tmp_path, monkeypatch):
     dataset, packages = NEEDS[name]
     if dataset is not None and not bm.datasets.available().loc[dataset, "present"]:

@@ -24,6 +24,7 @@ from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.inference.partition_moves import Evidence
 from bayesmtl.inference.partition_weights import GateWeights
 from bayesmtl.sharing.partition import in_order, num_clusters
+from benchmarks import partition_calibration
 from tests.equivalence.partitions import all_partitions
 from tests.statistical import test_partition_outcomes, test_partitions
 from tests.statistical.test_partitions import coordinates, moves, toy_evidence
@@ -201,80 +202,87 @@ def test_yes_or_no_outcomes_agree_with_enumeration(monkeypatch):
 # --- the whole sampler must leave the joint distribution unchanged ---
 
 
-def summaries(values: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Functions of the state that no relabelling changes, and one that relabelling shows."""
-    cluster = values["cluster"][0]
-    gate = GATE.log_gate(values, X)[0].gather(1, cluster.long()[:, None])
-    return {
-        "number of clusters": float(num_clusters(cluster[None])[0]),
-        "first two together": float(cluster[0] == cluster[1]),
-        "first cluster of the first": float(cluster[0] == 0),
-        "gate scale": float(values["gate_scale"][0, 0].abs().log()),
-        "probability of the clusters": float(gate.mean()),
-        "own weight": float(values["gate_weight"][0, cluster.long()].log().mean()),
-        "cluster scale": float(values["cluster_scale"][0, 0].abs().log()),
+def summaries(values: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    """Functions of states (B, ...) that no relabelling changes, and one that relabelling shows; each (B,)."""
+    cluster = values["cluster"].long()
+    gate = GATE.log_gate(values, X).gather(2, cluster[:, :, None])
+    shown = {
+        "number of clusters": num_clusters(cluster).double(),
+        "first two together": (cluster[:, 0] == cluster[:, 1]).double(),
+        "first cluster of the first": (cluster[:, 0] == 0).double(),
+        "gate scale": values["gate_scale"][:, 0].abs().log(),
+        "probability of the clusters": gate.mean((1, 2)),
+        "own weight": values["gate_weight"].log().gather(1, cluster).mean(1),
+        "cluster scale": values["cluster_scale"][:, 0].abs().log(),
     }
+    return {name: value.numpy() for name, value in shown.items()}
 
 
 GATE = bm.Gated(3, ["size"], 2.0)
 
 
-def joint_draw(module, model, rng, features, task, monkeypatch):
-    """As the tests of other priors draw it, with descriptors in the problem and in the prior's draw."""
+def with_descriptors(module, draw):
+    """What a function of a module of other priors draws, with descriptors in the problem and in the prior."""
     right, problem = bm.Gated.sample_partition, module.Problem
-    monkeypatch.setattr(
-        bm.Gated, "sample_partition", lambda self, values, T, source: right(self, values, T, source, X)
-    )
-    monkeypatch.setattr(module, "Problem", lambda *given, **named: problem(*given, **named, descriptors=X))
-    drawn = module.joint_draw(model, rng, features, task)
-    monkeypatch.undo()
-    return drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            bm.Gated, "sample_partition", lambda self, values, T, source: right(self, values, T, source, X)
+        )
+        patch.setattr(module, "Problem", lambda *given, **named: problem(*given, **named, descriptors=X))
+        return draw()
 
 
-def geweke(
-    likelihood: bm.Gaussian | bm.Bernoulli, num_pairs: int, seed: int, monkeypatch
-) -> dict[str, float]:
+def geweke(likelihood: bm.Gaussian | bm.Bernoulli, num_pairs: int, seed: int) -> dict[str, float]:
     """p-values of the hypothesis that two transitions change no mean, as in `test_partitions`."""
-    model, rng = bm.LinearModel(GATE, likelihood), np.random.default_rng(seed)
+    model = bm.LinearModel(GATE, likelihood)
+    before, after = (gaussian if likelihood.compresses else augmented)(model, num_pairs, seed)
+    return {name: float(stats.ttest_rel(before[name], after[name]).pvalue) for name in before}
+
+
+def gaussian(model: bm.LinearModel, num_pairs: int, seed: int):
+    """States before and after, all data sets as chains of one batch."""
+    simulated = with_descriptors(
+        partition_calibration, lambda: partition_calibration.simulate(model, num_pairs, 5, 3, seed)
+    )
+    problem, cluster = simulated.problem, simulated.values["cluster"]
+    points = partition_calibration.coordinates(problem.space, simulated.values)
+    sampler = PartitionSampler(problem, num_warmup=0)
+    state = partition_calibration.started(sampler, points, cluster, seed)
+    for _ in range(2):
+        sampler.advance(state)
+    moved = problem.space.constrain(state.points) | {"cluster": state.further["membership"]}
+    return summaries(simulated.values), summaries(moved)
+
+
+def augmented(model: bm.LinearModel, num_pairs: int, seed: int):
+    """States before and after, one data set after the other."""
+    rng = np.random.default_rng(seed)
     features, task = test_partitions.design(rows=3)
     before, after = [], []
     for pair in range(num_pairs):
         generator = torch.Generator().manual_seed(seed + 7 * pair)
-        if likelihood.compresses:
-            problem, values = joint_draw(test_partitions, model, rng, features, task, monkeypatch)
-        else:
-            problem, values, drawn = joint_draw(
-                test_partition_outcomes, model, rng, features, task, monkeypatch
-            )
+        problem, values, drawn = with_descriptors(
+            test_partition_outcomes,
+            lambda: test_partition_outcomes.joint_draw(model, rng, features, task),
+        )
         before.append(summaries(values))
         points = coordinates(problem, values)
         root = 0.4 * torch.eye(points.shape[1], dtype=torch.float64)
-        if likelihood.compresses:
-            sampler = PartitionSampler(problem, num_warmup=0)
-            sampler.given = problem.given(values["cluster"])
-            state = sampler.hmc.start(points, root, generator)
-            state.further = {"membership": values["cluster"], "kept": values["cluster"][:, None][:, :0]}
-            for _ in range(2):
-                sampler.advance(state)
-            membership = state.further["membership"]
-        else:
-            gibbs = Gibbs(problem, num_warmup=0)
-            at = gibbs.problem.outcomes(values).start()[None]
-            state = gibbs.state(points, root, drawn, at, generator, values["cluster"])
-            for _ in range(2):
-                gibbs.advance(state, rng)
-            membership = state.membership
-        after.append(summaries(problem.space.constrain(state.points) | {"cluster": membership}))
-    return {
-        name: float(stats.ttest_rel([b[name] for b in before], [a[name] for a in after]).pvalue)
-        for name in before[0]
-    }
+        gibbs = Gibbs(problem, num_warmup=0)
+        at = gibbs.problem.outcomes(values).start()[None]
+        state = gibbs.state(points, root, drawn, at, generator, values["cluster"])
+        for _ in range(2):
+            gibbs.advance(state, rng)
+        after.append(summaries(problem.space.constrain(state.points) | {"cluster": state.membership}))
+    return tuple(
+        {name: np.concatenate([x[name] for x in side]) for name in side[0]} for side in (before, after)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("likelihood", [bm.Gaussian(), bm.Bernoulli()], ids=["Gaussian", "Bernoulli"])
-def test_the_sampler_leaves_the_joint_distribution_unchanged(likelihood, monkeypatch):
-    p_values = geweke(likelihood, 80, 31, monkeypatch)
+def test_the_sampler_leaves_the_joint_distribution_unchanged(likelihood):
+    p_values = geweke(likelihood, 400 if likelihood.compresses else 80, 31)
     assert min(p_values.values()) > 1e-6, p_values
 
 
@@ -284,7 +292,7 @@ def test_a_gate_that_hears_too_much_of_the_partition_is_noticed(monkeypatch):
     right = bm.Gated.log_partition
     with monkeypatch.context() as patch:
         patch.setattr(bm.Gated, "log_partition", lambda self, *given: 6.0 * right(self, *given))
-        p_values = geweke(bm.Gaussian(), 60, 32, pytest.MonkeyPatch())
+        p_values = geweke(bm.Gaussian(), 400, 32)
     assert p_values["probability of the clusters"] < 1e-6, p_values
 
 
