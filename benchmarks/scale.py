@@ -166,7 +166,7 @@ def inst_eval(folder: Path) -> Iterator[str]:
 def run(options: Options) -> str:
     sizes, fitted, num_tasks = ROWS, FITTED, NUM_TASKS
     if options.reduced:
-        sizes, fitted, num_tasks = (2_000, 20_000), 20_000, 50
+        sizes, fitted, num_tasks = (20_000,), 20_000, 50
     rows, at = {}, 0.0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
