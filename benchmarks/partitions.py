@@ -27,6 +27,7 @@ from bayesmtl.algebra.clusters import task_terms
 from bayesmtl.inference import Problem
 from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep
 from bayesmtl.inference.partition_weights import Weights, canonical
+from bayesmtl.results.partition import in_doubt
 from benchmarks.common import Options, Watch, bulk_ess, main, prepare, school, table, verdict
 
 LONG = {"num_chains": 4, "num_warmup": 80, "num_draws": 100}
@@ -185,7 +186,9 @@ def label_free_ess(fit: bm.Fit) -> dict[str, float]:
         "concentration": fit.posterior["concentration"].to_numpy()[..., None],
         **{
             name: array.to_numpy().reshape(*array.shape[:2], -1)
-            for name, array in fit._pairs_in_doubt().items()
+            for name, array in in_doubt(
+                fit.draws.hyperparameters["cluster"], fit.draws.sample_stats, fit.task_names
+            ).items()
         },
     }
     found = {}
