@@ -253,15 +253,15 @@ def weights_of(gap: np.ndarray) -> tuple[float, float]:
 
 
 def run(options: Options) -> str:
-    number = 60 if options.reduced else 3 * options.simulations
-    length = (10, 20) if options.reduced else (20, 60)
+    number = 12 if options.reduced else 3 * options.simulations
+    length = (5, 10) if options.reduced else (20, 60)
     few = simulate(KNOWN, number, 6, 5, seed=1)
     right = exact(few)
     found = pairs(sampled(few, *length, 1)[0]).mean(1)
     mean, error = weights_of(found - right)
     many = simulate(KNOWN, number, 12, 5, seed=2)
     judged = reliability(pairs(sampled(many, *length, 2)[0]).mean(1), many.together)
-    num_sets, num_iterations = (20, 20) if options.reduced else (max(options.simulations // 4, 20), 50)
+    num_sets, num_iterations = (5, 10) if options.reduced else (max(options.simulations // 4, 20), 50)
     rows, p_values = {}, {}
     for name, model in UNKNOWN.items():
         own = ranks(simulate(model, num_sets, 8, 5, seed=3), num_iterations, 4)
