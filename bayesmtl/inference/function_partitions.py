@@ -13,7 +13,7 @@ from bayesmtl.inference.functions import FunctionProblem
 from bayesmtl.inference.hmc import State
 from bayesmtl.inference.partition_gibbs import PartitionSampler, run_chains
 from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
-from bayesmtl.inference.partition_step import NUM_SPLIT_MERGE, WithPartitions, dispersed_partitions
+from bayesmtl.inference.partition_step import WithPartitions, dispersed_partitions, num_proposals
 from bayesmtl.inference.partition_weights import Weights
 from bayesmtl.inference.settings import Settings
 from bayesmtl.parameters import Values
@@ -117,7 +117,7 @@ class FunctionPartitionSampler(PartitionSampler):
             weights = Weights(self.problem.reading.sharing, values, membership.shape[1])
             membership = gibbs_sweep(membership, data, weights, state.generator)
             if membership.shape[1] > 1:
-                for _ in range(NUM_SPLIT_MERGE):
+                for _ in range(num_proposals(membership.shape[1])):
                     membership, _ = split_merge(membership, data, weights, state.generator)
         return torch.from_numpy(membership), state.points
 

@@ -14,7 +14,6 @@ from bayesmtl.inference.partition_scales import move_scales, moved_given_partiti
 from bayesmtl.inference.partition_step import (
     WithPartitions,
     move_partition,
-    num_proposals,
     starting_partitions,
     starting_points,
 )
@@ -137,8 +136,7 @@ class PartitionSampler:
         """One round of moves of partitions (C, T), and points (C, P) after those made given the partition."""
         assert isinstance(self.problem, Problem)
         membership, points = state.further["membership"], state.points
-        proposals = num_proposals(membership.shape[1], warming_up=state.iteration < self.num_warmup)
-        membership = move_partition(self.problem, points, membership, state.generator, proposals)
+        membership = move_partition(self.problem, points, membership, state.generator)
         if points.shape[1]:
             rng = np.random.default_rng(int(torch.randint(2**62, (), generator=state.generator)))
             points = move_scales(self.problem, points, membership, rng)

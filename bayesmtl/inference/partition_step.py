@@ -18,8 +18,8 @@ from bayesmtl.inference.target import Density
 from bayesmtl.parameters import ParameterSpace
 from bayesmtl.sharing.partition import PartitionSharing, in_order
 
-NUM_SPLIT_MERGE = 3  # proposals to split or merge after every sweep
-# With more tasks fewer once warm-up is over: if clusters are large a proposal is as long as a sweep.
+_PROPOSALS = 3  # proposals to split or merge after every sweep
+# With more tasks only one: if clusters are large a proposal is as long as a sweep.
 _MANY_TASKS = 50
 # Standard deviations from a mode that chains start: scales near 0 make the approximation there a poor one.
 _NEAR = 0.1
@@ -40,9 +40,9 @@ class WithPartitions(Density, Protocol):
         """Changes whenever the model or the data do."""
 
 
-def num_proposals(num_tasks: int, *, warming_up: bool) -> int:
+def num_proposals(num_tasks: int) -> int:
     """How often a round of moves proposes to split or merge clusters."""
-    return NUM_SPLIT_MERGE if warming_up or num_tasks <= _MANY_TASKS else 1
+    return _PROPOSALS if num_tasks <= _MANY_TASKS else 1
 
 
 def move_partition(
@@ -50,7 +50,6 @@ def move_partition(
     points: torch.Tensor,
     membership: torch.Tensor,
     generator: torch.Generator,
-    proposals: int = NUM_SPLIT_MERGE,
 ) -> torch.Tensor:
     """Move partitions given the hyperparameters and Gaussian data, weights and cluster means integrated out.
 
@@ -61,7 +60,6 @@ def move_partition(
         points: Coordinates of the hyperparameters, shape (C, P).
         membership: Clusters, shape (C, T).
         generator: Source of randomness.
-        proposals: How often to propose to split or merge clusters.
 
     Returns:
         Clusters as the prior numbers them, shape (C, T).
@@ -76,7 +74,7 @@ def move_partition(
         membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
         if membership.shape[1] > 1:
             data = _about_population(problem, terms, values, membership, generator)
-            for _ in range(proposals):
+            for _ in range(num_proposals(membership.shape[1])):
                 moved, _ = split_merge(membership.numpy(), data, weights, generator)
                 membership = torch.from_numpy(moved)
     return membership
