@@ -30,7 +30,7 @@ class Settings:
     checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("num_chains", 1), ("num_draws", 4), ("num_warmup", 20)):
+        for name, least in (("seed", 0), ("num_chains", 1), ("num_draws", 4), ("num_warmup", 10)):
             if name == "num_draws" and self.num_draws is None:
                 continue
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))

@@ -46,9 +46,11 @@ from bayesmtl.parameters import Parameter
 
 NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
 
-# Long enough for moments, and for identities of bits (which hold for any number of draws).
+# Long enough for moments; for means that are compared at a bar of their own errors; and for identities of
+# bits, which hold for any number of draws.
 LONG = {"num_chains": 2, "num_draws": 50, "num_warmup": 30, "progress": False}
-SHORT = {"num_chains": 2, "num_draws": 12, "num_warmup": 20, "progress": False}
+MIDDLE = {"num_chains": 2, "num_draws": 12, "num_warmup": 20, "progress": False}
+SHORT = {"num_chains": 2, "num_draws": 4, "num_warmup": 10, "progress": False}
 
 # Standard errors that two Monte Carlo means may differ by. A check compares about 20 means, the catalogue
 # runs about 40 such checks: at 6 (two-sided 2e-9 each) chance fails one run in a million; an exchanged task
@@ -270,10 +272,10 @@ def check_relabelling(subject: Subject) -> None:
     `assert_same_means`. The density itself is the same to rounding: `check_density_relabelling`.
     """
     renamed = _renamed(subject)
-    fit = subject.fit(renamed.data, renamed.model)
+    fit = subject.fit(renamed.data, renamed.model, **MIDDLE)
     mapping = _other_names(subject.data.task_names)
     assert set(fit.task_names) == set(mapping.values()) and fit.task_names != tuple(mapping.values())
-    expected = subject.short.posterior["weights"]
+    expected = subject.long.posterior["weights"]
     found = fit.posterior["weights"].sel(task=[mapping[name] for name in subject.data.task_names])
     # in units of each feature's effect, so that no feature's scale hides another's
     assert_same_means(expected.to_numpy(), found.to_numpy())
