@@ -353,21 +353,17 @@ def _renamed(subject: Subject) -> _Renamed:
     return _Renamed(subject.data_of(frame), subject.with_names(mapping))
 
 
-def check_row_order(subject: Subject) -> None:
-    """The order of rows is irrelevant, up to rounding."""
-    shuffled = subject.data_of(subject.frame.sample(frac=1.0, random_state=5))
-    fit = subject.fit(shuffled)
-    expected = subject.short.predict(subject.frame).draws.to_numpy()
-    assert_rounding_only(expected, fit.predict(subject.frame).draws.to_numpy())
+def check_rows(subject: Subject) -> None:
+    """The order of rows is irrelevant, and a missing target is as if the row were not there, up to rounding.
 
-
-def check_missing_targets(subject: Subject) -> None:
-    """A missing target is as if the row were not there, and is counted."""
+    Missing targets are counted wherever the data or the fit are shown.
+    """
     observed = subject.frame.dropna(subset=[subject.data.target_name])
     missing = len(subject.frame) - len(observed)
     assert missing > 0, "the check needs data with missing targets"
-    fit = subject.fit(subject.data_of(observed))
-    assert_same_draws(subject.short, fit)
+    fit = subject.fit(subject.data_of(observed.sample(frac=1.0, random_state=5)))
+    expected = subject.short.predict(subject.frame).draws.to_numpy()
+    assert_rounding_only(expected, fit.predict(subject.frame).draws.to_numpy())
     assert f"{missing} of {len(subject.frame)}" in repr(subject.data)
     assert f"{missing} of {len(subject.frame)}" in subject.data._repr_html_()
     assert f"{missing} of {len(subject.frame)}" in repr(subject.short)

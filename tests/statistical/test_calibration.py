@@ -22,7 +22,7 @@ SHORT = [name for name in MODELS if name.endswith("shared")] + ["Hierarchical di
 EXACT = list(MODELS) if LONG else SHORT
 LIMIT = FALSE_ALARM / (len(EXACT) + len(KNOWN))
 NUM_SIMULATIONS = 200 if LONG else 20
-NUM_WARMUP = 150 if LONG else 50
+LENGTH = {"num_warmup": 150, "num_draws": 20} if LONG else {"num_warmup": 40, "num_draws": 8}
 
 pytestmark = [pytest.mark.slow, pytest.mark.statistical]
 
@@ -36,7 +36,7 @@ def assert_calibrated(ranks: Ranks) -> None:
 def test_exact(name):
     # correlations of tasks take small steps: fewer simulations in the short version
     number = 8 if name.startswith("TaskCovariance") and not LONG else NUM_SIMULATIONS
-    assert_calibrated(calibrate(MODELS[name], number, num_warmup=NUM_WARMUP, seed=1000))
+    assert_calibrated(calibrate(MODELS[name], number, **LENGTH, seed=1000))
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -61,7 +61,7 @@ def test_power_of_the_short_version_against_a_wrong_prior():
     # simulated with scales ~ HalfNormal(1), fitted with HalfNormal(0.2): too few differences between tasks
     simulator = MODELS["Hierarchical diagonal, noise shared"]
     fitter = bm.LinearModel(bm.Hierarchical(scale=bm.HalfNormal(0.2)), bm.Gaussian())
-    ranks = calibrate(simulator, NUM_SIMULATIONS, fitter=fitter, num_warmup=NUM_WARMUP, seed=4000)
+    ranks = calibrate(simulator, NUM_SIMULATIONS, fitter=fitter, **LENGTH, seed=4000)
     assert ranks.p_value() < LIMIT
 
 
