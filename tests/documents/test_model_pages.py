@@ -23,6 +23,7 @@ DATA_OF = {
     "clustered_mtl": "school",
     "shared_hypotheses": "school",
     "dirichlet_process_mtl": "landmine",
+    "hierarchical_logistic": "landmine",
     "multi_task_relationship_learning": "school",
     "distributed_relationship_learning": "school",
     "semiparametric_latent_factors": "jura",
@@ -31,6 +32,7 @@ DATA_OF = {
 BASELINES = {
     "task_uncertainty_weighting": ("pooled", "single-task", "equal weights", "maximised"),
     "dirichlet_process_mtl": ("pooled", "single-task", "hierarchical"),
+    "hierarchical_logistic": ("pooled", "single-task", "base rate"),
     "semiparametric_latent_factors": ("single-task", "log-OLS"),
 }
 

@@ -25,6 +25,7 @@ DOCUMENTED = {
     "contraception": (1_934, 60),
     "sleepstudy": (180, 18),
     "radon": (919, 85),
+    "epilepsy": (295, 59),
     "inst_eval": (73_421, 1_128),
     "school": (15_362, 139),
     "landmine": (14_820, 29),
@@ -137,6 +138,18 @@ def test_jura_has_one_row_per_site_and_metal():
     sites = frame.drop_duplicates("site")
     assert sites["split"].value_counts().to_dict() == {"prediction": 259, "validation": 100}
     assert sites["Rock"].value_counts()["Portlandian"] == 6
+
+
+def test_epilepsy_has_the_count_before_as_a_period():
+    frame = load_or_skip("epilepsy").frame
+    by_patient = frame.groupby("subject", sort=False)
+    assert (by_patient["period"].agg(list).map("".join) == "01234").all()
+    assert (by_patient["weeks"].agg(list).map(tuple) == (8.0, 2.0, 2.0, 2.0, 2.0)).all()
+    # patient 49 (207 in the paper) had by far the most
+    assert frame.loc[frame["subject"] == "49", "seizures"].tolist() == [151, 102, 65, 72, 63]
+    assert by_patient["drug"].first().value_counts().to_dict() == {"progabide": 31, "placebo": 28}
+    treated = frame["after"] & (frame["drug"] == "progabide")
+    assert (frame["treated"] == treated).all()
 
 
 def test_exam_intake_labels_run_backwards_as_its_description_says():
