@@ -202,7 +202,7 @@ def test_values_do_not_depend_on_what_they_are_computed_with(monkeypatch):
 
 
 def test_equal_rows_merged_give_the_same_density():
-    """Counts on two distinct inputs: marginal and gradient with every row kept, and with equal rows as one."""
+    """Two distinct inputs: marginal and gradient with every row kept, and with equal ones merged."""
     rng = np.random.default_rng(5)
     task, X = np.repeat(np.arange(4), 12), np.column_stack([np.ones(48), np.tile([0.0, 1.0], 24)])
     problem = problem_of(bm.Hierarchical(), bm.Poisson(), rng.poisson(1.5, 48).astype(float), X, task)
