@@ -22,13 +22,17 @@ from benchmarks.landmine_protocol import CELLS, NUM_DRAWS, landmine, scores, spl
 
 # Mines are rare, so the level's scale is learned. Few cells say little about eleven scales: by importance
 # sampling some 50 of 400 draws are effective, where a sampler of 150 sweeps takes a fraction of the time.
+LEVEL, APART = bm.HalfNormal(2.0), bm.HalfNormal(0.5)
 METHODS: dict[str, tuple[bm.sharing.Sharing, str] | None] = {
-    "hierarchical": (bm.Hierarchical(scale=bm.HalfNormal(0.5), mean_scale=bm.HalfNormal(2.0)), "gibbs"),
-    "base rate": None,
-    "pooled": (bm.Pooled(mean_scale=bm.HalfNormal(2.0)), "laplace"),
+    # features are correlated, and fields of two kinds of ground differ in many coefficients at once
+    "hierarchical, full": (bm.Hierarchical("full", scale=APART, mean_scale=LEVEL), "gibbs"),
+    "hierarchical": (bm.Hierarchical(scale=APART, mean_scale=LEVEL), "gibbs"),
+    "pooled": (bm.Pooled(mean_scale=LEVEL), "laplace"),
     "independent": (bm.Independent(), "laplace"),
+    "base rate": None,
 }
 LENGTH = {"gibbs": {"num_chains": 4, "num_warmup": 50, "num_draws": 100}, "laplace": {"num_draws": 100}}
+BARRED = "hierarchical, full"  # the method that the bars are for
 AREAS = dict(zip(CELLS, (0.738, 0.746, 0.754, 0.770), strict=True))
 LOSSES = dict(zip(CELLS, (0.220, 0.204, 0.197, 0.187), strict=True))
 KEPT = RESULTS / "landmine.csv"
@@ -69,7 +73,7 @@ def all_scores(
     if kept is not None and kept.exists():
         rows = pd.read_csv(kept)
     known = set(zip(rows["method"], rows["cells"], rows["draw"], strict=True))
-    wanted = [(method, number, draw) for method in METHODS for draw in range(num_draws) for number in cells]
+    wanted = [(method, number, draw) for draw in range(num_draws) for method in METHODS for number in cells]
     deadline = time.perf_counter() + cap
     for method, number, draw in wanted:
         if (method, number, draw) in known:
@@ -93,19 +97,19 @@ def run(options: Options) -> str:
         lines += [f"Mean {name}:", "", table(_means(rows, name), 4), ""]
     draws = rows.groupby("method", sort=False)["draw"].nunique()
     lines += [f"Draws of training cells, of {most}: {', '.join(f'{n} {m}' for m, n in draws.items())}.", ""]
-    own = rows[rows["method"] == "hierarchical"].groupby("cells")
+    own = rows[rows["method"] == BARRED].groupby("cells")
     means, errors = (getattr(own[["AUC", "log loss"]], name)() for name in ("mean", "sem"))
     for number in means.index:
         area, loss = means.loc[number]
         area_error, loss_error = errors.loc[number]
         lines += [
             verdict(
-                f"{number} cells: AUC at least {AREAS[number]}",
+                f"{BARRED}, {number} cells: AUC at least {AREAS[number]}",
                 ok=area >= AREAS[number],
                 found=f"{area:.4f}, standard error over draws {area_error:.4f}",
             ),
             verdict(
-                f"{number} cells: log loss at most {LOSSES[number]}",
+                f"{BARRED}, {number} cells: log loss at most {LOSSES[number]}",
                 ok=loss <= LOSSES[number],
                 found=f"{loss:.4f}, standard error over draws {loss_error:.4f}",
             ),
