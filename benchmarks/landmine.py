@@ -92,6 +92,8 @@ def run(options: Options) -> str:
     if options.reduced:
         frame, cells, most = frame[frame["field"].isin(frame["field"].unique()[:4])], CELLS[:1], 1
     rows = all_scores(frame, None if options.reduced else kept, most, cells, options.cap)
+    # the same draws for all
+    rows = rows[rows["draw"].isin(rows.loc[rows["method"] == BARRED, "draw"])]
     lines = []
     for name in COLUMNS[3:6]:
         lines += [f"Mean {name}:", "", table(_means(rows, name), 4), ""]
