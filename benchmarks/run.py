@@ -19,6 +19,7 @@ NAMES = (
     "school_posterior",
     "contraception",
     "landmine",
+    "landmine_posterior",
     "partitions",
     "partition_calibration",
     "landmine_clusters",

@@ -155,10 +155,33 @@ class TaskRows:
         index = torch.from_numpy(np.concatenate(tasks))
         return cls(layout, target, real > 0, num_tasks, index, weight, known, number)
 
+    def merged(self) -> TaskRows:
+        """The same with rows of a task that differ in nothing but their weight as one, of their total weight.
+
+        The likelihood of every task's weights is the same, on a fraction of the rows where features take few
+        values, as in surveys.
+        """
+        real = self.real
+        X = torch.cat([block.X.flatten(0, 1) for block in self.blocks])[real].numpy()
+        carried = (self.task, self.y, self.offset, self.trials)
+        columns = np.column_stack([*(column[real].numpy() for column in carried), X])
+        _, first, same = np.unique(columns, axis=0, return_index=True, return_inverse=True)
+        if len(first) == len(columns):
+            return self
+        total = np.bincount(same.ravel(), weights=self.weights[real].numpy())
+        task, y, offset, trials = (column[real].numpy()[first] for column in carried)
+        T = self.num_tasks
+        return TaskRows.of(X[first], y, task, T, weights=total, offset=offset, trials=trials)
+
     @property
     def blocks(self) -> tuple[Block, ...]:
         """All blocks, in the order of the entries of row vectors."""
         return tuple(block for group in self.groups for block in group)
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.blocks[0].X.shape[-1]
 
     @property
     def size(self) -> int:

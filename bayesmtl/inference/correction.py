@@ -22,7 +22,9 @@ from bayesmtl.parameters import Values
 _MOST_CANDIDATES = 16
 _LEAST_CANDIDATES = 4
 LEAST_DRAWS = 400  # that a correction is judged by, and made of
-_ROW_VALUES = 8_000_000  # over all draws and candidates: well below a second
+# Row values and entries of tasks' precisions over all draws and candidates. More candidates hardly raise the
+# effective number of draws where there are many rows.
+_VALUES = 2_000_000
 _AT_ONCE = 400_000  # row values handled together
 
 
@@ -49,7 +51,8 @@ def corrected_draws(
     problem, rows = marginal.problem, marginal.rows
     (M, P), (C, N) = points.shape, shape
     values = problem.space.constrain(points)
-    few = min(max(_ROW_VALUES // (M * rows.size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
+    size = rows.size + rows.num_tasks * rows.num_features**2
+    few = min(max(_VALUES // (M * size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
     for K, from_prior in ((few, 0), (_MOST_CANDIDATES, 1)):
         size = max(1, _AT_ONCE // (K * rows.size))
         parts, log_weights = [], []

@@ -60,7 +60,8 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     density: Density = problem
     marginal = None
     if not problem.likelihood.compresses:
-        density = marginal = LaplaceMarginal(problem)
+        assert problem.rows is not None
+        density = marginal = LaplaceMarginal(replace(problem, rows=problem.rows.merged()))
     # more than are wanted, where few are: a correction resamples them
     M = C * N if marginal is None else max(C * N, LEAST_DRAWS)
     points, sample_stats = torch.zeros(M, 0, dtype=torch.float64), {}

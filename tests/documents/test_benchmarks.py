@@ -27,7 +27,8 @@ NEEDS = {
     "school_prediction": ("school", ()),
     "school_posterior": ("school", ("numpyro",)),
     "contraception": ("contraception", ("numpyro",)),
-    "landmine": ("landmine", ("numpyro",)),
+    "landmine": ("landmine", ()),
+    "landmine_posterior": ("landmine", ("numpyro",)),
     "partitions": ("school", ()),
     "partition_calibration": (None, ()),
     "landmine_clusters": ("landmine", ()),
@@ -131,6 +132,26 @@ def test_stock_peer_is_the_same_model():
     expected += stats.halfnorm.logpdf([*values["tau"], values["sigma"]]).sum()
     expected += stats.norm.logpdf(y, mean, values["sigma"]).sum()
     np.testing.assert_allclose(float(found), expected, rtol=1e-8)
+
+
+def test_landmine_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    from benchmarks import landmine
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"field": np.repeat(["a", "b"], 40), "feature_1": 0.0, "mine": rng.binomial(1, 0.3, 80)}
+    )
+    monkeypatch.setattr(landmine, "METHODS", {"base rate": None})
+    kept = tmp_path / "kept.csv"
+    assert landmine.all_scores(frame, kept, 2, (10,), cap=-1.0).empty  # no time at all
+    whole = landmine.all_scores(frame, None, 3, (10, 20), cap=60.0)
+    landmine.all_scores(frame, kept, 1, (10, 20), cap=60.0)
+    asked = []
+    scored = landmine.scored
+    monkeypatch.setattr(landmine, "scored", lambda *given: asked.append(given[1:]) or scored(*given))
+    resumed = landmine.all_scores(frame, kept, 3, (10, 20), cap=60.0)
+    assert asked == [("base rate", number, draw) for draw in (1, 2) for number in (10, 20)]
+    pd.testing.assert_frame_equal(resumed.iloc[:, :-1], whole.iloc[:, :-1], check_dtype=False, atol=1e-4)
 
 
 def test_landmine_protocol():

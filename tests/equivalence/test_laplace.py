@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -199,6 +199,22 @@ def test_values_do_not_depend_on_what_they_are_computed_with(monkeypatch):
     monkeypatch.setattr("bayesmtl.inference.marginal._AT_ONCE", 1)
     for first, second in zip(together, LaplaceMarginal(problem).value_and_gradient(points), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-7, atol=1e-7)
+
+
+def test_equal_rows_merged_give_the_same_density():
+    """Two distinct inputs: marginal and gradient with every row kept, and with equal ones merged."""
+    rng = np.random.default_rng(5)
+    task, X = np.repeat(np.arange(4), 12), np.column_stack([np.ones(48), np.tile([0.0, 1.0], 24)])
+    problem = problem_of(bm.Hierarchical(), bm.Poisson(), rng.poisson(1.5, 48).astype(float), X, task)
+    merged = replace(problem, rows=problem.rows.merged())
+    assert merged.rows.real.sum() < 0.8 * problem.rows.real.sum()
+    points = torch.from_numpy(rng.normal(size=(5, problem.space.size)))
+    for found, expected in zip(
+        LaplaceMarginal(merged).value_and_gradient(points),
+        LaplaceMarginal(problem).value_and_gradient(points),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["laplace", "gibbs"])

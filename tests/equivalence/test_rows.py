@@ -10,6 +10,8 @@ from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.moments import posterior_mean, posterior_moments
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.structure import Structure
+from bayesmtl.likelihoods import Binomial, Outcomes
+from bayesmtl.likelihoods.base import Given
 from tests.equivalence import dense
 from tests.equivalence.inputs import ROWS, STRUCTURES, make_structure
 
@@ -66,6 +68,33 @@ def test_order_of_rows_is_irrelevant():
     first, second = laid_out(rows), laid_out(moved)
     assert torch.equal(first.y, second.y)
     assert torch.equal(features(first)[0], features(second)[0])
+
+
+def test_merged_rows_have_the_likelihood_of_the_rows_they_stand_for():
+    """Its value and derivatives, task by task, against a sum over the rows as they were given."""
+    rng = np.random.default_rng(3)
+    n, T = 90, 4
+    X = np.column_stack([np.ones(n), rng.integers(0, 2, n)])
+    task, y = rng.integers(0, T, n), rng.integers(0, 3, n).astype(float)
+    weights, offset = rng.choice([0.5, 1.0, 2.0], n), rng.choice([0.0, 0.3], n)
+    trials = rng.choice([2.0, 3.0], n)
+    y[::17] = np.nan
+    kept = ~np.isnan(y)
+    laid = TaskRows.of(X, y, task, T, weights=weights, offset=offset, trials=trials)
+    merged = laid.merged()
+    distinct = np.unique(np.column_stack([task, X, y, offset, trials])[kept], axis=0)
+    assert int(merged.real.sum()) == len(distinct) < 0.9 * int(kept.sum()) == 0.9 * int(laid.real.sum())
+    W = torch.from_numpy(rng.normal(size=(BATCH, T, 2)))
+    found = Outcomes(Binomial(), merged).derivatives(merged.predictor(W))
+    f = torch.einsum("nd,bnd->bn", torch.from_numpy(X), W[:, task]) + torch.from_numpy(offset)
+    given = Given({}, torch.from_numpy(trials), torch.from_numpy(task))
+    count = torch.from_numpy(np.where(kept, weights, 0.0))
+    each = Binomial().derivatives(torch.from_numpy(np.where(kept, y, 0.0)), f, given)
+    for part, expected in zip(found, each, strict=True):
+        total = torch.zeros(BATCH, T, dtype=torch.float64)
+        total.index_add_(1, torch.from_numpy(task), expected * count)
+        torch.testing.assert_close(merged.sums(part), total)
+    assert merged.merged() is merged
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
