@@ -197,7 +197,7 @@ class MultitaskGP:
             values["cluster"] = membership.reshape(C * N, -1)
         fit = GPFit(
             kernel=self.kernel,
-            sharing=self.sharing,
+            sharing=problem.sharing.sharing,
             likelihood=self.likelihood,
             amplitude=self.amplitude,
             schema=data.schema,
@@ -266,7 +266,7 @@ class MultitaskGP:
                 found="one of the data",
                 remedy="Use LinearModel, or take an offset off the target beforehand.",
             )
-        kernels, sharing = parts(self.kernel, self.sharing, self.amplitude)
+        kernels, sharing = parts(self.kernel, self.sharing.of_tasks(data.task_names), self.amplitude)
         kernels.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)

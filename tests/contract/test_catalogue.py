@@ -23,6 +23,10 @@ from bayesmtl.priors import HalfNormal, Prior
 from bayesmtl.sharing import Sharing
 from tests.contract.checks import CHECKS, NEW_TASK, OTHER_NEW_TASK, Subject
 
+LABS = [f"lab_{number}" for number in (1, 2, 3, 4, 9, 10)]
+# Each laboratory beside the next.
+PATH = pd.DataFrame(np.eye(6, k=1) + np.eye(6, k=-1), index=LABS, columns=LABS)
+
 # Every registered class by its name, with the options that change what it does.
 SHARINGS: dict[str, tuple[Sharing, ...]] = {
     "Independent": (bm.Independent(),),
@@ -34,6 +38,7 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
     ),
     "LowRank": (bm.LowRank(rank=1), bm.LowRank(rank=2)),
     "TaskCovariance": (bm.TaskCovariance(),),
+    "TaskGraph": (bm.TaskGraph(PATH),),
     "Clusters": (bm.Clusters(2, within="full"),),
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one
