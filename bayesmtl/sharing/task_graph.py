@@ -96,7 +96,7 @@ class TaskGraph(Sharing):
         """R with R R' = Omega, shape (B, T, T); tasks beyond those of the graph come last, without edges."""
         eigenvalues, U = self.adjacency.spectrum
         coupling = values["coupling"]
-        R = U / (1 + coupling[:, None, None] * eigenvalues).sqrt()
+        R: torch.Tensor = U / (1 + coupling[:, None, None] * eigenvalues).sqrt()
         further = num_tasks - len(U)
         if not further:
             return R
