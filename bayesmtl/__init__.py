@@ -23,6 +23,7 @@ from bayesmtl.sharing import (
     PitmanYor,
     Pooled,
     TaskCovariance,
+    TaskGraph,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "StudentT",
     "TaskCovariance",
     "TaskData",
+    "TaskGraph",
     "TaskSimilarity",
     "TaskSummaries",
     "__version__",

@@ -39,6 +39,9 @@ NUM_DRAWS = 20  # of each chain; only its last is used
 ROWS_PER_TASK = (2, 4, 5, 8)
 FALSE_ALARM = 1e-4  # of the whole table
 
+_TASKS = [f"task_{t}" for t in range(len(ROWS_PER_TASK))]
+_PATH = pd.DataFrame(np.eye(4, k=1) + np.eye(4, k=-1), index=_TASKS, columns=_TASKS)
+
 MODELS: dict[str, bm.LinearModel] = {
     f"{name}, noise {noise}": bm.LinearModel(sharing, bm.Gaussian(noise="task" if noise == "task" else noise))
     for name, sharing in {
@@ -49,6 +52,7 @@ MODELS: dict[str, bm.LinearModel] = {
         "Hierarchical full": bm.Hierarchical("full"),
         "LowRank(1)": bm.LowRank(1),
         "TaskCovariance": bm.TaskCovariance(),
+        "TaskGraph": bm.TaskGraph(_PATH),
     }.items()
     for noise in ("shared", "task", 0.7)
 }
@@ -144,6 +148,14 @@ def _log_density(
         apart = (weights - center[:, None]) / scale[:, None]
         joint += -0.5 * (apart * np.linalg.solve(Omega, apart)).sum(axis=(1, 2))
         joint -= 0.5 * D * np.linalg.slogdet(Omega)[1] + T * np.log(scale).sum(axis=1)
+    elif "coupling" in flat:
+        scale = flat["residual_scale"] / standardization.residual_scale_to_user(np.ones(D))
+        apart = (weights - center[:, None]) / scale[:, None]
+        gaps = np.square(np.diff(apart, axis=1)).sum(axis=(1, 2))  # of tasks along `_PATH`
+        strength = flat["coupling"] * T / _PATH.to_numpy().sum()
+        precision = np.eye(T) + strength[:, None, None] * (np.diag(_PATH.sum()) - _PATH.to_numpy())
+        joint += 0.5 * D * np.linalg.slogdet(precision)[1] - T * np.log(scale).sum(axis=1)
+        joint -= 0.5 * (np.square(apart).sum(axis=(1, 2)) + strength * gaps)
     elif "task_scale" in flat:
         joint += stats.norm.logpdf(weights, 0.0, flat["task_scale"][:, :, None]).sum(axis=(1, 2))
     elif "residual_scale" in flat:

@@ -103,7 +103,7 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         return _choose_rowwise(able, problem.rowwise, problem.rows)
     T = problem.tasks.num_tasks
     if sharing.has_correlation and T > _MOST_CORRELATED:
-        reason = f"{T * (T - 1) // 2} correlations of {T} tasks make sampling slow"
+        reason = f"{T} tasks whose weights are correlated make sampling slow"
         return "empirical_bayes", reason + '; method="exact" gives the full posterior and takes longer'
     size = sum(group.rows.numel() for group in problem.tasks.groups)
     if size > _LARGE:

@@ -50,6 +50,7 @@ class MultitaskGP:
     function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
     ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance
     (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign),
+    `TaskGraph(adjacency)` the covariance of a known graph,
     `Clusters(K)`, `DirichletProcess()`, `PitmanYor()` functions of clusters, and tasks around them. Every
     task has inputs of its own. A specification only: immutable, without data. Inputs are the features of the
     data, without an intercept.
@@ -197,7 +198,7 @@ class MultitaskGP:
             values["cluster"] = membership.reshape(C * N, -1)
         fit = GPFit(
             kernel=self.kernel,
-            sharing=self.sharing,
+            sharing=problem.sharing.sharing,
             likelihood=self.likelihood,
             amplitude=self.amplitude,
             schema=data.schema,
@@ -266,7 +267,7 @@ class MultitaskGP:
                 found="one of the data",
                 remedy="Use LinearModel, or take an offset off the target beforehand.",
             )
-        kernels, sharing = parts(self.kernel, self.sharing, self.amplitude)
+        kernels, sharing = parts(self.kernel, self.sharing.of_tasks(data.task_names), self.amplitude)
         kernels.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)

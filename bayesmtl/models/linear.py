@@ -125,7 +125,7 @@ class LinearModel:
         name, reason = choose(problem, method)
         draws = ENGINES[name](problem, settings)
         fit = Fit(
-            sharing=self.sharing,
+            sharing=problem.sharing,
             likelihood=self.likelihood,
             schema=data.schema,
             standardization=standardization,
@@ -176,7 +176,7 @@ class LinearModel:
             table = getattr(data, "descriptors", None)  # sums of rows have none
             descriptors = torch.from_numpy(descriptor_matrix(table, names))
         problem = Problem(
-            self.sharing,
+            self.sharing.of_tasks(data.task_names),
             self.likelihood,
             statistics.compress(),
             data.task_names,

@@ -8,6 +8,7 @@ from bayesmtl.plots.functions import functions
 from bayesmtl.plots.maps import maps
 from bayesmtl.plots.partition import partition
 from bayesmtl.plots.predictions import predictions
+from bayesmtl.plots.relations import relations
 from bayesmtl.plots.shrinkage import shrinkage
 from bayesmtl.plots.similarity import similarity
 
@@ -18,6 +19,7 @@ __all__ = [
     "num_clusters",
     "partition",
     "predictions",
+    "relations",
     "shrinkage",
     "similarity",
 ]

@@ -280,8 +280,9 @@ class Fit:
             tasks: Names of the tasks wanted, in this order; default all.
             reference: Rows whose features are the reference inputs; default the pooled training rows.
             kind: "function", or "structure" for the similarity in the prior's own terms, where it has one:
-                for `LowRank`, the cosine of the tasks' loadings; for `TaskCovariance`, the correlation of the
-                tasks' weights around the population; for partitions, whether they are together.
+                for `LowRank`, the cosine of the tasks' loadings; for `TaskCovariance` and `TaskGraph`, the
+                correlation of the tasks' weights around the population; for partitions, whether they
+                are together.
             num_draws: Posterior draws to use.
 
         Raises:
@@ -309,8 +310,9 @@ class Fit:
             values = (cluster[:, :, None] == cluster[:, None, :]).astype(float)
             meaning = "whether two tasks are in one cluster"
         elif kind == "structure" and self.sharing.has_correlation:
-            L = self.draws.hyperparameters["task_correlation"].flatten(0, 1)[chosen][:, codes]
-            values = (L @ L.transpose(-1, -2)).clamp(-1.0, 1.0).numpy()
+            given = {k: v.flatten(0, 1)[chosen] for k, v in self.draws.hyperparameters.items()}
+            omega = self.sharing.task_correlation(given, len(self.task_names))
+            values = omega[:, codes][:, :, codes].numpy()
             meaning = "correlation of the tasks' weights around the population"
         elif kind == "structure":
             loadings = self._loadings()[chosen][:, codes]

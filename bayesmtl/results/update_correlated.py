@@ -82,7 +82,7 @@ def weigh_correlated(
     new = _tasks(after, T, len(names)) if added else None
     parts, weights = [], []
     for chunk in _chunks(known, (1 + T) * D):
-        S = len(chunk["task_correlation"])
+        S = len(next(iter(chunk.values())))
         structure = fit.sharing.structure(chunk, T, D)
         noise = fit.likelihood.noise_sd(chunk, fit.task_names, standardization.target_scale[:T], S)
         white = whiten(now, structure, noise)
@@ -119,7 +119,7 @@ def redraw_correlated(
     tasks = statistics.compress()
     parts, start = [], 0
     for chunk in _chunks(values, (1 + T) * D):
-        size = len(chunk["task_correlation"])
+        size = len(next(iter(chunk.values())))
         structure = fit.sharing.structure(chunk, T, D)
         parts.append(draw_posterior(tasks, structure, noise[start : start + size], rng))
         start += size
@@ -145,7 +145,7 @@ def _new_density(
     """
     S, U = noise.shape
     D = new.num_features
-    structure = fit.sharing.structure(extended, extended["task_correlation"].shape[1], D)
+    structure = fit.sharing.structure(extended, len(fit.task_names) + U, D)
     assert structure.loadings is not None and structure.basis_scale is not None
     A, scale = structure.loadings[:, -U:], structure.basis_scale[:, -U:].flatten(1)
     designs, targets = [], []

@@ -14,6 +14,7 @@ from bayesmtl.sharing.partition import PartitionSharing
 from bayesmtl.sharing.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
 from bayesmtl.sharing.task_covariance import TaskCovariance
+from bayesmtl.sharing.task_graph import TaskGraph
 
 REGISTRY: dict[str, type[Sharing]] = {
     "Independent": Independent,
@@ -21,6 +22,7 @@ REGISTRY: dict[str, type[Sharing]] = {
     "Hierarchical": Hierarchical,
     "LowRank": LowRank,
     "TaskCovariance": TaskCovariance,
+    "TaskGraph": TaskGraph,
     "Clusters": Clusters,
     "DirichletProcess": DirichletProcess,
     "PitmanYor": PitmanYor,
@@ -42,4 +44,5 @@ __all__ = [
     "Pooled",
     "Sharing",
     "TaskCovariance",
+    "TaskGraph",
 ]

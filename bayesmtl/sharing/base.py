@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -30,7 +31,7 @@ class Sharing(ABC):
     """Whether the coordinates along `residual_factor` are loadings on shared directions."""
 
     has_correlation: ClassVar[bool] = False
-    """Whether tasks are correlated given the hyperparameters, among which is `task_correlation`."""
+    """Whether tasks are correlated given the hyperparameters: see `task_correlation`."""
 
     has_partition: ClassVar[bool] = False
     """Whether tasks are partitioned: see `bayesmtl.sharing.partition.PartitionSharing`."""
@@ -43,6 +44,10 @@ class Sharing(ABC):
         """Names of the descriptors of tasks that this prior looks at."""
         return ()
 
+    def of_tasks(self, task_names: Sequence[str]) -> Self:
+        """This prior for tasks of these names, where it tells them apart by name."""
+        return self
+
     @abstractmethod
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
         """The hyperparameters for T tasks and D features."""
@@ -50,6 +55,10 @@ class Sharing(ABC):
     @abstractmethod
     def structure(self, values: Values, num_tasks: int, num_features: int) -> Structure:
         """A, Z and E for B hyperparameter values, each of shape (B, ...)."""
+
+    def task_correlation(self, values: Values, num_tasks: int) -> torch.Tensor:
+        """Correlation of the tasks' weights around the population, (B, T, T), where `has_correlation`."""
+        raise NotImplementedError
 
     @abstractmethod
     def report(self, values: Values) -> dict[str, Reported]:

@@ -38,12 +38,14 @@ from bayesmtl.sharing.function_base import (
 )
 from bayesmtl.sharing.functions_clustered import Clustered
 from bayesmtl.sharing.functions_correlated import Correlated
+from bayesmtl.sharing.functions_graph import Connected
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
 from bayesmtl.sharing.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
 from bayesmtl.sharing.task_covariance import TaskCovariance
+from bayesmtl.sharing.task_graph import TaskGraph
 
 _DF = 3.0  # of the loadings' t distribution, as in `LowRank`
 
@@ -285,6 +287,7 @@ READINGS: dict[type[Sharing], type[FunctionSharing]] = {
     Hierarchical: _Around,
     LowRank: _Mixed,
     TaskCovariance: Correlated,
+    TaskGraph: Connected,
     Clusters: Clustered,
     DirichletProcess: Clustered,
     PitmanYor: Clustered,

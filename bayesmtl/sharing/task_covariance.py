@@ -92,15 +92,20 @@ class TaskCovariance(Sharing):
             torch.cat([mean_scale, scale[:, None].expand(-1, T, -1)], dim=1),
         )
 
+    def task_correlation(self, values: Values, num_tasks: int) -> torch.Tensor:
+        """Omega."""
+        L = values["task_correlation"]
+        return (L @ L.transpose(-1, -2)).clamp(-1.0, 1.0)
+
     def report(self, values: Values) -> dict[str, Reported]:
         """The correlation of the tasks, and scales.
 
         Only products of a task's and a feature's scale are identified: features' scales are those of a
         typical task, and tasks' scales relative to it (a geometric mean).
         """
-        L, task_scale = values["task_correlation"], values["task_scale"]
+        task_scale = values["task_scale"]
         typical = task_scale.log().mean(-1, keepdim=True).exp()
-        omega = (L @ L.transpose(-1, -2)).clamp(-1.0, 1.0)
+        omega = self.task_correlation(values, task_scale.shape[-1])
         scale = values["residual_scale"].abs() * typical
         shown = {
             "residual_scale": Reported(("feature",), scale, "coefficient"),

@@ -162,7 +162,11 @@ class Subject:
 
     def with_names(self, mapping: Mapping[str, str]) -> bm.LinearModel:
         """The model, other names in what it says of single tasks."""
-        likelihood = self.model.likelihood
+        likelihood, sharing = self.model.likelihood, self.model.sharing
+        if isinstance(sharing, bm.TaskGraph):
+            names = tuple(mapping.get(task, task) for task in sharing.adjacency.names)
+            graph = replace(sharing, adjacency=replace(sharing.adjacency, names=names))
+            return replace(self.model, sharing=graph)
         if isinstance(likelihood, bm.Mixed):
             tasks = {mapping.get(task, task): part for task, part in likelihood.tasks.items()}
             return replace(self.model, likelihood=replace(likelihood, tasks=tasks))

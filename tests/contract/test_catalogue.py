@@ -23,6 +23,10 @@ from bayesmtl.priors import HalfNormal, Prior
 from bayesmtl.sharing import Sharing
 from tests.contract.checks import CHECKS, NEW_TASK, OTHER_NEW_TASK, Subject
 
+LABS = [f"lab_{number}" for number in (1, 2, 3, 4, 9, 10)]
+# Each laboratory beside the next.
+PATH = pd.DataFrame(np.eye(6, k=1) + np.eye(6, k=-1), index=LABS, columns=LABS)
+
 # Every registered class by its name, with the options that change what it does.
 SHARINGS: dict[str, tuple[Sharing, ...]] = {
     "Independent": (bm.Independent(),),
@@ -34,6 +38,7 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
     ),
     "LowRank": (bm.LowRank(rank=1), bm.LowRank(rank=2)),
     "TaskCovariance": (bm.TaskCovariance(),),
+    "TaskGraph": (bm.TaskGraph(PATH),),
     "Clusters": (bm.Clusters(2, within="full"),),
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one
@@ -90,7 +95,8 @@ ENTRIES = {
 ENTRIES |= {
     f"{_name(prior)}, {_name(outcome)}, {engine}": (bm.LinearModel(prior, outcome), engine)
     for prior, outcome in (
-        *((variants[0], bm.Bernoulli()) for variants in SHARINGS.values()),
+        # `TaskGraph` fills A and Z as `TaskCovariance` does, which stands for both
+        *((variants[0], bm.Bernoulli()) for name, variants in SHARINGS.items() if name != "TaskGraph"),
         *((bm.Hierarchical(), outcome) for variants in LIKELIHOODS.values() for outcome in variants[:2]),
     )
     for engine in ("laplace", "gibbs")

@@ -25,12 +25,14 @@ from bayesmtl.errors import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 
+SITES = ["west", "south", "north"]
 SHARINGS = {
     "independent": bm.Independent(),
     "pooled": bm.Pooled(),
     "hierarchical": bm.Hierarchical(),
     "low rank": bm.LowRank(rank=2),
     "covariance": bm.TaskCovariance(),
+    "graph": bm.TaskGraph(pd.DataFrame([[0, 1, 0], [1, 0, 2], [0, 2, 0]], index=SITES, columns=SITES)),
 }
 QUICK = {"method": "empirical_bayes", "seed": 0, "progress": False, "num_draws": 20}
 

@@ -246,7 +246,7 @@ def test_many_correlations_are_sampled_only_when_asked_for():
     data = _data_of({f"task {t}": 1.0 for t in range(9)}, 0, num_features=1, rows=3)
     fit = bm.LinearModel(bm.TaskCovariance()).fit(data, seed=0, num_draws=50, progress=False)
     assert fit.method == "empirical_bayes"
-    assert fit.reason.startswith("36 correlations of 9 tasks") and 'method="exact"' in fit.reason
+    assert fit.reason.startswith("9 tasks whose weights are correlated") and 'method="exact"' in fit.reason
 
 
 def test_no_structure_where_there_is_none(lab_fit):

@@ -409,3 +409,49 @@ def test_maps_draw_mean_and_spread_of_one_task():
         bm.plots.maps(grid, prediction, ["x0", "x1"], "c")
     with pytest.raises(bm.errors.DataError, match="a prediction of the 5 rows"):
         bm.plots.maps(grid.head(5), prediction, ["x0", "x1"], "b")
+
+
+# relations
+
+
+def test_relations_draw_means_intervals_and_signs():
+    rng = np.random.default_rng(0)
+    names = ["a", "b", "c"]
+    values = np.tile(np.eye(3), (400, 1, 1))
+    for (t, u), mean in {(0, 1): 0.8, (0, 2): -0.7, (1, 2): 0.02}.items():
+        values[:, t, u] = values[:, u, t] = mean + 0.05 * rng.normal(size=400)
+    coords = {"task": names, "task_other": names}
+    draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"))
+    ax = bm.plots.relations(bm.TaskSimilarity(draws, "correlation"), mass=0.8)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a, b", "b, c", "a, c"]
+    lines, points = ax.collections
+    found = np.array([segment[:, 0] for segment in lines.get_segments()])
+    expected = np.quantile(values[:, [0, 1, 0], [1, 2, 2]], [0.1, 0.9], axis=0).T
+    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(points.get_offsets()[:, 0], values[:, [0, 1, 0], [1, 2, 2]].mean(0))
+    colours = [to_rgb(colour) for colour in (style.BLUE, style.GREY, style.ORANGE)]
+    assert [tuple(colour[:3]) for colour in lines.get_colors()] == colours
+    assert "80 % interval" in ax.get_title(loc="left") and ax.get_xlabel() == "correlation"
+
+
+def test_relations_of_many_tasks_are_the_largest():
+    task_similarity = similarity_of(20)
+    ax = bm.plots.relations(task_similarity, num_pairs=12)
+    drawn = ax.collections[1].get_offsets()[:, 0]
+    means = task_similarity.to_frame()["mean"].to_numpy()
+    assert len(drawn) == 12 and np.abs(drawn).min() >= np.sort(np.abs(means))[-12]
+    assert (np.diff(drawn) <= 0).all()
+    assert ax.get_title(loc="left").startswith("12 of 190 pairs")
+
+
+@pytest.mark.parametrize("number", [0, 2.5, True])
+def test_relations_of_no_pairs(number):
+    with pytest.raises(SpecificationError, match=r"^`num_pairs`: expected a whole number"):
+        bm.plots.relations(similarity_of(3), num_pairs=number)
+
+
+def test_relations_need_a_similarity():
+    with pytest.raises(SpecificationError, match=r"^`task_similarity`: expected a TaskSimilarity"):
+        bm.plots.relations(np.eye(3))
+    with pytest.raises(SpecificationError, match=r"^`task_similarity`: expected at least one pair"):
+        bm.plots.relations(similarity_of(1))
