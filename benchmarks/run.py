@@ -22,6 +22,7 @@ NAMES = (
     "partitions",
     "partition_calibration",
     "landmine_clusters",
+    "landmine_known_groups",
     "calibration",
     "calibration_outcomes",
     "functions_calibration",
