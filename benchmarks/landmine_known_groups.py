@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 import bayesmtl as bm
-from benchmarks.common import Options, main, table
-from benchmarks.landmine_clusters import FOLIATED, LEVEL
+from benchmarks.common import Options, main, table, verdict
+from benchmarks.landmine_clusters import BARS, FOLIATED, LEVEL
 from benchmarks.landmine_protocol import NUM_DRAWS, landmine, scores, split, task_data
 
 CELLS = 20
@@ -55,7 +55,11 @@ def run(options: Options) -> str:
         shown["mean"] = shown.mean(axis=1)
         lines += [f"Mean {score} over fields, {CELLS} cells of each, by draw of training cells:", ""]
         lines += [table(shown, 4), ""]
-    return "\n".join(lines).rstrip()
+    known = kept[kept["method"] == "Known kinds"]
+    (area, loss), a, b = BARS[CELLS], known["auc"].mean(), known["log loss"].mean()
+    name = f"known kinds, {CELLS} cells per field: AUC at least {area}, log loss at most {loss}"
+    lines.append(verdict(name, ok=bool(a >= area and b <= loss), found=f"{a:.4f}, {b:.4f}"))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
