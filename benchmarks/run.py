@@ -23,6 +23,7 @@ NAMES = (
     "partitions",
     "partition_calibration",
     "landmine_clusters",
+    "landmine_known_groups",
     "calibration",
     "calibration_outcomes",
     "functions_calibration",

@@ -32,6 +32,7 @@ NEEDS = {
     "partitions": ("school", ()),
     "partition_calibration": (None, ()),
     "landmine_clusters": ("landmine", ()),
+    "landmine_known_groups": ("landmine", ()),
     "calibration": (None, ()),
     "calibration_outcomes": (None, ()),
     "functions_calibration": (None, ()),

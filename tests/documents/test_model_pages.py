@@ -22,6 +22,7 @@ DATA_OF = {
     "task_clustering": "school",
     "clustered_mtl": "school",
     "shared_hypotheses": "school",
+    "transfer_matrix_clustering": "school",
     "dirichlet_process_mtl": "landmine",
     "hierarchical_logistic": "landmine",
     "multi_task_relationship_learning": "school",
@@ -90,6 +91,33 @@ def test_explained_variance_is_pooled():
     y = np.array([1.0, 2.0, 3.0, 6.0])
     assert explained_variance(y, y) == 100
     assert explained_variance(y, np.full(4, 3.0)) == 0
+
+
+def test_transfer_matrix_is_the_predictive_density_under_another_task(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "models")
+    transfer_matrix = runpy.run_path(str(ROOT / "models" / "transfer_matrix_clustering.py"))[
+        "transfer_matrix"
+    ]
+    rng = np.random.default_rng(1)
+    task = np.repeat(["a", "b", "c"], [30, 20, 400])
+    x = rng.normal(3.0, 2.0, size=len(task))
+    slope = {"a": 1.0, "b": 1.0, "c": -2.0}
+    y = 5 + np.array([slope[name] for name in task]) * x + 0.5 * rng.normal(size=len(task))
+    train, test = bm.TaskData.from_arrays(x[:, None], y, task).split(test=0.25, seed=0)
+    matrix = transfer_matrix(train, test)
+    # row by row, through the public verb: rows of `a` handed to every task
+    fit = bm.LinearModel(bm.Independent(), bm.Gaussian()).fit(
+        train, method="empirical_bayes", seed=0, num_draws=100, progress=False
+    )
+    rows = test.task == 0
+    sd = fit.posterior["noise"].to_numpy().reshape(-1, 1)
+    x_a = test.X[rows, 1]  # behind the intercept
+    for u, name in enumerate("abc"):
+        latent = fit.predict((x_a[:, None], np.full(rows.sum(), name)), kind="latent").draws.to_numpy()
+        density = np.exp(-0.5 * ((test.y[rows] - latent) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+        np.testing.assert_allclose(matrix[0, u], np.log(density.mean(0)).mean(), rtol=1e-8)
+    # who has the same slope predicts, who has the opposite one does not
+    assert matrix[0, 1] > matrix[0, 2] + 5
 
 
 def test_random_intercept_agrees_with_statsmodels():
