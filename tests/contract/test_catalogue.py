@@ -95,8 +95,7 @@ ENTRIES = {
 ENTRIES |= {
     f"{_name(prior)}, {_name(outcome)}, {engine}": (bm.LinearModel(prior, outcome), engine)
     for prior, outcome in (
-        # `TaskGraph` fills A and Z as `TaskCovariance` does, which stands for both
-        *((variants[0], bm.Bernoulli()) for name, variants in SHARINGS.items() if name != "TaskGraph"),
+        *((variants[0], bm.Bernoulli()) for variants in SHARINGS.values()),
         *((bm.Hierarchical(), outcome) for variants in LIKELIHOODS.values() for outcome in variants[:2]),
     )
     for engine in ("laplace", "gibbs")
