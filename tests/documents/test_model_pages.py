@@ -28,6 +28,8 @@ DATA_OF = {
     "multi_task_relationship_learning": "school",
     "distributed_relationship_learning": "school",
     "semiparametric_latent_factors": "jura",
+    "multitask_gp": "school",
+    "informative_vector_machine": "jura",
     "task_uncertainty_weighting": "jura",
 }
 BASELINES = {
@@ -35,6 +37,8 @@ BASELINES = {
     "dirichlet_process_mtl": ("pooled", "single-task", "hierarchical"),
     "hierarchical_logistic": ("pooled", "single-task", "base rate"),
     "semiparametric_latent_factors": ("single-task", "log-OLS"),
+    "multitask_gp": ("pooled", "single-task", "random intercept", "no transfer", "likelihood alone"),
+    "informative_vector_machine": ("at random", "all rows", "mean of each metal"),
 }
 
 
