@@ -6,9 +6,9 @@ The covariance of the tasks is Omega = A A' + diag(private_scale^2), of rank R b
 maximises the likelihood over Omega: on School rank 2 gained most and rank 5 had lost it again (recalled, not
 checked), as more loadings fit noise. Here the loadings of a latent function have a prior that shrinks the
 function away as a whole where it is not needed. Each rank is fitted twice: under the default priors, and
-under priors so wide that their mode is that of the likelihood. What the full page prints: the prior is ahead at each
-rank, by .3 to .5 points, and loses .1 from rank 2 to 5 where the likelihood loses .3, all far less than splits
-differ; and with schools of this size sharing nothing but the kernel does better than either.
+under priors so wide that their mode is that of the likelihood. What the full page prints: the prior is ahead
+at each rank, by .3 to .5 points, and loses .1 from rank 2 to 5 where the likelihood loses .3, all far less
+than splits differ; and with schools of this size sharing nothing but the kernel does better than either.
 
 Data: pupils of some of the schools of School, since a covariance matrix over all 15,362 pupils is out of
 reach; inputs are what belongs to the pupil (gender, ability band, ethnic group) and the year. Hyperparameters
