@@ -195,12 +195,25 @@ def compare(data: bm.TaskData, methods: Mapping[str, Method], *, reduced: bool) 
 
 def show(scores: pd.DataFrame, literature: Sequence[Quoted] = (), *, what: str, reduced: bool) -> None:
     """Print explained variances, ours above the literature's."""
-    print(f"\nExplained variance of {what}, %, mean and sd over {len(scores)} split(s)")
+    heading = f"Explained variance of {what}, %, mean and sd over {len(scores)} split(s)"
+    show_scores(heading, scores, literature, decimals=1, reduced=reduced)
+
+
+def show_scores(
+    heading: str,
+    scores: Mapping[str, Sequence[float]] | pd.DataFrame,
+    literature: Sequence[Quoted] = (),
+    *,
+    decimals: int = 3,
+    reduced: bool,
+) -> None:
+    """Print the mean of every method's scores and, of several, their sd; the literature's below."""
+    print(f"\n{heading}")
     if reduced:
         print("(reduced data: these numbers only show that the page runs)")
-    for name, column in scores.items():
-        spread = f" +- {column.std():.1f}" if len(column) > 1 else ""
-        print(f"  {name:<44} {column.mean():5.1f}{spread}")
+    for name, values in scores.items():
+        spread = f" +- {np.std(values, ddof=1):.{decimals}f}" if len(values) > 1 else ""
+        print(f"  {name!s:<44} {np.mean(values):5.{decimals}f}{spread}")
     if literature:
         print("Literature, on splits of its own")
     for quoted in literature:

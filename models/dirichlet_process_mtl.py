@@ -17,9 +17,8 @@ process priors. JMLR 8, 35-63.
 Run: python models/dirichlet_process_mtl.py [--reduced]
 """
 
-import numpy as np
 import pandas as pd
-from _common import load, mean_area, reduced_asked, some_cells
+from _common import load, mean_area, reduced_asked, show_scores, some_cells
 
 import bayesmtl as bm
 
@@ -53,15 +52,14 @@ def main() -> None:
     if reduced:
         frame = frame[frame["field"].isin(["1", "2", "16", "17"])]
     num_splits = 1 if reduced else NUM_SPLITS
-    print(
-        f"\nLandmine, {CELLS} cells per field, mean AUC over fields, mean and sd over {num_splits} split(s)"
+    scores = {
+        name: [score(sharing, seed, frame, reduced=reduced) for seed in range(num_splits)]
+        for name, sharing in METHODS.items()
+    }
+    heading = (
+        f"Landmine, {CELLS} cells per field, mean AUC over fields, mean and sd over {num_splits} split(s)"
     )
-    if reduced:
-        print("(reduced data: these numbers only show that the page runs)")
-    for name, sharing in METHODS.items():
-        areas = [score(sharing, seed, frame, reduced=reduced) for seed in range(num_splits)]
-        spread = f" +- {np.std(areas, ddof=1):.3f}" if num_splits > 1 else ""
-        print(f"  {name:<44} {np.mean(areas):.3f}{spread}")
+    show_scores(heading, scores, reduced=reduced)
 
 
 if __name__ == "__main__":

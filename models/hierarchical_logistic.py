@@ -20,13 +20,18 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from _common import load, mean_area, reduced_asked, some_cells, splits, task_data
+from _common import Quoted, load, mean_area, reduced_asked, show_scores, some_cells, splits, task_data
 
 import bayesmtl as bm
 
 CELLS = 40
 NUM_DRAWS = 100
 LEVEL = bm.HalfNormal(3.0)  # mines are rare: log odds far from 0
+LITERATURE = (  # of more cells: their single-task level is that of 160 cells here
+    Quoted("single-task", ".746", "published"),
+    Quoted("relationship learning", ".761", "published"),
+    Quoted("GO-MTL", ".767", "published"),
+)
 SHARINGS: dict[str, Callable[[bm.priors.Prior], bm.sharing.Sharing]] = {
     "hierarchical (this page)": lambda level: bm.Hierarchical(mean_scale=level),
     "hierarchical, full (this page)": lambda level: bm.Hierarchical("full", mean_scale=level),
@@ -85,22 +90,14 @@ def landmine(*, reduced: bool) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def show(scores: pd.DataFrame, what: str, *, reduced: bool) -> None:
-    print(f"\n{what}, mean and sd over {len(scores)} split(s)")
-    if reduced:
-        print("(reduced data: these numbers only show that the page runs)")
-    for name, column in scores.items():
-        spread = f" +- {column.std():.3f}" if len(column) > 1 else ""
-        print(f"  {name:<44} {column.mean():.3f}{spread}")
-
-
 def main() -> None:
     reduced = reduced_asked(__doc__)
-    show(contraception(reduced=reduced), "Contraception, log loss", reduced=reduced)
-    show(landmine(reduced=reduced), f"Landmine, {CELLS} cells per field, mean AUC", reduced=reduced)
-    if not reduced:
-        print("Literature, on cells of its own (more of them: single-task levels of 160 cells here)")
-        print("  single-task / relationship learning / GO-MTL       .746 / .761 / .767  (published)")
+    losses = contraception(reduced=reduced)
+    heading = f"Contraception, log loss, mean and sd over {len(losses)} split(s)"
+    show_scores(heading, losses, reduced=reduced)
+    areas = landmine(reduced=reduced)
+    heading = f"Landmine, {CELLS} cells per field, mean AUC, mean and sd over {len(areas)} split(s)"
+    show_scores(heading, areas, LITERATURE, reduced=reduced)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ Run: python models/informative_vector_machine.py [--reduced]
 
 import numpy as np
 import pandas as pd
-from _common import load, reduced_asked
+from _common import load, reduced_asked, show_scores
 
 import bayesmtl as bm
 
@@ -73,12 +73,8 @@ def main() -> None:
     gap = test["log_mg_kg"] - test["metal"].map(train.groupby("metal")["log_mg_kg"].mean()).astype(float)
     of_metal = (gap**2).groupby(test["metal"]).mean() / test.groupby("metal")["log_mg_kg"].var(ddof=0)
     scores["mean of each metal"] = [float(of_metal.mean())]
-    print(f"\nSquared error over variance at the validation sites, mean over metals, {repeats} start(s)")
-    if reduced:
-        print("(reduced data: these numbers only show that the page runs)")
-    for name, values in scores.items():
-        spread = f" +- {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-        print(f"  {name:<44} {np.mean(values):.3f}{spread}")
+    heading = f"Squared error over variance at the validation sites, mean over metals, {repeats} start(s)"
+    show_scores(heading, scores, reduced=reduced)
 
 
 if __name__ == "__main__":
