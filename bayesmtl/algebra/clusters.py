@@ -21,6 +21,7 @@ import torch
 
 from bayesmtl.algebra.collapsed import cholesky_or_nan, log_likelihood_of, whiten
 from bayesmtl.algebra.conditional import WeightDraws, draw_weights
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 
@@ -264,7 +265,7 @@ def draw_basis(terms: TaskTerms, structure: Structure, rng: np.random.Generator)
     assert structure.basis_scale is not None and structure.membership is not None
     blocks = _blocks(terms, structure)
     B, K, D, _ = blocks.A.shape
-    fresh = torch.from_numpy(rng.standard_normal((B, 1 + K, D, 1)))
+    fresh = standard_normal(rng, B, 1 + K, D, 1)
     scale, spread = structure.basis_scale[:, :1], structure.basis_scale[:, 1:]
     mean = scale * _solve_upper(blocks.L_mean, blocks.a_mean + fresh[:, 0])[:, None, :, 0]
     inner = blocks.a - blocks.A @ mean[..., None] + fresh[:, 1:]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.collapsed import Whitened, WhitenedGroup, factor_tasks, whiten
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks, TaskGroup
 from bayesmtl.algebra.structure import Structure
 
@@ -94,7 +95,7 @@ def _draw_basis(
     B = white.groups[0].L.shape[0]
     if structure.basis_scale is None or white.L_basis is None or white.basis_mean is None:
         return torch.zeros(B * num_draws, 0, num_features, dtype=white.groups[0].L.dtype)
-    fresh = torch.from_numpy(rng.standard_normal((B, white.L_basis.shape[1], num_draws)))
+    fresh = standard_normal(rng, B, white.L_basis.shape[1], num_draws)
     spread = torch.linalg.solve_triangular(white.L_basis.transpose(-1, -2), fresh, upper=True)
     draw: torch.Tensor = white.basis_mean + spread
     return draw.transpose(-1, -2).reshape(B * num_draws, *structure.basis_scale.shape[1:])
@@ -149,7 +150,7 @@ def _draw_residual(
     B, T, D, S = shared.shape
 
     def fresh(size: int) -> torch.Tensor:
-        return torch.from_numpy(rng.standard_normal((B, T, size, S)))
+        return standard_normal(rng, B, T, size, S)
 
     residual = torch.zeros_like(shared)
     scale = along = None

@@ -11,6 +11,7 @@ import torch
 
 from bayesmtl.algebra.clusters import draw_clustered
 from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.errors import CheckpointError
@@ -351,7 +352,7 @@ class Gibbs:
             value, gradient = given.value_and_gradient(torch.cat([points, own], dim=1))
             return gradient[:, :S]
 
-        momentum = torch.from_numpy(rng.standard_normal(tuple(present.shape)))
+        momentum = standard_normal(rng, *present.shape)
         length = TRAJECTORY * (0.5 + rng.random()) / state.step.step_size
         num_steps = min(max(round(length), 1), _MAX_STEPS)
         point, last, _ = leapfrog(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from arviz_stats.base.array import array_stats
 
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.inference.target import Density
 
 RELIABLE = 0.7  # Pareto k up to which weights can be used (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
@@ -55,7 +56,7 @@ class Proposal:
         return torch.cat(kept)[:number]
 
     def _uncut(self, number: int, rng: np.random.Generator) -> torch.Tensor:
-        normal = torch.from_numpy(rng.standard_normal((number, len(self.center))))
+        normal = standard_normal(rng, number, len(self.center))
         stretch = torch.from_numpy(np.sqrt(self.degrees / rng.chisquare(self.degrees, (number, 1))))
         return self.center + stretch * (normal @ self.root.T)
 

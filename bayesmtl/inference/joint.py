@@ -26,6 +26,7 @@ import torch
 
 from bayesmtl.algebra.collapsed import cholesky_or_nan
 from bayesmtl.algebra.conditional import shared_part
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
@@ -153,7 +154,7 @@ class Joint:
             structure = self.problem.structure(state.values)
             assert structure.residual_factor is not None
             apart = (state.weights - shared_part(structure, state.basis, T))[:, self.centred]
-            fresh = torch.from_numpy(rng.standard_normal((B, layout.bound, layout.own + layout.factors)))
+            fresh = standard_normal(rng, B, layout.bound, layout.own + layout.factors)
             L = cholesky_or_nan(self._covariance(structure))
             gap = apart - self._residual(structure, fresh, self._bound)
             back = torch.cholesky_solve(gap[..., None], L.expand(B, layout.bound, D, D))[..., 0]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.inference.target import Density, Target
 
 NUM_STARTS = 2  # to notice that there is more than one mode
@@ -182,7 +183,7 @@ class NormalApproximation:
         """Points (number, P) around one of the modes, or by default around each of them in turn."""
         places = [i % len(self.centers) if mode is None else mode for i in range(number)]
         centers = self.centers[places]
-        fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
+        fresh = standard_normal(rng, *centers.shape)
         return centers + _START_SPREAD * fresh @ self.root.T
 
 

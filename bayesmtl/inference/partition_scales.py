@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.clusters import TaskTerms, cluster_sums, draw_basis, task_terms
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.slice import slice_sample
@@ -145,7 +146,7 @@ def _given_ratios(
     if isinstance(parameter.prior, HalfNormal):
         identity = torch.eye(tau.shape[1], dtype=tau.dtype)
         L = torch.linalg.cholesky(quadratic + identity / parameter.prior.scale**2)
-        fresh = torch.from_numpy(rng.standard_normal((*tau.shape, 1)))
+        fresh = standard_normal(rng, *tau.shape, 1)
         white = torch.linalg.solve_triangular(L, linear[..., None], upper=False) + fresh
         drawn: torch.Tensor = torch.linalg.solve_triangular(L.transpose(-1, -2), white, upper=True)[..., 0]
         return drawn

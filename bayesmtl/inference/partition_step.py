@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.clusters import TaskTerms, draw_population, task_terms
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.inference.mode import ROUGHLY, find_modes, highest, rounded, spread_root
 from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
@@ -170,7 +171,7 @@ def starting_points(
     top = modes.index(highest(modes))
     point, root = rounded(modes[top].point, spread_root(densities[top], modes[top].point, rng))
     centers = torch.stack([rounded(mode.point, root)[0] for mode in modes])
-    fresh = torch.from_numpy(rng.standard_normal(tuple(centers.shape)))
+    fresh = standard_normal(rng, *centers.shape)
     return centers + _NEAR * fresh @ root.T, root
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.guide import Batches, Guide, pseudo_rows
@@ -97,7 +98,7 @@ def _start(problem: Problem, rng: np.random.Generator) -> Guide:
         data = LaplaceMarginal(problem).data(structure, 1, values)
     gram, linear = _sums(data)
     R = 0 if structure.basis_scale is None else structure.basis_scale.shape[1]
-    basis = 0.1 * torch.from_numpy(rng.standard_normal((R, problem.tasks.num_features)))
+    basis = 0.1 * standard_normal(rng, R, problem.tasks.num_features)
     return Guide(problem, point[0], basis, *pseudo_rows(gram, linear), _SPREAD)
 
 
@@ -171,7 +172,7 @@ def _draws(
 ) -> Draws:
     problem = guide.problem
     (T, D), m = guide.c.shape, len(guide.loc)
-    s = guide.loc.detach() + torch.from_numpy(rng.standard_normal((C * N, m))) @ guide.scale_tril().detach().T
+    s = guide.loc.detach() + standard_normal(rng, C * N, m) @ guide.scale_tril().detach().T
     values = problem.space.constrain(s[:, : guide.P])
     every, weights, factors = torch.arange(T), [], []
     with torch.no_grad():
@@ -181,7 +182,7 @@ def _draws(
             K = 0 if structure.residual_factor is None else structure.residual_factor.shape[-1]
             if root.shape[-1]:
                 mean, precision = guide.conditional(given, means, root, every)
-                fresh = torch.from_numpy(rng.standard_normal((*mean.shape, 1)))
+                fresh = standard_normal(rng, *mean.shape, 1)
                 L = torch.linalg.cholesky(precision)
                 x = mean + torch.linalg.solve_triangular(L.transpose(-1, -2), fresh, upper=True)[..., 0]
                 means = means + (root @ x[..., None])[..., 0]

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.errors import SpecificationError
 from bayesmtl.kernels.base import Kernel
 from bayesmtl.parameters import Parameter, Reported, Values
@@ -126,7 +127,7 @@ class Matern(Kernel):
     ) -> torch.Tensor:
         """Multivariate t with 2 smoothness degrees of freedom, over the length-scales, (B, number, D)."""
         lengthscale = values["lengthscale"][:, None, :]
-        drawn = torch.from_numpy(rng.standard_normal((len(lengthscale), number, num_inputs)))
+        drawn = standard_normal(rng, len(lengthscale), number, num_inputs)
         if self.smoothness != math.inf:
             df = 2 * self.smoothness
             wide = torch.from_numpy(rng.chisquare(df, (len(lengthscale), number, 1)))

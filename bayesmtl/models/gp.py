@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.functions import factorise, function_covariance
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
@@ -233,7 +234,7 @@ class MultitaskGP:
         if isinstance(self.sharing, PartitionSharing):
             values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
         _refuse_too_many(problem)
-        fresh = torch.from_numpy(rng.standard_normal(len(problem.y)))
+        fresh = standard_normal(rng, len(problem.y))
         standardization = self.likelihood.standardization(data)
         task, y = data.task[data.observed], np.full(data.num_rows, np.nan)
         if self.likelihood.compresses:

@@ -23,6 +23,7 @@ import torch
 import xarray as xr
 
 from bayesmtl.algebra.functions import function_covariance
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.inference import whole_number
 from bayesmtl.parameters import Values
 from bayesmtl.results.gp_prediction import length
@@ -114,7 +115,7 @@ def sample_functions(fit: GPFit, num_draws: int) -> FunctionDraws:
     structure = problem.structure(values)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.standard_normal(shape))
+        return standard_normal(rng, *shape)
 
     frequencies = problem.kernels.frequencies(values, problem.X.shape[1], E * NUM_WAVES, rng)
     frequencies = frequencies.unflatten(2, (E, NUM_WAVES)).transpose(1, 2)

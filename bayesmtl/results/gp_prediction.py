@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from bayesmtl.algebra.functions import factorise
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import NewRows
 from bayesmtl.inference.variational import SparseProblem
 from bayesmtl.likelihoods.base import Given
@@ -93,7 +94,7 @@ def function_values(
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
         given = given_data(fit, part, structure, rows.X, rows.task, variance_only=not joint)
-        normal = torch.from_numpy(rng.standard_normal((S, num_each, m)))
+        normal = standard_normal(rng, S, num_each, m)
         if joint:
             shape = structure.shape.diagonal(dim1=-2, dim2=-1)[:, :, rows.task]
             level = structure.level.diagonal(dim1=-2, dim2=-1)[:, rows.task]

@@ -114,7 +114,9 @@ def _place_some(
     basis = basis.clone()
     basis[rows[opens], 1 + cluster[opens]] = mean[opens]
     if structure.residual_factor is not None:  # coordinates of what is left; F is square
-        left = torch.linalg.lstsq(structure.residual_factor, (departure - mean)[..., None]).solution
+        left = torch.linalg.lstsq(
+            structure.residual_factor, (departure - mean)[..., None], driver="gelsd"
+        ).solution
         factors = torch.where(opens[:, None, None], left.transpose(-1, -2), factors)
     return cluster, WeightDraws(weights, basis, factors), torch.logsumexp(score, dim=1)
 

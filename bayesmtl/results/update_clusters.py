@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.conditional import draw_weights, log_likelihood_given_basis
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.data import Standardization
@@ -186,11 +187,12 @@ def mean_given_sum(structure: Structure, total: torch.Tensor, rng: np.random.Gen
     if structure.residual_factor is not None:
         residual = residual + structure.residual_factor @ structure.residual_factor.transpose(-1, -2)
     # Matheron: a prior draw of b, corrected by the gap between the sum it makes and the sum that is known
-    b = spread * torch.from_numpy(rng.standard_normal(tuple(spread.shape)))
+    b = spread * standard_normal(rng, *spread.shape)
     values, vectors = torch.linalg.eigh(residual)
     root = vectors * values.clamp(min=0.0).sqrt()[:, None]
-    e = (root @ torch.from_numpy(rng.standard_normal((*spread.shape, 1)))).squeeze(-1)
+    e = (root @ standard_normal(rng, *spread.shape, 1)).squeeze(-1)
     whole = residual + torch.diag_embed(spread**2)
-    gain = torch.linalg.lstsq(whole, (total - b - e)[..., None]).solution.squeeze(-1)
+    # not torch's default driver, whose pivots start from memory that nobody has set: its last bits vary
+    gain = torch.linalg.lstsq(whole, (total - b - e)[..., None], driver="gelsd").solution.squeeze(-1)
     drawn: torch.Tensor = b + spread**2 * gain
     return drawn

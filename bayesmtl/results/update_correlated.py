@@ -15,6 +15,7 @@ import torch
 
 from bayesmtl.algebra.collapsed import cholesky_or_nan, log_likelihood_of, log_marginal, whiten
 from bayesmtl.algebra.conditional import WeightDraws, draw_posterior, shared_part
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.data import Standardization
 from bayesmtl.parameters import Values
@@ -49,7 +50,7 @@ def draw_correlated_tasks(
     extended = fit.problem.space.extend_tasks(values, U, rng)
     structure = fit.sharing.structure(extended, T + U, D)
     assert structure.basis_scale is not None
-    fresh = torch.from_numpy(rng.standard_normal((S, U, D))) * structure.basis_scale[:, -U:]
+    fresh = standard_normal(rng, S, U, D) * structure.basis_scale[:, -U:]
     weights = shared_part(structure, torch.cat([basis, fresh], dim=1), T + U)
     noise = fit.likelihood.noise_sd(extended, (*fit.task_names, *names), scale, S).expand(-1, T + U)
     return weights[:, -U:], noise[:, -U:]

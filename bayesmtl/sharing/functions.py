@@ -19,6 +19,7 @@ import torch
 
 from bayesmtl.algebra.functions import TaskStructure
 from bayesmtl.algebra.inducing import Roots
+from bayesmtl.algebra.random import standard_normal
 from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import GroupStudentT, Prior
@@ -278,7 +279,7 @@ class _Mixed(FunctionSharing):
         B, R, T = known.shape
         rate = torch.from_numpy(rng.chisquare(_DF + T, size=(B, R)))
         variance = (_DF * self.strength**2 + known.square().sum(-1)) / rate
-        return variance.sqrt()[..., None] * torch.from_numpy(rng.standard_normal((B, R, num_new)))
+        return variance.sqrt()[..., None] * standard_normal(rng, B, R, num_new)
 
 
 READINGS: dict[type[Sharing], type[FunctionSharing]] = {
