@@ -80,7 +80,7 @@ def run(options: Options) -> str:
     frame = landmine()
     if options.reduced:
         frame = frame[frame["field"].isin(["1", "2", "16", "17"])]
-        length = {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
+        length = {"num_chains": 2, "num_warmup": 10, "num_draws": 10}
         rows = all_scores(frame, None, 1, (40,), length)
         frame = frame.groupby("field").head(60)
     else:

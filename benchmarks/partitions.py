@@ -32,7 +32,7 @@ from benchmarks.common import Options, Watch, bulk_ess, main, prepare, school, t
 
 LONG = {"num_chains": 4, "num_warmup": 80, "num_draws": 100}
 FEW = {"num_chains": 3, "num_warmup": 60, "num_draws": 60}
-REDUCED = {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
+REDUCED = {"num_chains": 2, "num_warmup": 10, "num_draws": 10}
 
 
 def clustered_data(
@@ -226,10 +226,10 @@ def run(options: Options) -> str:
     share = fit.partition().num_clusters
     num_chains, num_tasks, num_gradients = (2, 40, 10) if reduced else (4, 400, 10)
     beside = beside_loops(num_chains, num_tasks)
-    large = many_tasks(100 if reduced else 2000)
-    large_length = {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
+    large = many_tasks(40 if reduced else 2000)
+    large_length = REDUCED if reduced else {"num_chains": 2, "num_warmup": 20, "num_draws": 20}
     large_fit, large_seconds = timed(model, large, large_length)
-    found = recovery(2 if reduced else 20, REDUCED if reduced else FEW)
+    found = recovery(1 if reduced else 20, REDUCED if reduced else FEW)
     as_good = found["point partition"] >= np.minimum(0.95, found["oracle"])
     draws = 2 * (large_length["num_warmup"] + large_length["num_draws"])
     lines = [

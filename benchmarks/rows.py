@@ -44,7 +44,7 @@ def evaluation_time(problem: Problem) -> float:
 
 def run(options: Options) -> str:
     sizes = (1_000, 10_000) if options.reduced else (10_000, 100_000, 1_000_000)
-    length = {"num_draws": 40, "num_warmup": 40} if options.reduced else {}
+    length = {"num_draws": 10, "num_warmup": 10} if options.reduced else {}
     rows = {}
     for size in sizes:
         build, gather, sample = Watch(), Watch(), Watch()

@@ -163,8 +163,8 @@ class Peer:
 
 
 def run(options: Options) -> str:
-    num_rows, held_out, num_inducing = (600, 100, 10) if options.reduced else (20_000, 2_000, 100)
-    num_warmup, num_timed = (20, 2) if options.reduced else (20, 20)
+    num_rows, held_out, num_inducing = (300, 100, 10) if options.reduced else (20_000, 2_000, 100)
+    num_warmup, num_timed = (10, 2) if options.reduced else (20, 20)
     X, task, y = simulate(num_rows + held_out)
     known, new = (
         tuple(part[rows] for part in (X, task, y)) for rows in (slice(num_rows), slice(num_rows, None))

@@ -76,7 +76,7 @@ def task_data(
     features: Sequence[str] = (),
     descriptors: pd.DataFrame | None = None,
 ) -> bm.TaskData:
-    """Its default features (or those named) as TaskData; reduced, its first dozen tasks."""
+    """Its default features (or those named) as TaskData; reduced, its first six tasks."""
     data = bm.TaskData.from_frame(
         dataset.frame,
         task=dataset.task,
@@ -84,7 +84,7 @@ def task_data(
         features=list(features or dataset.features),
         descriptors=descriptors,
     )
-    return data.select_tasks(data.task_names[:12]) if reduced else data
+    return data.select_tasks(data.task_names[:6]) if reduced else data
 
 
 def splits(data: bm.TaskData, *, reduced: bool) -> Iterator[tuple[bm.TaskData, bm.TaskData]]:
@@ -135,7 +135,7 @@ def empirical_bayes(sharing: bm.sharing.Sharing) -> Method:
 
 def gibbs(sharing: bm.sharing.Sharing, *, reduced: bool) -> Method:
     """A linear model under a prior with partitions of the tasks, sampled for long enough for predictions."""
-    number = 20 if reduced else 80
+    number = 10 if reduced else 80
 
     def learn(train: bm.TaskData) -> Predict:
         model = bm.LinearModel(sharing=sharing, likelihood=bm.Gaussian())

@@ -38,7 +38,7 @@ def score(sharing: bm.sharing.Sharing, seed: int, frame: pd.DataFrame, *, reduce
     train, test = some_cells(frame, CELLS, seed)
     features = [name for name in frame.columns if name.startswith("feature_")]
     data = bm.TaskData.from_frame(train, task="field", target="mine", features=features)
-    number = 20 if reduced else 100
+    number = 10 if reduced else 100
     engine = {"method": "gibbs", "num_chains": 4, "num_warmup": number} if sharing.has_partition else {}
     fit = bm.LinearModel(sharing, bm.Bernoulli()).fit(
         data, **{"method": "laplace", **engine}, seed=seed, num_draws=number, progress=False
@@ -50,7 +50,7 @@ def main() -> None:
     reduced = reduced_asked(__doc__)
     frame = load("landmine").frame
     if reduced:
-        frame = frame[frame["field"].isin(["1", "2", "16", "17"])]
+        frame = frame[frame["field"].isin(["1", "16"])]
     num_splits = 1 if reduced else NUM_SPLITS
     scores = {
         name: [score(sharing, seed, frame, reduced=reduced) for seed in range(num_splits)]

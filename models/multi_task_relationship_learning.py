@@ -49,7 +49,7 @@ def lines(num_features: int, seed: int = 0) -> bm.TaskData:
 
 
 def toy(num_features: int, *, reduced: bool) -> None:
-    length = {"num_draws": 40, "num_warmup": 40} if reduced else {}
+    length = {"num_draws": 10, "num_warmup": 10} if reduced else {}
     fit = bm.LinearModel(SHARING).fit(lines(num_features), method="exact", seed=0, progress=False, **length)
     similarity = fit.task_similarity(kind="structure")
     print(f"\nToy, {num_features} feature(s): {similarity.meaning}, 90 % intervals")

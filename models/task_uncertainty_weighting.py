@@ -62,7 +62,7 @@ def sites() -> Sites:
 def fitted(name: str, X: pd.DataFrame, Y: pd.DataFrame, *, reduced: bool) -> bm.Fit:
     sharing, likelihood, method = MODELS[name]
     data = bm.TaskData.from_wide(X, Y, task_column="metal").with_target_standardization("task")
-    number = 20 if reduced else 150
+    number = 10 if reduced else 150
     return bm.LinearModel(sharing, likelihood).fit(
         data, method=method, seed=0, num_draws=number, num_warmup=2 * number, progress=False
     )

@@ -62,7 +62,7 @@ def show_transfer(data: bm.TaskData, *, reduced: bool) -> None:
     """Print how the transfer matrix goes with the posterior over partitions of the same training rows."""
     train, test = data.select_tasks(data.task_names[:NUM_TASKS]).split(test=0.25, seed=0)
     matrix = transfer_matrix(train, test)
-    number = 20 if reduced else 80
+    number = 10 if reduced else 80
     fit = bm.LinearModel(SHARING, bm.Gaussian()).fit(
         train, method="gibbs", seed=0, num_chains=2, num_warmup=number, num_draws=number, progress=False
     )
