@@ -120,6 +120,10 @@ class Fit:
 
     def check(self) -> Check:
         """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
+        return self._verdict
+
+    @cached_property
+    def _verdict(self) -> Check:
         judged = self.posterior
         if self.sharing.has_partition:
             stats = self.draws.sample_stats

@@ -23,7 +23,7 @@ SHORT += ["Hierarchical diagonal, noise task"]  # isotropic scales: in the long 
 EXACT = list(MODELS) if LONG else SHORT
 LIMIT = FALSE_ALARM / (len(EXACT) + len(KNOWN))
 NUM_SIMULATIONS = 200 if LONG else 20
-LENGTH = {"num_warmup": 150, "num_draws": 20} if LONG else {"num_warmup": 40, "num_draws": 8}
+LENGTH = {"num_warmup": 150, "num_draws": 20} if LONG else {"num_warmup": 24, "num_draws": 8}
 
 pytestmark = [pytest.mark.slow, pytest.mark.statistical]
 

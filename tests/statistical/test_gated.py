@@ -166,7 +166,7 @@ def co_clustering(fit: bm.Fit) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_the_engine_and_conditioning_agree_with_enumeration():
     model, data = known(bm.Gaussian(noise=0.8)), described(test_partitions.toy_rows())
-    run = {"seed": 0, "num_chains": 10, "num_draws": 60, "num_warmup": 120, "progress": False}
+    run = {"seed": 0, "num_chains": 20, "num_draws": 30, "num_warmup": 60, "progress": False}
     fit = model.fit(data, **run)
     assert_close(fit, enumerated(model, data, fit.problem.descriptors))
     partial = model.fit(data.select_tasks(list("abcd")), **run)
@@ -195,7 +195,7 @@ def test_yes_or_no_outcomes_agree_with_enumeration(monkeypatch):
     monkeypatch.setattr(test_partition_outcomes, "SPREAD", 1.0)
     exact = np.clip(test_partition_outcomes.enumerated(model, data, within=False), 0.0, 1.0)
     monkeypatch.undo()
-    fit = model.fit(data, seed=0, num_chains=10, num_draws=60, num_warmup=80, progress=False)
+    fit = model.fit(data, seed=0, num_chains=20, num_draws=30, num_warmup=50, progress=False)
     assert_close(fit, exact)
 
 

@@ -262,8 +262,8 @@ def enumerated(model: bm.LinearModel, data: bm.TaskData) -> np.ndarray:
     return np.clip(np.einsum("p,ptu->tu", probability, together), 0.0, 1.0)
 
 
-def fitted(model: bm.LinearModel, data: bm.TaskData, num_draws: int = 500) -> bm.Fit:
-    return model.fit(data, seed=0, num_chains=2, num_draws=num_draws, num_warmup=20, progress=False)
+def fitted(model: bm.LinearModel, data: bm.TaskData) -> bm.Fit:
+    return model.fit(data, seed=0, num_chains=10, num_draws=100, num_warmup=20, progress=False)
 
 
 @pytest.mark.parametrize("within", ["none", "diagonal", "full"])
@@ -308,7 +308,7 @@ def test_conditioning_moves_the_weights_as_refitting_does():
     assert np.all(np.abs(refit.std("s") / updated.std("s") - 1) < 0.2)
 
 
-SHORT = {"num_chains": 3, "num_warmup": 60, "num_draws": 60, "progress": False}
+SHORT = {"num_chains": 3, "num_warmup": 40, "num_draws": 40, "progress": False}
 
 
 @pytest.mark.slow
