@@ -52,6 +52,8 @@ LONG = {"num_chains": 4, "num_draws": 25, "num_warmup": 20, "progress": False}
 LONG_IN_TURN = LONG | {"num_chains": 2, "num_draws": 50, "num_warmup": 30}
 # Enough for identities, which hold for any number of draws.
 SHORT = {"num_chains": 2, "num_draws": 4, "num_warmup": 10, "progress": False}
+# Enough for a comparison with other draws: many chains that have left where they started.
+BROAD = SHORT | {"num_chains": 8}
 
 # Standard errors that two Monte Carlo means may differ by. A check compares about 20 means, the catalogue
 # runs about 40 such checks: at 6 (two-sided 2e-9 each) chance fails one run in a million; an exchanged task
@@ -97,6 +99,11 @@ class Subject:
     def many(self) -> dict[str, Any]:
         """Settings for moments."""
         return LONG_IN_TURN if self.method == "nuts" else LONG
+
+    @property
+    def few(self) -> dict[str, Any]:
+        """Settings for draws that are compared with those of a longer run, or with each other."""
+        return LONG_IN_TURN if self.method == "nuts" else BROAD
 
     @cached_property
     def watched(self) -> tuple[bm.Fit, dict[str, Any], dict[str, Any]]:
@@ -282,7 +289,7 @@ def check_relabelling(subject: Subject) -> None:
     `assert_same_means`. The density itself is the same to rounding: `check_density_relabelling`.
     """
     renamed = _renamed(subject)
-    fit = subject.fit(renamed.data, renamed.model, **subject.many)
+    fit = subject.fit(renamed.data, renamed.model, **subject.few)
     mapping = _other_names(subject.data.task_names)
     assert set(fit.task_names) == set(mapping.values()) and fit.task_names != tuple(mapping.values())
     expected = subject.long.posterior["weights"]
@@ -432,7 +439,7 @@ def check_small_tasks(subject: Subject) -> None:
     frame = subject.frame
     frame = frame[(frame[column] != one) | ((frame[column] == one).cumsum() == 1)]
     frame = frame.assign(**{target: frame[target].where(frame[column] != none)})
-    fit = subject.fit(subject.data_of(frame), **subject.many)
+    fit = subject.fit(subject.data_of(frame), **subject.few)
     assert np.isfinite(fit.posterior["weights"]).all()
     assert np.isfinite(fit.predict(frame).draws).all()
     assert one in fit.task_names and none in fit.task_names
