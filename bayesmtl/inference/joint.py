@@ -72,7 +72,7 @@ class Joint:
     def layout(self) -> Layout:
         """Sizes of the parts of a point."""
         problem = self.problem
-        T, D = problem.tasks.num_tasks, problem.tasks.num_features
+        T, D = problem.tasks.num_tasks, problem.num_weights
         structure = problem.structure(
             problem.space.constrain(torch.zeros(1, problem.space.size).double() + 0.5)
         )

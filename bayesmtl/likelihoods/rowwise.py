@@ -102,6 +102,29 @@ class Rowwise(Likelihood):
         """The derivative of `information` in f, elementwise."""
         return -self.third_derivative(y, f, given)
 
+    def information_change(
+        self,
+        y: torch.Tensor,
+        f: torch.Tensor,
+        variances: torch.Tensor,
+        weights: torch.Tensor,
+        least: float,
+        given: Given = NOTHING,
+    ) -> torch.Tensor:
+        """The derivative in f of sum_i v_i omega_i with v fixed, where weighted precisions are above `least`.
+
+        Args:
+            y: Targets (n,).
+            f: Linear predictors (B, n).
+            variances: v (B, n).
+            weights: How often rows count (n,).
+            least: Precision below which a row's is held there, and does not change with f.
+            given: What else the distribution depends on.
+        """
+        slope = self.information_slope(y, f, given) * weights
+        counts = self.information(y, f, given) * weights > least
+        return torch.where(counts, variances * slope, 0.0)
+
     def step_precision(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The precision that steps towards the mode are made with: Newton's, or another one above 0."""
         return -self.derivatives(y, f, given).second
