@@ -52,8 +52,8 @@ class Mixed(Rowwise):
         other: Likelihood of tasks that are not named, such as those predicted later; `None` refuses them.
 
     Raises:
-        SpecificationError: If the mapping is empty, or holds something else than likelihoods of one kind, with
-            one function per task.
+        SpecificationError: If the mapping is empty, or holds something else than likelihoods of one kind,
+            each with one function per task.
 
     Example:
         >>> from bayesmtl.likelihoods import Bernoulli, Poisson

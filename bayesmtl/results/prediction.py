@@ -120,19 +120,16 @@ class ClassPrediction(Prediction):
         return np.asarray(self.draws["class"].to_numpy())
 
     def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
-        """One row per row asked for and class, in order: task, class, mean, sd, lower, upper, new task."""
+        """One row per row asked for, in order.
+
+        Task, most probable class, and mean, sd, lower and upper of every class, such as "mean[red]".
+        """
         lower, upper = self.interval(mass)
-        K = len(self._classes)
-        columns = {
-            "task": np.repeat(self.draws["task"].to_numpy(), K),
-            "class": np.tile(self._classes, len(self.mean)),
-            "mean": self.mean.ravel(),
-            "sd": self.sd.ravel(),
-            "lower": lower.ravel(),
-            "upper": upper.ravel(),
-            "new_task": np.repeat(self.new, K),
-        }
-        return pd.DataFrame(columns, index=self.index.repeat(K))
+        of_class = {"mean": self.mean, "sd": self.sd, "lower": lower, "upper": upper}
+        columns = {"task": self.draws["task"].to_numpy(), "most_probable": self.most_probable}
+        for k, name in enumerate(self._classes):
+            columns |= {f"{what}[{name}]": values[:, k] for what, values in of_class.items()}
+        return pd.DataFrame(columns | {"new_task": self.new}, index=self.index)
 
 
 def linear_predictors(
