@@ -44,8 +44,8 @@ class Categorical(Rowwise):
     Targets are labels: a categorical column, which may have classes that no row shows, or whole numbers,
     taken as names; ``.astype("category")`` makes one of strings. Reported weights are eta's, one vector for
     each task and class: log odds per feature against the (geometric) mean of the classes. Predictions give
-    one probability for every class. The engine is "laplace", corrected by importance weights. An offset,
-    which would have to be one for every class, is refused.
+    one probability for every class. Engines are "laplace", corrected by importance weights, and "nuts".
+    An offset, which would have to be one for every class, is refused.
 
     Source: for the symmetric parameters and their Laplace approximation in Gaussian process classification,
     Williams and Barber (1998), as recalled; the contrasts are Helmert's.

@@ -6,14 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import special
 
 import bayesmtl as bm
 from bayesmtl.algebra.several_rows import SeveralRows
+from bayesmtl.inference.gradient import _by_tape, value_and_gradient
+from bayesmtl.inference.joint import Joint
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.problem import Problem
 from bayesmtl.likelihoods.categorical import contrasts
+from tests.equivalence.test_sampled_jointly import random_whitening
 
 T, D, N = 4, 3, 40
+CENTRED = torch.tensor([False, True, True, False])
 LIKELIHOOD = bm.Categorical()
 NAMES = ("red", "green", "blue", "grey")
 SHARINGS = {
@@ -41,6 +46,15 @@ def data_of(codes: np.ndarray, names: tuple[str, ...], seed: int = 0) -> bm.Task
 
 def codes_of(K: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, K, N)
+
+
+def yes_and_no() -> tuple[bm.TaskData, bm.TaskData]:
+    """The same rows with labels of two classes, and with zeros and ones."""
+    codes = codes_of(2)
+    labelled = data_of(codes, ("no", "yes"))
+    task = np.array(labelled.task_names)[labelled.task]
+    X, y = labelled.X[:, 1:], codes.astype(float)
+    return labelled, bm.TaskData.from_arrays(X, y, task, weights=labelled.weights)
 
 
 def problem_of(model: bm.LinearModel, data: bm.TaskData) -> Problem:
@@ -141,14 +155,7 @@ def test_gradient(name):
 @pytest.mark.parametrize("name", SHARINGS)
 def test_two_classes_are_bernoulli(name):
     """The same density and gradient of the hyperparameters; precisions are held above 0 in another way."""
-    codes = codes_of(2)
-    labelled = data_of(codes, ("no", "yes"))
-    data = bm.TaskData.from_arrays(
-        labelled.X[:, 1:],
-        codes.astype(float),
-        np.array(labelled.task_names)[labelled.task],
-        weights=labelled.weights,
-    )
+    labelled, data = yes_and_no()
     ours = LaplaceMarginal(problem_of(bm.LinearModel(SHARINGS[name], LIKELIHOOD), labelled))
     theirs = LaplaceMarginal(problem_of(bm.LinearModel(SHARINGS[name], bm.Bernoulli()), data))
     points = random(3, ours.problem.space.size, seed=4)
@@ -179,10 +186,8 @@ def test_two_classes_give_bernoullis_posterior():
     The log odds of "yes" are the difference of the two classes' weights, which sum to zero.
     """
     sharing = bm.Hierarchical(scale=bm.Fixed(0.5))
-    codes = codes_of(2)
-    labelled = data_of(codes, ("no", "yes"))
-    frame = labelled.to_frame().assign(y=codes)
-    data = bm.TaskData.from_frame(frame, task="task", target="y", features=["x0", "x1"], weights="weights")
+    labelled, data = yes_and_no()
+    frame = data.to_frame()
     options = {"method": "laplace", "seed": 0, "num_draws": 100, "progress": False}
     ours = bm.LinearModel(sharing, LIKELIHOOD).fit(labelled, **options)
     theirs = bm.LinearModel(sharing, bm.Bernoulli()).fit(data, **options)
@@ -238,3 +243,54 @@ def test_prior_is_that_of_bernoulli_for_any_two_classes():
     for first, second in (("red", "green"), ("red", "grey"), ("blue", "grey")):
         apart = standard.sel({"class": first}) - standard.sel({"class": second})
         assert abs(float(apart.std()) / 0.7 - 1) < 5 / np.sqrt(2 * 4000)
+
+
+@pytest.mark.parametrize("basis_centred", [False, True], ids=["z", "Z"])
+@pytest.mark.parametrize("name", SHARINGS)
+def test_two_classes_are_bernoulli_jointly(name, basis_centred):
+    """What "nuts" samples: the joint density of weights and hyperparameters, at the same coordinates."""
+    ours, theirs = (
+        Joint(problem_of(bm.LinearModel(SHARINGS[name], likelihood), data), CENTRED, basis_centred)
+        for likelihood, data in zip((LIKELIHOOD, bm.Bernoulli()), yes_and_no(), strict=True)
+    )
+    assert ours.layout == theirs.layout
+    x = 0.7 * random(3, ours.layout.size, seed=6)
+    torch.testing.assert_close(ours.log_density(x), theirs.log_density(x))
+
+
+@pytest.mark.parametrize("name", SHARINGS)
+def test_joint_density_of_four_classes(name):
+    """Its likelihood from the weights of the classes, its prior the sum over contrasts, both by hand; and the
+    gradient by hand is that of the tape."""
+    data = data_of(codes_of(4), NAMES)
+    problem = problem_of(bm.LinearModel(SHARINGS[name], LIKELIHOOD), data)
+    joint = Joint(problem, CENTRED, basis_centred=False)
+    x = 0.7 * random(2, joint.layout.size, seed=7)
+    state = joint.state(x)
+    by_class = LIKELIHOOD.class_weights(state.weights.numpy(), data.classes)
+    X = problem.likelihood.standardization(data).standardize_features(data.X)
+    eta = np.einsum("nd,snkd->snk", X, by_class[:, data.task])
+    log_p = special.log_softmax(eta, axis=-1)[:, np.arange(N), data.y.astype(int)]
+    expected = state.log_prior + torch.from_numpy((data.weights * log_p).sum(1))
+    torch.testing.assert_close(joint.log_density(x), expected)
+
+    one = problem_of(bm.LinearModel(SHARINGS[name], bm.Bernoulli()), yes_and_no()[1])
+    alone = Joint(one, CENTRED, basis_centred=False)
+    phi, z, free, bound = joint.layout.parts(x)
+    total = -2 * one.space.log_prior(phi)[0]  # which is in each of three terms
+    ends = [z, *free.split([joint.layout.own, joint.layout.factors], dim=-1), bound]
+    for c in range(3):
+        z_c, own, factors, bound_c = (
+            part.unflatten(-1, (3, -1))[..., c, :] if part.numel() else part for part in ends
+        )
+        parts = (z_c, torch.cat([own, factors], dim=-1), bound_c)
+        point = torch.cat([phi, *(part.flatten(1) for part in parts)], dim=1)
+        total = total + alone.state(point).log_prior
+    torch.testing.assert_close(state.log_prior, total)
+
+    white = random_whitening(joint)
+    for v in random(2, joint.layout.size, seed=8).numpy():
+        value, gradient = value_and_gradient(white)(v)
+        expected_value, slope = _by_tape(white)(v)
+        np.testing.assert_allclose(value, expected_value, rtol=1e-10)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-7, atol=1e-7 * np.abs(slope).max())
