@@ -27,10 +27,10 @@ def read_target(values: pd.Series[Any], name: str) -> tuple[np.ndarray, tuple[st
         >>> y.tolist(), classes
         ([1.0, nan, 0.0], ('a', 'b'))
     """
-    labels = isinstance(values.dtype, pd.CategoricalDtype)
-    if not labels or pd.api.types.is_numeric_dtype(values.dtype.categories):  # numbers stay numbers
-        return numbers(values, name, role="the target"), ()
-    categories = values.dtype.categories
+    dtype = values.dtype
+    if not isinstance(dtype, pd.CategoricalDtype) or pd.api.types.is_numeric_dtype(dtype.categories):
+        return numbers(values, name, role="the target"), ()  # also those that came as categories
+    categories = dtype.categories
     _, names = encode_labels(pd.Series(pd.Categorical(categories, categories=categories)), name)
     codes = values.cat.codes.to_numpy(np.float64)
     return np.where(codes < 0, np.nan, codes), names

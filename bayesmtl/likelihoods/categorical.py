@@ -104,7 +104,8 @@ class Categorical(Rowwise):
         p = log_p.exp()
         mean = H.T @ p
         first = H[y.long()].T - mean
-        second = mean[:, :, None] * mean[:, None] - torch.einsum("ka,kb,skn->sabn", H, H, p)
+        products = (H[:, :, None] * H[:, None]).flatten(1)
+        second = mean[:, :, None] * mean[:, None] - (products.T @ p).unflatten(1, (H.shape[1], -1))
         return Derivatives(self._chosen(log_p, y), first, second)
 
     def value(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from scipy import special
 
 import bayesmtl as bm
 from bayesmtl.algebra.several_rows import SeveralRows
+from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.inference.gradient import _by_tape, value_and_gradient
 from bayesmtl.inference.joint import Joint
 from bayesmtl.inference.marginal import LaplaceMarginal
@@ -195,6 +198,14 @@ def test_two_classes_give_bernoullis_posterior():
     np.testing.assert_allclose(weights.sum("class"), 0, atol=1e-12)
     log_odds = weights.sel({"class": "yes"}) - weights.sel({"class": "no"})
     np.testing.assert_allclose(log_odds, theirs.posterior["weights"], atol=1e-6)
+    # and so they are in the light of further rows, of a new task and of a known one
+    new = frame.head(12).assign(task=["task_1"] * 6 + ["task_new"] * 6)
+    labels = np.array(labelled.classes)[new["y"].astype(int)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        more = ours.condition(new.assign(y=labels)).posterior["weights"]
+        expected = theirs.condition(new).posterior["weights"]
+    np.testing.assert_allclose(more.sel({"class": "yes"}) - more.sel({"class": "no"}), expected, atol=1e-6)
     probability = ours.predict(frame.drop(columns="y"), kind="latent").draws.sel({"class": "yes"})
     np.testing.assert_allclose(probability, theirs.predict(frame, kind="latent").draws, atol=1e-6)
 

@@ -48,7 +48,7 @@ def assert_calibrated(ranks: Ranks) -> None:
         (bm.Bernoulli(), "laplace", (4, 8, 12, 20), 12),
         (bm.Poisson(), "laplace", (2, 4, 5, 8), 12),
         (bm.NegativeBinomial(), "laplace", (2, 4, 5, 8), 12),
-        (bm.Categorical(), "laplace", (4, 8, 12, 20), 5),
+        (bm.Categorical(), "laplace", (4, 8, 12, 20), 3),
         # slower: the machinery is that of Bernoulli, what is new is the step of their own hyperparameters
         (bm.NegativeBinomial(), "gibbs", (2, 4, 5, 8), 6),
         (bm.StudentT(), "gibbs", (2, 4, 5, 8), 6),
