@@ -100,8 +100,8 @@ class LinearModel:
                 both for Gaussian likelihoods; "gibbs" for the full posterior where auxiliary variables make
                 rows Gaussian (a logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of
                 the tasks; "laplace", corrected by importance weights, for all likelihoods; "nuts" (full
-                posterior, slow) and "svi" (approximate, by minibatches) for all likelihoods, with Pyro; or
-                "auto"; the fit records the choice and its reason.
+                posterior, slow) for all likelihoods and "svi" (approximate, by minibatches) for all but
+                `Categorical`, with Pyro; or "auto"; the fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
             num_draws: Kept draws per chain; by default 500 of "exact", "gibbs" and "nuts" and 250 of the

@@ -104,6 +104,16 @@ class ClassPrediction(Prediction):
 
     As `Prediction`, with a dimension `class` behind `obs`: `mean` and `sd` are (obs, class). The mean is the
     probability of each class, averaged over the posterior.
+
+    Example:
+        >>> from bayesmtl import Categorical, LinearModel, Pooled, TaskData
+        >>> travel = pd.DataFrame({"town": ["a", "b"] * 30, "km": [1.0, 4.0, 9.0] * 20})
+        >>> travel["by"] = pd.Categorical(["foot", "bike", "bus"] * 20, categories=["foot", "bike", "bus"])
+        >>> data = TaskData.from_frame(travel, task="town", target="by", features=["km"])
+        >>> model = LinearModel(Pooled(), Categorical())
+        >>> prediction = model.fit(data, seed=0, num_draws=100, progress=False).predict(travel.head(3))
+        >>> prediction.probabilities().columns.tolist(), prediction.most_probable.tolist()
+        (['foot', 'bike', 'bus'], ['foot', 'bike', 'bus'])
     """
 
     def probabilities(self) -> pd.DataFrame:
