@@ -161,7 +161,8 @@ class LaplaceMarginal:
         with torch.no_grad():
             _, covariance = posterior_moments(data, fixed, noise)
             variances = self.rows.variances(covariance)
-            s = -0.5 * self.problem.outcomes(values).information_change(f, variances, _LEAST_PRECISION)
+            informative = expansion.omega > _LEAST_PRECISION
+            s = -0.5 * self.problem.outcomes(values).information_change(f, variances, informative)
             up, down = (
                 pseudo.with_linear(expansion.kappa + sign * s / 2).compressed() for sign in (1.0, -1.0)
             )

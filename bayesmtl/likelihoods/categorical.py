@@ -133,13 +133,14 @@ class Categorical(Rowwise):
         f: torch.Tensor,
         variances: torch.Tensor,
         weights: torch.Tensor,
-        least: float,
+        informative: torch.Tensor,
         given: Given = NOTHING,
     ) -> torch.Tensor:
         """The derivative in f of sum_i tr(Omega_i V_i) with V fixed, shape (B, C, n).
 
         With M = H V H' it is that of sum_k p_k M_kk - p'M p: K^2 numbers of a row instead of the C^3 of
-        `third_derivative`. What `least` adds to a precision does not depend on f.
+        `third_derivative`. What holds a
+        precision up is added to it, and does not depend on f.
         """
         H, log_p = self._log_probabilities(f)
         p = log_p.exp()

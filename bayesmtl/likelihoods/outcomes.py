@@ -53,10 +53,13 @@ class Outcomes:
         precision = self.likelihood.information(self.rows.y, self.rows.offset + g, self._given)
         return precision * self.rows.weights
 
-    def information_change(self, g: torch.Tensor, variances: torch.Tensor, least: float) -> torch.Tensor:
-        """The derivative in g of sum_i v_i omega_i, where the precisions are above `least`, with v fixed."""
+    def information_change(
+        self, g: torch.Tensor, variances: torch.Tensor, informative: torch.Tensor
+    ) -> torch.Tensor:
+        """The derivative in g of sum_i v_i omega_i with v fixed, where precisions are not held up."""
+        f, weights = self.rows.offset + g, self.rows.weights
         return self.likelihood.information_change(
-            self.rows.y, self.rows.offset + g, variances, self.rows.weights, least, self._given
+            self.rows.y, f, variances, weights, informative, self._given
         )
 
     def step_precision(self, g: torch.Tensor, at: Derivatives) -> torch.Tensor:

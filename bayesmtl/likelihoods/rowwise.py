@@ -108,22 +108,21 @@ class Rowwise(Likelihood):
         f: torch.Tensor,
         variances: torch.Tensor,
         weights: torch.Tensor,
-        least: float,
+        informative: torch.Tensor,
         given: Given = NOTHING,
     ) -> torch.Tensor:
-        """The derivative in f of sum_i v_i omega_i with v fixed, where weighted precisions are above `least`.
+        """The derivative in f of sum_i v_i omega_i, counted as rows are, with v fixed.
 
         Args:
             y: Targets (n,).
             f: Linear predictors (B, n).
             variances: v (B, n).
             weights: How often rows count (n,).
-            least: Precision below which a row's is held there, and does not change with f.
+            informative: Which precisions are not so low that they are held up, bool (B, n).
             given: What else the distribution depends on.
         """
         slope = self.information_slope(y, f, given) * weights
-        counts = self.information(y, f, given) * weights > least
-        return torch.where(counts, variances * slope, 0.0)
+        return variances * torch.where(informative, slope, 0.0)
 
     def step_precision(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The precision that steps towards the mode are made with: Newton's, or another one above 0."""

@@ -94,7 +94,7 @@ def test_derivatives():
     V, weights = random(2, 3, 3, 5, seed=1), 1 + random(5, seed=2) ** 2
     V = V + V.transpose(1, 2)
     torch.testing.assert_close(
-        LIKELIHOOD.information_change(y, f, V, weights, 0.0),
+        LIKELIHOOD.information_change(y, f, V, weights, torch.tensor(True)),
         -torch.einsum("sabn,sabcn->scn", V, third) * weights,
     )
 
