@@ -9,10 +9,19 @@ from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData, TaskSummaries
 from bayesmtl.kernels import GPyTorchKernel, Matern
-from bayesmtl.likelihoods import Bernoulli, Binomial, Gaussian, Mixed, NegativeBinomial, Poisson, StudentT
+from bayesmtl.likelihoods import (
+    Bernoulli,
+    Binomial,
+    Categorical,
+    Gaussian,
+    Mixed,
+    NegativeBinomial,
+    Poisson,
+    StudentT,
+)
 from bayesmtl.models import LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
-from bayesmtl.results import Fit, GPFit, Partition, Prediction, TaskSimilarity, load, suggest
+from bayesmtl.results import ClassPrediction, Fit, GPFit, Partition, Prediction, TaskSimilarity, load, suggest
 from bayesmtl.sharing import (
     Clusters,
     DirichletProcess,
@@ -29,6 +38,8 @@ from bayesmtl.sharing import (
 __all__ = [
     "Bernoulli",
     "Binomial",
+    "Categorical",
+    "ClassPrediction",
     "Clusters",
     "DirichletProcess",
     "Fit",

@@ -21,19 +21,21 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from scipy import stats
+from scipy import special, stats
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.likelihoods import Given
+from bayesmtl.likelihoods.categorical import contrasts
 from benchmarks.common import Options, main, table, verdict
 
+CLASSES = ("red", "green", "blue")  # of targets that are labels
 NUM_CHAINS = 64
 NUM_DRAWS = 20  # of each chain; only its last is used
 ROWS_PER_TASK = (2, 4, 5, 8)
@@ -177,6 +179,29 @@ def _log_density(
     return likelihood, joint
 
 
+def _log_density_of_classes(
+    posterior: xr.Dataset, data: bm.TaskData, model: bm.LinearModel
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_log_density` where targets are classes: each contrast of them has the prior by itself."""
+    weights = posterior["weights"].transpose("chain", "draw", "class", "task", "feature").to_numpy()
+    weights = weights.reshape(-1, *weights.shape[2:])
+    latent = np.einsum("nd,sknd->skn", data.X, weights[:, :, data.task])
+    log_p = special.log_softmax(latent, axis=1)
+    likelihood = np.take_along_axis(log_p, data.y.astype(int)[None, None], axis=1).sum((1, 2))
+    joint = likelihood.copy()
+    numbers = replace(data, y=np.zeros(data.num_rows), classes=())
+    H = xr.DataArray(contrasts(len(data.classes)).numpy(), dims=("class", "contrast"))
+    for c in range(H.sizes["contrast"]):
+        # H'H = I / 2
+        one = posterior.map(
+            lambda array, c=c: 2 * (array * H[:, c]).sum("class") if "class" in array.dims else array
+        )
+        own = one.assign({name: one[name].transpose("chain", "draw", ...) for name in one.data_vars})
+        yes_or_no, both = _log_density(own, numbers, bm.LinearModel(model.sharing, bm.Bernoulli()))
+        joint += both - yes_or_no  # the prior alone
+    return likelihood, joint
+
+
 def _quantities(posterior: xr.Dataset, data: bm.TaskData, model: bm.LinearModel) -> dict[str, np.ndarray]:
     """What is ranked, each (draws,): hyperparameters, population, some weights, log densities."""
     found = {}
@@ -193,7 +218,8 @@ def _quantities(posterior: xr.Dataset, data: bm.TaskData, model: bm.LinearModel)
         for position in np.ndindex(*values.shape[1:]):
             label = f"{name}{list(position)}" if position else str(name)
             found[label] = values[(slice(None), *position)]
-    likelihood, joint = _log_density(posterior, data, model)
+    density = _log_density_of_classes if data.classes else _log_density
+    likelihood, joint = density(posterior, data, model)
     return {**found, "log p(y | W)": likelihood, "log p(y, W)": joint}
 
 
@@ -224,6 +250,8 @@ def calibrate(
     fitter = fitter or simulator
     rng = np.random.default_rng([seed, 7])
     data = template(rows_per_task=rows_per_task)
+    if simulator.likelihood.has_classes:
+        data = replace(data, classes=CLASSES)
     collected: dict[str, list[float]] = {}
     for i in range(num_simulations):
         simulated, truth = simulator.simulate(data, seed=seed + i)

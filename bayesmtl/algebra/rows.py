@@ -44,7 +44,7 @@ class Block:
     @cached_property
     def pairs(self) -> torch.Tensor:
         """Products q_j q_k of every row, j <= k, shape (T_b, m, r (r + 1) / 2)."""
-        first, second = _upper(self.Q.shape[-1])
+        first, second = upper(self.Q.shape[-1])
         return self.Q[..., first] * self.Q[..., second]
 
     @cached_property
@@ -57,7 +57,8 @@ class Block:
         return values[:, self.place].reshape(len(values), len(self.index), -1).transpose(0, 1)
 
 
-def _upper(r: int) -> tuple[torch.Tensor, torch.Tensor]:
+def upper(r: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the upper triangle of an r x r matrix, as rows and columns."""
     first, second = torch.triu_indices(r, r)
     return first, second
 
@@ -188,6 +189,28 @@ class TaskRows:
         """N, the number of entries of a row vector."""
         return len(self.y)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row vector: (N,)."""
+        return (len(self.y),)
+
+    @property
+    def num_weights(self) -> int:
+        """Length of a task's weights: D."""
+        return self.num_features
+
+    def inner(self, a: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        """a_i f_i of every row, shape (B, N)."""
+        return a * f
+
+    def times(self, omega: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        """omega_i f_i of every row, shape (B, N)."""
+        return omega * f
+
+    def regular(self, omega: torch.Tensor, least: float) -> torch.Tensor:
+        """Precisions, shape (B, N), that are nowhere below `least`."""
+        return omega.clamp(min=least)
+
     def predictor(self, weights: torch.Tensor) -> torch.Tensor:
         """f = x'w_t of every row: (B, T, D) -> (B, N)."""
         parts = []
@@ -219,7 +242,7 @@ class TaskRows:
                 packed = (block.of(omega) @ block.pairs).transpose(0, 1)  # (B, T_b, r (r + 1) / 2)
                 r = block.Q.shape[-1]
                 gram = torch.zeros(B, len(block.index), r, r, dtype=omega.dtype)
-                first, second = _upper(r)
+                first, second = upper(r)
                 gram[..., first, second] = packed
                 gram[..., second, first] = packed
                 gram.diagonal(dim1=-2, dim2=-1).add_(block.padding)
@@ -250,7 +273,7 @@ class TaskRows:
         parts = []
         for block in self.blocks:
             inside = block.R @ covariance[:, block.index] @ block.R.transpose(-1, -2)
-            first, second = _upper(block.Q.shape[-1])
+            first, second = upper(block.Q.shape[-1])
             twice = torch.where(first == second, 1.0, 2.0).to(inside.dtype)
             packed = (inside[..., first, second] * twice).permute(1, 2, 0)
             parts.append((block.pairs @ packed).permute(2, 0, 1).flatten(1))

@@ -48,6 +48,24 @@ class Structure:
             repeated(self.membership),
         )
 
+    def of_outputs(self, num_outputs: int) -> Structure:
+        """The prior of weights (C, D) per task, flattened: C independent draws of this one, A shared by all.
+
+        Alike and independent, so that no rotation among the C outputs changes it.
+        """
+        if num_outputs == 1:
+            return self
+        assert self.membership is None  # no engine for partitions has several outputs
+
+        def along(scale: torch.Tensor | None) -> torch.Tensor | None:
+            return None if scale is None else scale.repeat(1, 1, num_outputs)
+
+        factor = self.residual_factor
+        if factor is not None:
+            own = torch.eye(num_outputs, dtype=factor.dtype)  # blocks along the diagonal
+            factor = torch.einsum("ce,bdk->bcdek", own, factor).flatten(3, 4).flatten(1, 2)
+        return Structure(self.loadings, along(self.basis_scale), along(self.residual_scale), factor)
+
     @property
     def private(self) -> Structure:
         """E alone: the structure given Z."""

@@ -103,11 +103,12 @@ def numbers(values: pd.Series[Any], name: str, *, role: str) -> np.ndarray:
         odd = [value for value in present if not _is_number(value)]
     if odd:
         distinct = list(dict.fromkeys(map(str, odd)))
+        labels = ' Labels, for Categorical(), with .astype("category").' if role == "the target" else ""
         raise DataError(
             name,
             expected=f"numbers ({role})",
             found=f"{len(odd)} of {len(values)} values that are not, such as {listing(distinct[:3])}",
-            remedy=f"Convert column '{name}' with pd.to_numeric, or encode it before use.",
+            remedy=f"Convert column '{name}' with pd.to_numeric, or encode it before use.{labels}",
         )
     filled = values.astype(object).where(values.notna().to_numpy(), np.nan)
     return filled.to_numpy().astype(np.float64)

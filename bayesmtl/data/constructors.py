@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayesmtl.data.classes import read_target
 from bayesmtl.data.columns import named_columns, numbers, take_column
 from bayesmtl.data.design import Design
 from bayesmtl.data.expressions import parse_formula
@@ -40,11 +41,12 @@ def parts_of_frame(
     _refuse_double_use(task, target, (target,), features)
     parts = _tasks_of(take_column(frame, task, "task"), task, descriptors)
     parts |= read_row_columns(frame, (task, target), further)
-    y = numbers(take_column(frame, target, "target"), target, role="the target")
+    y, classes = read_target(take_column(frame, target, "target"), target)
     design = Design.from_columns(features, frame, intercept=intercept)
     return parts | {
         "X": design.encode(frame),
         "y": y,
+        "classes": classes,
         "design": design,
         "target_name": target,
         "index": frame.index,
@@ -70,11 +72,11 @@ def parts_of_formula(
     parts = _tasks_of(take_column(frame, task, "task"), task, descriptors)
     parts |= read_row_columns(frame, (task, *target_columns), further)
     if response is None:
-        y = numbers(take_column(frame, target, "target"), target, role="the target")
+        y, classes = read_target(take_column(frame, target, "target"), target)
     else:
-        y = response.encode_target(frame)
+        y, classes = response.encode_target(frame), ()
     design = Design.from_formula(parsed, frame)
-    parts |= {"X": design.encode(frame), "y": y, "design": design}
+    parts |= {"X": design.encode(frame), "y": y, "classes": classes, "design": design}
     return parts | {"target_name": target, "response": response, "index": frame.index}
 
 
@@ -106,11 +108,8 @@ def parts_of_arrays(
     parts |= read_row_columns(table, (task_column, target_name), further)
     design = Design.from_columns(list(table.columns), table, intercept=intercept)
     index = X.index if isinstance(X, pd.DataFrame) else None
-    parts |= {
-        "X": design.encode(table),
-        "y": numbers(target, target_name, role="the target"),
-        "design": design,
-    }
+    y, classes = read_target(target, target_name)
+    parts |= {"X": design.encode(table), "y": y, "classes": classes, "design": design}
     return parts | {"target_name": target_name, "index": index}
 
 

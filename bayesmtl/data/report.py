@@ -38,14 +38,16 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
     told = [
         ("tasks", f"{data.task_column}: {listing(data.task_names)}"),
         ("rows per task", spread),
-        ("target", f"{data.target_name}, {_STANDARDIZED[data.target_standardization]}"),
+        ("target", f"{data.target_name}, {_scale(data)}"),
         ("missing targets", f"{missing} of {data.num_rows}{_unobserved_tasks(data)}"),
         ("features", listing(data.feature_names, limit=12)),
         ("constant features", _names([*data.constant_features, *_single_level(data)])),
         ("never vary inside any task", _names(data.features_constant_within_tasks)),
         ("duplicated features", _names(f"{first} = {second}" for first, second in data.duplicated_features)),
     ]
-    if is_constant(data.y[data.observed]):
+    if is_constant(data.y[data.observed]) and data.classes:
+        told.append(("constant target", f"{data.target_labels[data.observed][0]} in every observed row"))
+    elif is_constant(data.y[data.observed]):
         told.append(("constant target", f"{data.y[data.observed][0]:g} in every observed row"))
     arrays = {name: getattr(data, name) for name in ARRAYS}
     for role, values in zip(data.row_columns, as_columns(arrays, data.row_columns).values(), strict=True):
@@ -69,6 +71,12 @@ def as_html(data: TaskData) -> str:
         f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(fact)}</td></tr>" for name, fact in lines(data)
     )
     return f"<div><strong>{escape(title(data))}</strong><table>{rows}</table></div>"
+
+
+def _scale(data: TaskData) -> str:
+    if data.classes:
+        return f"classes {listing(data.classes)}"
+    return _STANDARDIZED[data.target_standardization]
 
 
 def _unobserved_tasks(data: TaskData) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayesmtl.data.classes import codes_in
 from bayesmtl.data.columns import finite_target, named_columns, numbers, take_column
 from bayesmtl.data.design import INTERCEPT, Design
 from bayesmtl.data.labels import encode_labels
@@ -56,6 +57,7 @@ class Schema:
         descriptors: One row per training task, or None.
         row_columns: Columns with offset (or exposure), weights and trials, by role; those of the offset and
             the trials are needed to predict.
+        classes: Names of the classes that targets are positions of; none where targets are numbers.
 
     Example:
         >>> from bayesmtl.data import TaskData
@@ -73,6 +75,7 @@ class Schema:
     response: Design | None = None
     descriptors: pd.DataFrame | None = None
     row_columns: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def encode(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> NewRows:
         """Encode new rows; they keep their order and their labels.
@@ -117,6 +120,7 @@ class Schema:
             if table is None
             else {"names": list(table.columns), "values": [to_plain(table[name].tolist()) for name in table]},
             "row_columns": dict(self.row_columns),
+            "classes": list(self.classes),
         }
 
     @classmethod
@@ -128,7 +132,8 @@ class Schema:
         """
         try:
             task_names = tuple(content["task_names"])
-            names = (content["task_column"], content["target_name"], *task_names)
+            classes = tuple(content.get("classes", ()))  # files of earlier versions have none
+            names = (content["task_column"], content["target_name"], *task_names, *classes)
             if not all(isinstance(name, str) for name in names):
                 raise TypeError("a name is not a string")
             design, response, table = content["design"], content["response"], content["descriptors"]
@@ -152,6 +157,7 @@ class Schema:
             None if response is None else Design.from_dict(response),
             descriptors,
             row_columns,
+            classes,
         )
 
     def target_of(self, frame: pd.DataFrame) -> np.ndarray:
@@ -161,7 +167,13 @@ class Schema:
             return np.full(len(frame), np.nan)
         if self.response is not None:
             return self.response.encode_target(frame)
-        return numbers(take_column(frame, self.target_name, "target"), self.target_name, role="the target")
+        return self._numbers(take_column(frame, self.target_name, "target"))
+
+    def _numbers(self, target: pd.Series[Any]) -> np.ndarray:
+        """A target as numbers, or positions of the classes."""
+        if self.classes:
+            return codes_in(target, self.classes, self.target_name)
+        return numbers(target, self.target_name, role="the target")
 
     def _encode_frame(self, new: pd.DataFrame) -> NewRows:
         frame = named_columns(new)
@@ -181,9 +193,7 @@ class Schema:
             )
         encoded = self.design.encode(X if isinstance(X, pd.DataFrame) else np.asarray(X))
         labels = _labels(pd.Series(np.asarray(task)), self.task_column)
-        target = (
-            np.full(len(encoded), np.nan) if y is None else numbers(pd.Series(y), self.target_name, role="")
-        )
+        target = np.full(len(encoded), np.nan) if y is None else self._numbers(pd.Series(y))
         if not len(encoded) == len(labels) == len(target):
             raise DataError(
                 "new",
@@ -219,7 +229,10 @@ class Schema:
                     remedy=f"Build both alike; `{name}` is an argument of TaskData.from_frame.",
                 )
         labels = np.array(new.task_names, dtype=object)[new.task]
-        return NewRows(X, new.y, labels, new.index, **further)
+        y = new.y
+        if self.classes:  # by name: their order may differ
+            y = codes_in(pd.Series(new.target_labels), self.classes, self.target_name)
+        return NewRows(X, y, labels, new.index, **further)
 
     def _checked(self, y: np.ndarray, index: pd.Index | None) -> np.ndarray:
         if not np.isnan(y).all():

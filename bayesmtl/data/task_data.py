@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayesmtl.data import constructors, parquet, report, structure
+from bayesmtl.data.classes import checked_classes, classes_of
 from bayesmtl.data.columns import finite_features, finite_target
 from bayesmtl.data.design import Design
 from bayesmtl.data.labels import label_of
@@ -46,6 +47,8 @@ class TaskData:
         trials: Number of trials of every row (n,), for `Binomial`, or None.
         row_columns: Columns of a frame that these three come from, by role: "offset", "exposure" (of which
             the offset is the logarithm), "weights", "trials".
+        classes: Names of the K classes where the target was a categorical column, for `Categorical`; targets
+            are then positions in them. None where targets are numbers.
 
     Raises:
         DataError: If the parts do not fit together, a feature is not finite, a target infinite, no target
@@ -73,6 +76,7 @@ class TaskData:
     weights: np.ndarray | None = None
     trials: np.ndarray | None = None
     row_columns: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         kinds = {"X": np.float64, "y": np.float64, "task": np.int64} | dict.fromkeys(ARRAYS, np.float64)
@@ -107,6 +111,7 @@ class TaskData:
             )
         finite_features(self.X, self.feature_names, self.index)
         finite_target(self.y, self.target_name, self.index)
+        checked_classes(self.y, self.classes, self.target_name)
         for name in ARRAYS:
             if (values := getattr(self, name)) is not None:
                 checked(values, name, self.row_columns.get(name, name), self.index)
@@ -131,7 +136,8 @@ class TaskData:
         Args:
             frame: One row per observation.
             task: Column with the task of each row; labels become strings.
-            target: Column with the target; missing means not observed.
+            target: Column with the target; missing means not observed. A categorical column holds the labels
+                of classes, for `Categorical()`.
             features: Feature columns: numbers as they are, booleans as 0/1, strings and categories one-hot
                 with their first level as the reference.
             intercept: Whether to put a column of ones first.
@@ -372,6 +378,14 @@ class TaskData:
         return self.design.intercept
 
     @property
+    def target_labels(self) -> np.ndarray:
+        """Targets (n,) as they were given: numbers, or names of classes and None where not observed."""
+        if not self.classes:
+            return np.array(self.y)
+        names = np.array([*self.classes, None], dtype=object)
+        return np.asarray(names[np.where(self.observed, self.y, -1).astype(int)])
+
+    @property
     def observed(self) -> np.ndarray:
         """Which rows have a target (n,)."""
         return np.asarray(~np.isnan(self.y))
@@ -416,6 +430,7 @@ class TaskData:
             self.response,
             self.descriptors,
             self.row_columns,
+            self.classes,
         )
 
     def standardization(self) -> Standardization:
@@ -440,6 +455,22 @@ class TaskData:
     def with_target_standardization(self, kind: TargetKind) -> TaskData:
         """The same data, whose targets models standardise "pooled", per "task", or not at all ("none")."""
         return replace(self, target_standardization=kind)
+
+    def with_classes(self) -> TaskData:
+        """The same data, whose whole numbers are taken as names of classes; as it is where it has classes.
+
+        Raises:
+            DataError: If a number is not whole, or they are too many for names.
+
+        Example:
+            >>> data = TaskData.from_arrays([[0.5], [0.7]], [3, 7], ["a", "b"]).with_classes()
+            >>> data.classes, data.y.tolist()
+            (('3', '7'), [0.0, 1.0])
+        """
+        if self.classes:
+            return self
+        y, classes = classes_of(self.y, self.target_name)
+        return replace(self, y=y, classes=classes)
 
     def select_tasks(self, names: Sequence[object]) -> TaskData:
         """The rows of some tasks, in the order they have here; the tasks in the order of `names`.
@@ -523,6 +554,9 @@ class TaskData:
         frame = frame[list(self._varying_names())].copy()
         frame[self.task_column] = np.array(self.task_names, dtype=object)[self.task]
         frame[self.target_name] = self.y
+        if self.classes:
+            codes = np.where(self.observed, self.y, -1).astype(int)
+            frame[self.target_name] = pd.Categorical.from_codes(codes, categories=pd.Index(self.classes))
         for name, values in as_columns(
             {name: getattr(self, name) for name in ARRAYS}, self.row_columns
         ).items():

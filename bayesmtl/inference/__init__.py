@@ -54,6 +54,8 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
     """
     if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
         return method == "gibbs" and (likelihood.compresses or likelihood.augments)
+    if likelihood.has_classes:  # those that take rows with several linear predictors
+        return method in ("laplace", "nuts")
     if method in ("laplace", "nuts", "svi"):
         return True
     return likelihood.augments if method == "gibbs" else likelihood.compresses
@@ -87,7 +89,7 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
             "method",
             expected=f"{' or '.join(map(repr, ('auto', *able)))} for {pair}",
             found=repr(method),
-            remedy=_why_not(method, sharing),
+            remedy=_why_not(method, sharing, likelihood),
         )
     if method != "auto":
         raise SpecificationError(
@@ -112,7 +114,9 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
     return "exact", "Gaussian noise: the weights integrate out exactly, and the data are small enough"
 
 
-def _why_not(method: str, sharing: Sharing) -> str:
+def _why_not(method: str, sharing: Sharing, likelihood: Likelihood) -> str:
+    if likelihood.has_classes:
+        return "It takes rows with one linear predictor."
     if sharing.has_partition:
         return f'{type(sharing).__name__} has partitions of the tasks; "auto" chooses an engine that fits.'
     if method == "gibbs":

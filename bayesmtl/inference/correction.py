@@ -51,7 +51,7 @@ def corrected_draws(
     problem, rows = marginal.problem, marginal.rows
     (M, P), (C, N) = points.shape, shape
     values = problem.space.constrain(points)
-    size = rows.size + rows.num_tasks * rows.num_features**2
+    size = rows.size + rows.num_tasks * rows.num_weights**2
     few = min(max(_VALUES // (M * size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
     for K, from_prior in ((few, 0), (_MOST_CANDIDATES, 1)):
         size = max(1, _AT_ONCE // (K * rows.size))

@@ -61,7 +61,7 @@ def complete_draws(
     """
     C, N, P = points.shape
     values = problem.space.constrain(points.reshape(C * N, P))
-    T, D = problem.tasks.num_tasks, problem.tasks.num_features
+    T, D = problem.tasks.num_tasks, problem.num_weights
     flat = points.reshape(C * N, P)
     one_value = bool((flat == flat[0]).all())  # a mode: all draws share its factors
     rank = max(group.rows.shape[1] for group in problem.tasks.groups)

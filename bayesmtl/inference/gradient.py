@@ -220,15 +220,18 @@ class _ByHand:
         task, y, offset = of_row[rows.real].numpy(), rows.y[rows.real], rows.offset[rows.real]
         weights, given = rows.weights[rows.real], Given({}, rows.trials[rows.real], torch.from_numpy(task))
         starts = np.flatnonzero(np.diff(task, prepend=-1))  # a task's rows lie together
-        seen = task[starts]
+        seen, C = task[starts], self.problem.num_outputs
+        shape = (1, *rows.shape[:-1], len(y))
 
         def evaluate(W: np.ndarray, *_: object) -> tuple[float, np.ndarray]:
-            f = offset + torch.from_numpy(np.einsum("nd,nd->n", X, W[task]))
-            at = likelihood.derivatives(y, f[None], given)
-            value, slope = (weights * at.value[0]).sum(), (weights * at.first[0]).numpy()
+            own = W.reshape(len(W), C, -1)[task]
+            f = offset + torch.from_numpy(np.einsum("nd,ncd->cn", X, own)).reshape(shape)
+            at = likelihood.derivatives(y, f, given)
+            value, slope = (weights * at.value[0]).sum(), (weights * at.first).reshape(C, -1).numpy()
             g = np.zeros_like(W)
             if len(seen):
-                g[seen] = np.add.reduceat(X * slope[:, None], starts)
+                each = X[:, None] * slope.T[:, :, None]
+                g[seen] = np.add.reduceat(each.reshape(len(X), -1), starts)
             return float(value), g
 
         return evaluate

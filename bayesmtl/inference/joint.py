@@ -73,7 +73,7 @@ class Joint:
     def layout(self) -> Layout:
         """Sizes of the parts of a point."""
         problem = self.problem
-        T, D = problem.tasks.num_tasks, problem.tasks.num_features
+        T, D = problem.tasks.num_tasks, problem.num_weights
         structure = problem.structure(
             problem.space.constrain(torch.zeros(1, problem.space.size).double() + 0.5)
         )
@@ -254,7 +254,7 @@ def log_likelihood(
         fixed = f.detach()
         at = problem.outcomes(values).derivatives(fixed)
         # what is added is zero, and has the slope of the value: cheaper than to differentiate it
-        value = at.value + at.first.detach() * (f - fixed)
+        value = at.value + problem.rows.inner(at.first.detach(), f - fixed)
         return problem.rows.sums(value) if by_task else value.sum(1)
     tasks, noise = problem.tasks, problem.noise(values, len(weights))
     total = -0.5 * tasks.residual / noise**2
@@ -268,7 +268,7 @@ def log_likelihood(
 
 
 class _Predictor(torch.autograd.Function):
-    """f = x'w_t of every row, (B, T, D) -> (B, N), with the gradient X_t'g_t."""
+    """f = x'w_t of every row, (B, T, D) -> a row vector for each, with the gradient X_t'g_t."""
 
     @staticmethod
     def forward(ctx: Any, rows: TaskRows, weights: torch.Tensor) -> torch.Tensor:

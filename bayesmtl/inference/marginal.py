@@ -56,10 +56,10 @@ class Expansion:
     """The second-order expansion of the log likelihood at row values f, for B hyperparameter values.
 
     Args:
-        f: Linear predictors, shape (B, N).
+        f: Linear predictors, shape (B, N), or (B, C, N) where rows have several (`SeveralRows`).
         at: log p(y | f) and its derivatives there.
-        omega: Precisions of the pseudo-rows, shape (B, N).
-        kappa: Their linear terms, shape (B, N).
+        omega: Precisions of the pseudo-rows, shape (B, N) or (B, C, C, N).
+        kappa: Their linear terms, of the shape of f.
         pseudo: The pseudo-data.
     """
 
@@ -127,11 +127,12 @@ class LaplaceMarginal:
         expansion = self.expand(fixed, B, {name: value.detach() for name, value in values.items()})
         noise = torch.ones(B, 1, dtype=points.dtype)
         at, f = expansion.at, expansion.f
-        constant = (at.value - at.first * f - 0.5 * expansion.omega * f**2).sum(1)
+        linear, quadratic = self.rows.inner(at.first, f), self._quadratic(expansion)
+        constant = (at.value - linear - quadratic).sum(1)
         data = expansion.pseudo.compressed()
         density = log_prior + constant + log_marginal(data, structure, noise)
         # terms that large cancel to rounding: a scale of noise far too small, as a search tries it
-        size = (at.value.abs() + (at.first * f).abs() + 0.5 * expansion.omega * f**2).sum(1)
+        size = (at.value.abs() + linear.abs() + quadratic).sum(1)
         density = torch.where(size < _LARGEST_TERMS, density, -torch.inf)
         if points.requires_grad:
             through = self._through_mode(expansion, data, structure, fixed, values)
@@ -160,9 +161,8 @@ class LaplaceMarginal:
         with torch.no_grad():
             _, covariance = posterior_moments(data, fixed, noise)
             variances = self.rows.variances(covariance)
-            slope = self.problem.outcomes(values).information_slope(f)
-            slope = torch.where(expansion.omega > _LEAST_PRECISION, slope, 0.0)
-            s = -0.5 * variances * slope
+            informative = expansion.omega > _LEAST_PRECISION
+            s = -0.5 * self.problem.outcomes(values).information_change(f, variances, informative)
             up, down = (
                 pseudo.with_linear(expansion.kappa + sign * s / 2).compressed() for sign in (1.0, -1.0)
             )
@@ -176,13 +176,17 @@ class LaplaceMarginal:
         omega = outcomes.information(f, at)
         return through + (at.value - 0.5 * variances * omega + u * at.first).sum(1)
 
+    def _quadratic(self, expansion: Expansion) -> torch.Tensor:
+        """f'Omega f / 2 of every row, shape (B, N)."""
+        return 0.5 * self.rows.inner(expansion.f, self.rows.times(expansion.omega, expansion.f))
+
     def _expand(self, outcomes: Outcomes, f: torch.Tensor) -> Expansion:
         at = outcomes.derivatives(f)
         return self._expanded(f, at, outcomes.information(f, at))
 
     def _expanded(self, f: torch.Tensor, at: Derivatives, omega: torch.Tensor) -> Expansion:
-        omega = omega.clamp(min=_LEAST_PRECISION)
-        kappa = omega * f + at.first
+        omega = self.rows.regular(omega, _LEAST_PRECISION)
+        kappa = self.rows.times(omega, f) + at.first
         return Expansion(f, at, omega, kappa, self.rows.pseudo_data(omega, kappa))
 
     def _step(
@@ -193,23 +197,23 @@ class LaplaceMarginal:
         noise = torch.ones(len(f), 1, dtype=f.dtype)
         weights = posterior_mean(expansion.pseudo.compressed(), structure, noise)
         new = self.rows.predictor(weights)
-        return new, expansion.kappa - expansion.omega * new
+        return new, expansion.kappa - self.rows.times(expansion.omega, new)
 
     @staticmethod
     def _objective(at: Derivatives, f: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """log p(y | f) + log p(W | phi) up to a constant, shape (B,)."""
-        return finite_or_least(at.value.sum(1) - 0.5 * torch.linalg.vecdot(a, f))
+        return finite_or_least(at.value.sum(1) - 0.5 * torch.linalg.vecdot(a.flatten(1), f.flatten(1)))
 
     def _mode(self, outcomes: Outcomes, structure: Structure, B: int) -> torch.Tensor:
         """f at the mode of the weights, shape (B, N)."""
-        start = (outcomes.start() if self._last is None else self._last).expand(B, -1)
+        start = (outcomes.start() if self._last is None else self._last).expand(B, *self.rows.shape)
         f, a = self._step(outcomes, structure, start, outcomes.derivatives(start))
         at = outcomes.derivatives(f)
         objective = self._objective(at, f, a)
         for _ in range(_MAX_STEPS):
             step_f, step_a = self._step(outcomes, structure, f, at)
             step_f, step_a = step_f - f, step_a - a
-            length = torch.ones(B, 1, dtype=f.dtype)
+            length = torch.ones(B, *(1 for _ in self.rows.shape), dtype=f.dtype)
             for _ in range(_MAX_HALVINGS):
                 new_f, new_a = torch.addcmul(f, length, step_f), torch.addcmul(a, length, step_a)
                 at = outcomes.derivatives(new_f)
@@ -217,8 +221,8 @@ class LaplaceMarginal:
                 worse = new < objective - 1e-9 * (1 + objective.abs())
                 if not bool(worse.any()):
                     break
-                length = torch.where(worse[:, None], 0.5 * length, length)
-            reach = step_f.abs().amax(1) / (1 + f.abs().amax(1))
+                length = torch.where(worse.reshape(length.shape), 0.5 * length, length)
+            reach = step_f.abs().flatten(1).amax(1) / (1 + f.abs().flatten(1).amax(1))
             f, a, objective = new_f, new_a, new
             if not bool((reach > outcomes.likelihood.small_step).any()):
                 break

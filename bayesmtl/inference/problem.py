@@ -14,6 +14,7 @@ import torch
 from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.rows import TaskRows
+from bayesmtl.algebra.several_rows import SeveralRows
 from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.data import NewRows, Standardization, TaskData
@@ -73,10 +74,11 @@ class StandardRows(NamedTuple):
         """Sufficient statistics of a Gaussian regression."""
         return TaskStatistics.from_rows(self.X, self.y, self.task, num_tasks, self.weights)
 
-    def laid_out(self, num_tasks: int) -> TaskRows:
-        """The rows themselves, in batches."""
+    def laid_out(self, num_tasks: int, num_outputs: int | None = None) -> TaskRows:
+        """The rows themselves, in batches; with C linear predictors each where targets are classes."""
         further = {"weights": self.weights, "offset": self.offset, "trials": self.trials}
-        return TaskRows.of(self.X, self.y, self.task, num_tasks, **further)
+        rows = TaskRows.of(self.X, self.y, self.task, num_tasks, **further)
+        return rows if num_outputs is None else SeveralRows.over(rows, num_outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,18 @@ class Problem(Target):
 
     def structure(self, values: Values) -> Structure:
         """A, Z and E for these hyperparameter values."""
-        return self.sharing.structure(values, self.tasks.num_tasks, self.tasks.num_features)
+        structure = self.sharing.structure(values, self.tasks.num_tasks, self.tasks.num_features)
+        return structure.of_outputs(self.num_outputs)
+
+    @property
+    def num_outputs(self) -> int:
+        """Linear predictors of a row."""
+        return 1 if self.rows is None else self.rows.num_weights // self.rows.num_features
+
+    @property
+    def num_weights(self) -> int:
+        """Length of a task's weights: features times linear predictors."""
+        return self.tasks.num_features * self.num_outputs
 
     def outcomes(self, values: Values) -> Outcomes:
         """The rows' likelihood with these hyperparameter values, for likelihoods that do not compress."""
@@ -180,6 +193,7 @@ class Problem(Target):
         if self.descriptors is not None:
             arrays.append(self.descriptors)
         if (rows := self.rows) is not None:
+            digest.update(json.dumps(rows.shape).encode())
             arrays += [rows.y, rows.weights, rows.offset, rows.trials, *(block.X for block in rows.blocks)]
         for array in arrays:
             digest.update(array.numpy().tobytes())

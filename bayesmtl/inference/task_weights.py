@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likelihood_given_basis
+from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.marginal import Expansion
@@ -29,9 +30,14 @@ from bayesmtl.likelihoods import Outcomes
 
 def importance(outcomes: Outcomes, reference: Expansion, weights: torch.Tensor) -> torch.Tensor:
     """log p(y_t | w_t) less the log of what the pseudo-rows make of w_t, shape (B, T)."""
-    f = outcomes.rows.predictor(weights)
-    value = outcomes.value(f)
-    return outcomes.rows.sums(value - reference.kappa * f + 0.5 * reference.omega * f**2)
+    rows = outcomes.rows
+    f = rows.predictor(weights)
+    return rows.sums(outcomes.value(f) - _expanded(rows, reference.kappa, reference.omega, f))
+
+
+def _expanded(rows: TaskRows, kappa: torch.Tensor, omega: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    """kappa'f - f'Omega f / 2 of every row, shape (B, N)."""
+    return rows.inner(kappa, f) - 0.5 * rows.inner(f, rows.times(omega, f))
 
 
 def renew(
@@ -130,10 +136,10 @@ def _log_likelihoods(
     def repeated(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.repeat_interleave(M // len(tensor), dim=0)
 
-    at, mode, omega = expansion.at, expansion.f, expansion.omega
-    f = outcomes.rows.predictor(weights)
+    at, mode, omega, rows = expansion.at, expansion.f, expansion.omega, outcomes.rows
+    f = rows.predictor(weights)
     values = {name: repeated(value) for name, value in outcomes.values.items()}
     value = replace(outcomes, values=values).value(f)
-    constant = at.value - at.first * mode - 0.5 * omega * mode**2
-    expanded = repeated(expansion.kappa) * f - 0.5 * repeated(omega) * f**2
-    return outcomes.rows.sums(value - repeated(constant)), outcomes.rows.sums(expanded)
+    constant = at.value + _expanded(rows, -at.first, omega, mode)
+    expanded = _expanded(rows, repeated(expansion.kappa), repeated(omega), f)
+    return rows.sums(value - repeated(constant)), rows.sums(expanded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
 from bayesmtl.likelihoods.bernoulli import Bernoulli
 from bayesmtl.likelihoods.binomial import Binomial
+from bayesmtl.likelihoods.categorical import Categorical
 from bayesmtl.likelihoods.gaussian import Gaussian
 from bayesmtl.likelihoods.mixed import Mixed
 from bayesmtl.likelihoods.negative_binomial import NegativeBinomial
@@ -17,6 +18,7 @@ REGISTRY: dict[str, type[Likelihood]] = {
     "Gaussian": Gaussian,
     "Bernoulli": Bernoulli,
     "Binomial": Binomial,
+    "Categorical": Categorical,
     "Poisson": Poisson,
     "NegativeBinomial": NegativeBinomial,
     "StudentT": StudentT,
@@ -29,6 +31,7 @@ __all__ = [
     "REGISTRY",
     "Bernoulli",
     "Binomial",
+    "Categorical",
     "Derivatives",
     "Gaussian",
     "GaussianRows",

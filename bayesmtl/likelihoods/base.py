@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bayesmtl.data import Standardization, TaskData
+from bayesmtl.errors import DataError, listing
 from bayesmtl.parameters import Parameter, Reported, Values
 
 
@@ -51,10 +52,36 @@ class Likelihood(ABC):
     scales_target: ClassVar[bool] = True
     """Whether f_t(x) is in the target's units: the target is standardised, and an offset taken off it."""
 
+    has_classes: ClassVar[bool] = False
+    """Whether targets are labels, and a task has a weight vector for each class of them."""
+
     @property
     def augments(self) -> bool:
         """Whether auxiliary variables make its rows Gaussian."""
         return False
+
+    def prepared(self, data: TaskData) -> TaskData:
+        """The data as this likelihood takes it.
+
+        Raises:
+            DataError: If targets are labels, and it wants numbers.
+        """
+        if data.classes:
+            raise DataError(
+                data.target_name,
+                expected=f"numbers, for {type(self).__name__}",
+                found=f"labels ({listing(data.classes)})",
+                remedy="Use Categorical() for classes, or code the event as 1 and its absence as 0.",
+            )
+        return data
+
+    def num_outputs(self, classes: tuple[str, ...]) -> int | None:
+        """How many linear predictors a row has; `None` for one number, unless targets are classes."""
+        return None
+
+    def class_weights(self, weights: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+        """The weights to report: as they are, unless targets are classes."""
+        return weights
 
     def of_tasks(self, task_names: Sequence[str], target_scale: np.ndarray) -> Likelihood:
         """What stands for the rows of these tasks, told apart by their positions: itself, as a rule.

@@ -52,7 +52,8 @@ class Mixed(Rowwise):
         other: Likelihood of tasks that are not named, such as those predicted later; `None` refuses them.
 
     Raises:
-        SpecificationError: If the mapping is empty, or holds something else than likelihoods of one kind.
+        SpecificationError: If the mapping is empty, or holds something else than likelihoods of one kind,
+            each with one function per task.
 
     Example:
         >>> from bayesmtl.likelihoods import Bernoulli, Poisson
@@ -69,7 +70,11 @@ class Mixed(Rowwise):
     def __post_init__(self) -> None:
         valid = isinstance(self.tasks, Mapping) and len(self.tasks) > 0
         given = [*self.tasks.values(), *([] if self.other is None else [self.other])] if valid else []
-        wrong = [part for part in given if not isinstance(part, Likelihood) or isinstance(part, Mixed)]
+        wrong = [
+            part
+            for part in given
+            if not isinstance(part, Likelihood) or isinstance(part, Mixed) or part.has_classes
+        ]
         if not valid or wrong:
             raise SpecificationError(
                 "likelihood",

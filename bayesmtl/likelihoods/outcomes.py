@@ -17,6 +17,9 @@ from bayesmtl.parameters import Values
 class Outcomes:
     """The log likelihood of every row as a function of g = x'w_t, shape (B, N): f = offset + g.
 
+    Where rows have several predictors (`SeveralRows`) g has the shape (B, C, N), and so have first
+    derivatives; precisions are (B, C, C, N).
+
     A row counts as often as its weight says, and padding does not.
 
     Args:
@@ -50,10 +53,14 @@ class Outcomes:
         precision = self.likelihood.information(self.rows.y, self.rows.offset + g, self._given)
         return precision * self.rows.weights
 
-    def information_slope(self, g: torch.Tensor) -> torch.Tensor:
-        """Its derivative in g."""
-        slope = self.likelihood.information_slope(self.rows.y, self.rows.offset + g, self._given)
-        return slope * self.rows.weights
+    def information_change(
+        self, g: torch.Tensor, variances: torch.Tensor, informative: torch.Tensor
+    ) -> torch.Tensor:
+        """The derivative in g of sum_i v_i omega_i with v fixed, where precisions are not held up."""
+        f, weights = self.rows.offset + g, self.rows.weights
+        return self.likelihood.information_change(
+            self.rows.y, f, variances, weights, informative, self._given
+        )
 
     def step_precision(self, g: torch.Tensor, at: Derivatives) -> torch.Tensor:
         """The precision that a step towards the mode is made with, given the derivatives at g."""
@@ -63,9 +70,9 @@ class Outcomes:
         return precision * self.rows.weights
 
     def start(self) -> torch.Tensor:
-        """A harmless g of every row, shape (N,), from which the search for the mode sets out."""
+        """A harmless g of every row, a row vector, from which the search for the mode sets out."""
         start = self.likelihood.start(self.rows.y, self._given) - self.rows.offset
-        return torch.where(self.rows.real, start, 0.0)
+        return torch.where(self.rows.real, start, 0.0).expand(self.rows.shape)
 
     def augment(self, g: torch.Tensor, rng: np.random.Generator) -> GaussianRows:
         """Draw the auxiliary variables given g, and what the rows are given them, in terms of g."""

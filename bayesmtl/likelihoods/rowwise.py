@@ -102,6 +102,28 @@ class Rowwise(Likelihood):
         """The derivative of `information` in f, elementwise."""
         return -self.third_derivative(y, f, given)
 
+    def information_change(
+        self,
+        y: torch.Tensor,
+        f: torch.Tensor,
+        variances: torch.Tensor,
+        weights: torch.Tensor,
+        informative: torch.Tensor,
+        given: Given = NOTHING,
+    ) -> torch.Tensor:
+        """The derivative in f of sum_i v_i omega_i, counted as rows are, with v fixed.
+
+        Args:
+            y: Targets (n,).
+            f: Linear predictors (B, n).
+            variances: v (B, n).
+            weights: How often rows count (n,).
+            informative: Which precisions are not so low that they are held up, bool (B, n).
+            given: What else the distribution depends on.
+        """
+        slope = self.information_slope(y, f, given) * weights
+        return variances * torch.where(informative, slope, 0.0)
+
     def step_precision(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The precision that steps towards the mode are made with: Newton's, or another one above 0."""
         return -self.derivatives(y, f, given).second

@@ -252,6 +252,14 @@ class MultitaskGP:
 
     def _problem(self, data: TaskData) -> FunctionProblem:
         check_data(data)
+        if self.likelihood.has_classes:
+            raise SpecificationError(
+                "likelihood",
+                expected="a likelihood of one function per task, such as Bernoulli() or Poisson()",
+                found=repr(self.likelihood),
+                remedy="Classes go with LinearModel(likelihood=Categorical()).",
+            )
+        data = self.likelihood.prepared(data)
         num_inputs = data.num_features - data.has_intercept
         if num_inputs == 0:
             raise DataError(

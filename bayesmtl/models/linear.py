@@ -20,6 +20,7 @@ from bayesmtl.inference import ENGINES, Draws, Problem, Settings, StandardRows, 
 from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed
 from bayesmtl.results import Fit
 from bayesmtl.results.posterior import posterior_dataset
+from bayesmtl.results.prediction import linear_predictors
 from bayesmtl.sharing import Hierarchical, PartitionSharing, Sharing
 
 
@@ -38,6 +39,7 @@ def _coordinates(data: TaskData | TaskSummaries, sharing: Sharing) -> dict[str, 
     """Names along the dimensions of results."""
     tasks, features = (np.array(names, dtype=str) for names in (data.task_names, data.feature_names))
     names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
+    names["class"] = np.array(data.schema.classes, dtype=str)
     return names | {"descriptor": np.array(sharing.descriptor_names, dtype=str)}
 
 
@@ -98,8 +100,8 @@ class LinearModel:
                 both for Gaussian likelihoods; "gibbs" for the full posterior where auxiliary variables make
                 rows Gaussian (a logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of
                 the tasks; "laplace", corrected by importance weights, for all likelihoods; "nuts" (full
-                posterior, slow) and "svi" (approximate, by minibatches) for all likelihoods, with Pyro; or
-                "auto"; the fit records the choice and its reason.
+                posterior, slow) for all likelihoods and "svi" (approximate, by minibatches) for all but
+                `Categorical`, with Pyro; or "auto"; the fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
             num_draws: Kept draws per chain; by default 500 of "exact", "gibbs" and "nuts" and 250 of the
@@ -119,6 +121,7 @@ class LinearModel:
         """
         if not isinstance(data, TaskSummaries):
             check_data(data)
+            data = self.likelihood.prepared(data)
         settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
         standardization = self._standardization(data)
         problem, statistics = self._problem(data, standardization)
@@ -161,7 +164,8 @@ class LinearModel:
         likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
         likelihood.check_targets(data.y[data.observed], data.task[data.observed], data.target_name, trials)
         rows = StandardRows.of(data, data.task, standardization, likelihood)
-        laid_out = None if self.likelihood.compresses else rows.laid_out(data.num_tasks)
+        num_outputs = self.likelihood.num_outputs(data.classes)
+        laid_out = None if self.likelihood.compresses else rows.laid_out(data.num_tasks, num_outputs)
         return self._problem_of(data, standardization, rows.statistics(data.num_tasks), laid_out)
 
     def _problem_of(
@@ -198,6 +202,8 @@ class LinearModel:
             The same names and dimensions as `Fit.posterior`, with one chain.
         """
         draws, standardization = self._prior_draws(data, num_draws, seed)
+        if not isinstance(data, TaskSummaries):
+            data = self.likelihood.prepared(data)
         names = _coordinates(data, self.sharing)
         return posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
 
@@ -213,20 +219,23 @@ class LinearModel:
         """
         if isinstance(data, TaskSummaries):
             raise data.need_rows("LinearModel.simulate")
+        check_data(data)
+        data = self.likelihood.prepared(data)
         draws, standardization = self._prior_draws(data, 1, seed)
-        weights = draws.weights[0, 0].numpy()
+        weights = draws.weights[0].numpy()
         values = {name: value.flatten(0, 1) for name, value in draws.hyperparameters.items()}
         noise = self.likelihood.noise_sd(values, data.task_names, standardization.target_scale, 1)
         sd = noise.expand(1, data.num_tasks)[0].numpy()[data.task]
         X = standardization.standardize_features(data.X)
         rng = np.random.default_rng([seed, 1])
-        latent = standardization.unstandardize_target((X * weights[data.task]).sum(axis=1), data.task)
+        latent = linear_predictors(X, weights, data.task, self.likelihood.num_outputs(data.classes))
+        latent = standardization.unstandardize_target(latent, data.task)
         latent = latent if data.offset is None else latent + data.offset
         trials = None if data.trials is None else torch.from_numpy(np.array(data.trials))
         given = Given(values, trials, torch.from_numpy(np.array(data.task)))
         sd = standardization.unstandardize_sd(sd, data.task)
         likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
-        y = likelihood.draw(latent[None], sd[None], rng, given)[0]
+        y = likelihood.draw(latent, sd[None], rng, given)[0]
         y = np.where(data.observed, y, np.nan)
         names = _coordinates(data, self.sharing)
         truth = posterior_dataset(draws, self.sharing, self.likelihood, standardization, names)
@@ -237,6 +246,7 @@ class LinearModel:
     ) -> tuple[Draws, Standardization]:
         if not isinstance(data, TaskSummaries):
             check_data(data)
+            data = self.likelihood.prepared(data)
         num_draws = whole_number("num_draws", num_draws, 1)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
         standardization = self._standardization(data)
@@ -248,7 +258,7 @@ class LinearModel:
             )
         structure = problem.structure(values)
         noise = problem.noise(values, num_draws)
-        D = data.num_features
+        D = problem.num_weights
         basis = draw_prior_basis(structure, num_draws, D, rng)
         empty = TaskStatistics.empty(data.num_tasks, D).compress()
         drawn = draw_weights(empty, structure, noise, basis, rng)

@@ -63,6 +63,13 @@ def predictions(
     column = _column(data, feature)
     name = _task(data, task)
     _same_rows(data, prediction)
+    if data.classes:
+        raise SpecificationError(
+            "data",
+            expected="targets that are numbers",
+            found=f"classes ({listing(data.classes)})",
+            remedy="Draw prediction.probabilities(), one column per class.",
+        )
     here = data.task == data.task_names.index(name)
     lower, upper = prediction.interval(mass)
     rows = pd.DataFrame(

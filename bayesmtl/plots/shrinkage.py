@@ -104,6 +104,13 @@ def _of_feature(name: str, frame: pd.DataFrame, feature: str) -> pd.DataFrame:
             found=repr(feature),
             remedy="Use the name that data.feature_names shows.",
         )
+    if "class" in frame.index.names:
+        raise SpecificationError(
+            name,
+            expected="the coefficients of one class",
+            found=f"those of {listing(list(frame.index.unique('class')))}",
+            remedy='Choose one: fit.coefficients().xs("...", level="class").',
+        )
     rows = frame[frame.index.get_level_values("feature") == feature]
     return rows[list(_COLUMNS)].droplevel("feature")
 

@@ -10,21 +10,19 @@ import xarray as xr
 
 from bayesmtl.data import TaskSummaries
 from bayesmtl.likelihoods import Given
+from bayesmtl.results.prediction import linear_predictors
 
 if TYPE_CHECKING:
     from bayesmtl.results.fit import Fit
 
 
 def latent_draws(fit: Fit, X: np.ndarray, task: np.ndarray) -> np.ndarray:
-    """f_t(x) of rows under every draw, user's units, shape (C, N, n)."""
+    """f_t(x) of rows under every draw, user's units, (C, N, n), or (C, N, K - 1, n) with K classes."""
     C, N = fit.draws.weights.shape[:2]
     standardized = fit.standardization.standardize_features(X)
-    weights = fit.draws.weights.numpy()
-    latent = np.empty((C, N, len(X)))
-    for t in np.unique(task):
-        where = task == t
-        latent[..., where] = weights[:, :, t] @ standardized[where].T
-    return fit.standardization.unstandardize_target(latent, task)
+    weights = fit.draws.weights.flatten(0, 1).numpy()
+    latent = linear_predictors(standardized, weights, task, fit.likelihood.num_outputs(fit.schema.classes))
+    return fit.standardization.unstandardize_target(latent.reshape(C, N, *latent.shape[1:]), task)
 
 
 def noise_draws(fit: Fit) -> np.ndarray:
@@ -51,11 +49,11 @@ def to_datatree(fit: Fit) -> xr.DataTree:
 
     latent, sd = latent_draws(fit, data.X[observed], task), noise_draws(fit)[..., task]
     latent = latent if data.offset is None else latent + data.offset[observed]
-    y, shape = data.y[observed], latent.shape
+    y, shape = data.y[observed], (*latent.shape[:2], latent.shape[-1])
     values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
     trials = None if data.trials is None else torch.from_numpy(data.trials[observed])
     given = Given(values, trials, torch.from_numpy(task))
-    latent, sd = (part.reshape(-1, shape[-1]) for part in (latent, sd))
+    latent, sd = (part.reshape(-1, *part.shape[2:]) for part in (latent, sd))
     likelihood = fit.likelihood.of_tasks(fit.task_names, fit.standardization.target_scale)
     log_likelihood = likelihood.log_density(y, latent, sd, given).reshape(shape)
     if data.weights is not None:
@@ -66,6 +64,9 @@ def to_datatree(fit: Fit) -> xr.DataTree:
         array = xr.DataArray(values, dims=("chain", "draw", "obs"))
         return xr.Dataset({fit.schema.target_name: array}, coords={**chain_draw, **coords})
 
+    target = xr.DataArray(y, dims="obs")
+    if data.classes:
+        target.attrs["classes"] = list(data.classes)
     stats = {name: (("chain", "draw"), values) for name, values in fit.draws.sample_stats.items()}
     features = xr.DataArray(
         data.X[observed],
@@ -77,7 +78,7 @@ def to_datatree(fit: Fit) -> xr.DataTree:
         "sample_stats": xr.Dataset(stats, coords=chain_draw),
         "log_likelihood": pointwise(log_likelihood),
         "posterior_predictive": pointwise(predicted),
-        "observed_data": xr.Dataset({fit.schema.target_name: ("obs", y)}, coords=coords),
+        "observed_data": xr.Dataset({fit.schema.target_name: target}, coords=coords),
         "constant_data": xr.Dataset({"features": features}, coords=coords),
     }
     tree = xr.DataTree.from_dict(groups)

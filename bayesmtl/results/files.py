@@ -222,5 +222,6 @@ def restore_data(training: Schema, rows: Mapping[str, np.ndarray], content: Mapp
         target_standardization=content["target_standardization"],
         response=training.response,
         row_columns=training.row_columns,
+        classes=training.classes,
         **further,
     )

@@ -99,14 +99,15 @@ class Fit:
         assert isinstance(self.data, TaskData)
         likelihood = self.likelihood.of_tasks(self.task_names, self.standardization.target_scale)
         rows = StandardRows.of(self.data, self.data.task, self.standardization, likelihood)
-        return rows.laid_out(len(self.task_names))
+        return rows.laid_out(len(self.task_names), self.likelihood.num_outputs(self.schema.classes))
 
     @cached_property
     def posterior(self) -> xr.Dataset:
         """All draws with names, in the user's units; dimensions (chain, draw, ...).
 
         `weights` (task, feature) act on the features as given; `population` (feature) is the mean over tasks
-        where the prior has one; the rest are the hyperparameters. Each array's attribute `unit` says what it
+        where the prior has one; both have a dimension `class` before `feature` where targets are classes; the
+        rest are the hyperparameters. Each array's attribute `unit` says what it
         is measured in.
         """
         return self._named(self.draws)
@@ -115,6 +116,7 @@ class Fit:
         features = np.array(self.feature_names, dtype=str)
         tasks = np.array(self.task_names, dtype=str)
         names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
+        names["class"] = np.array(self.schema.classes, dtype=str)
         names["descriptor"] = np.array(self.sharing.descriptor_names, dtype=str)
         return posterior_dataset(draws, self.sharing, self.likelihood, self.standardization, names)
 
@@ -144,7 +146,7 @@ class Fit:
         rng = self.generator(2)
         values = problem.space.sample(rng, _NUM_PRIOR_DRAWS)
         structure = problem.structure(values)
-        T, D = problem.tasks.num_tasks, problem.tasks.num_features
+        T, D = problem.tasks.num_tasks, problem.num_weights
         nothing = torch.zeros(_NUM_PRIOR_DRAWS, T, 0, dtype=torch.float64)
         drawn = Draws(
             {name: value[None] for name, value in values.items()},
@@ -179,12 +181,16 @@ class Fit:
         return summarise(shared, mass)
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
-        """Every task's weights: one row per task and feature with mean, sd and interval, user's units."""
+        """Every task's weights: one row per task and feature with mean, sd and interval, user's units.
+
+        Where targets are classes, per task, class and feature.
+        """
         prediction.check_mass(mass)
-        weights = self.posterior["weights"].stack(sample=("chain", "draw")).transpose("task", "feature", ...)
+        weights = self.posterior["weights"].stack(sample=("chain", "draw")).transpose(..., "sample")
         values = weights.to_numpy()
         lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)
-        index = pd.MultiIndex.from_product([self.task_names, self.feature_names], names=["task", "feature"])
+        along = [str(dim) for dim in weights.dims[:-1]]
+        index = pd.MultiIndex.from_product([weights[dim].to_numpy() for dim in along], names=along)
         columns = {"mean": values.mean(-1), "sd": values.std(-1, ddof=1), "lower": lower, "upper": upper}
         return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index)
 
@@ -357,7 +363,9 @@ class Fit:
                     remedy="Use Hierarchical() or LowRank() for tasks around a population.",
                 )
             weights = weights - self.draws.basis.flatten(0, 1)[chosen][:, :1].numpy()
-            return function_similarity(weights, moment), "agreement of departures from the population"
+            return function_similarity(
+                weights, self._per_output(moment)
+            ), "agreement of departures from the population"
         if not np.any(np.diag(centred) > 1e-20):
             raise SpecificationError(
                 "reference",
@@ -365,7 +373,12 @@ class Fit:
                 found="constant features only",
                 remedy='Use relative_to="population" to compare levels.',
             )
+        centred = self._per_output(centred)
         return function_similarity(weights, centred), "correlation of the tasks' functions over the inputs"
+
+    def _per_output(self, moment: np.ndarray) -> np.ndarray:
+        """Moments of the features for weights of several predictors, whose products add up."""
+        return np.kron(np.eye(self.problem.num_outputs), moment)
 
     def _reference(self, reference: pd.DataFrame | TaskData | None) -> tuple[np.ndarray, np.ndarray]:
         """Moments about zero and about the mean, (D, D) each, of the standardised reference inputs."""

@@ -54,7 +54,7 @@ def posterior_dataset(
         sharing: The sharing prior they came from.
         likelihood: The likelihood they came from.
         standardization: How the data were standardised.
-        coordinates: Names along "task", "feature" and "feature_other".
+        coordinates: Names along "task", "class", "feature", "feature_other" and "descriptor".
     """
     C, N = draws.weights.shape[:2]
     flat = {name: value.flatten(0, 1) for name, value in draws.hyperparameters.items()}
@@ -66,12 +66,15 @@ def posterior_dataset(
 
     per_feature = f"{likelihood.unit} per feature"
     weights = draws.weights.flatten(0, 1).numpy()
+    classes = tuple(coordinates["class"].tolist())
+    of_class = ("class",) if classes else ()
     if sharing.has_population:
-        mean = draws.basis[:, :, 0].flatten(0, 1).numpy()
+        mean = likelihood.class_weights(draws.basis[:, :, 0].flatten(0, 1).numpy(), classes)
         if standardization.target == "task":
             add("population", ("feature",), mean, "standardised")
         else:
-            add("population", ("feature",), standardization.population_to_user(mean), per_feature)
+            population = standardization.population_to_user(mean)
+            add("population", (*of_class, "feature"), population, per_feature)
     tasks = coordinates["task"]
     of_tasks = likelihood.of_tasks(tasks.tolist(), standardization.target_scale)
     for name, reported in (sharing.report(flat) | of_tasks.report(flat)).items():
@@ -82,7 +85,13 @@ def posterior_dataset(
             dims, coordinates = (own,), {**coordinates, own: tasks[list(reported.tasks)]}
         add(name, dims, values, unit)
     if weights.shape[1]:
-        add("weights", ("task", "feature"), standardization.weights_to_user(weights), per_feature)
+        of_tasks_and_classes = likelihood.class_weights(weights, classes)
+        if classes:  # tasks next to features, as their targets' scales may differ
+            by_class = standardization.weights_to_user(of_tasks_and_classes.swapaxes(1, 2))
+            in_units = by_class.swapaxes(1, 2)
+        else:
+            in_units = standardization.weights_to_user(of_tasks_and_classes)
+        add("weights", ("task", *of_class, "feature"), in_units, per_feature)
     used = {dim for array in arrays.values() for dim in array.dims}
     named = {dim: names for dim, names in coordinates.items() if dim in used}
     return xr.Dataset(arrays, coords={"chain": np.arange(C), "draw": np.arange(N), **named})

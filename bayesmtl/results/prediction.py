@@ -98,6 +98,70 @@ class Prediction:
         return f"<p>{escape(repr(self))}</p>{self.to_frame().head(10).round(3).to_html()}"
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class ClassPrediction(Prediction):
+    """Draws for every row and class: 1 for the class of a new observation, or probabilities of the classes.
+
+    As `Prediction`, with a dimension `class` behind `obs`: `mean` and `sd` are (obs, class). The mean is the
+    probability of each class, averaged over the posterior.
+
+    Example:
+        >>> from bayesmtl import Categorical, LinearModel, Pooled, TaskData
+        >>> travel = pd.DataFrame({"town": ["a", "b"] * 30, "km": [1.0, 4.0, 9.0] * 20})
+        >>> travel["by"] = pd.Categorical(["foot", "bike", "bus"] * 20, categories=["foot", "bike", "bus"])
+        >>> data = TaskData.from_frame(travel, task="town", target="by", features=["km"])
+        >>> model = LinearModel(Pooled(), Categorical())
+        >>> prediction = model.fit(data, seed=0, num_draws=100, progress=False).predict(travel.head(3))
+        >>> prediction.probabilities().columns.tolist(), prediction.most_probable.tolist()
+        (['foot', 'bike', 'bus'], ['foot', 'bike', 'bus'])
+    """
+
+    def probabilities(self) -> pd.DataFrame:
+        """The probability of every class, one row per row asked for and one named column per class."""
+        return pd.DataFrame(self.mean, index=self.index, columns=pd.Index(self._classes, name=self.target))
+
+    @property
+    def most_probable(self) -> np.ndarray:
+        """Name of each row's most probable class, shape (obs,)."""
+        return np.asarray(self._classes[self.mean.argmax(axis=1)])
+
+    @property
+    def _classes(self) -> np.ndarray:
+        return np.asarray(self.draws["class"].to_numpy())
+
+    def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
+        """One row per row asked for, in order.
+
+        Task, most probable class, and mean, sd, lower and upper of every class, such as "mean[red]".
+        """
+        lower, upper = self.interval(mass)
+        of_class = {"mean": self.mean, "sd": self.sd, "lower": lower, "upper": upper}
+        columns = {"task": self.draws["task"].to_numpy(), "most_probable": self.most_probable}
+        for k, name in enumerate(self._classes):
+            columns |= {f"{what}[{name}]": values[:, k] for what, values in of_class.items()}
+        return pd.DataFrame(columns | {"new_task": self.new}, index=self.index)
+
+
+def linear_predictors(
+    X: np.ndarray, weights: np.ndarray, task: np.ndarray, num_outputs: int | None = None
+) -> np.ndarray:
+    """f of rows under S draws: (S, n), or (S, C, n) where rows have several predictors.
+
+    Args:
+        X: Features (n, D).
+        weights: Weights of the tasks, shape (S, T, D), or (S, T, C D).
+        task: Positions of the rows' tasks (n,).
+        num_outputs: C, or None for one number.
+    """
+    S, n = len(weights), len(X)
+    latent = np.empty((S, n) if num_outputs is None else (S, num_outputs, n))
+    for code in np.unique(task):
+        where = task == code
+        own = weights[:, code]
+        latent[..., where] = (own if num_outputs is None else own.reshape(S, num_outputs, -1)) @ X[where].T
+    return latent
+
+
 def draw_new_tasks(
     fit: Fit,
     names: Sequence[str],
@@ -110,7 +174,6 @@ def draw_new_tasks(
 
     Latent functions need no noise (it is 1 then), which may be unknown where it is given task by task.
     """
-    D = len(fit.feature_names)
     values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
     scale = fit.likelihood.extended(fit.standardization, fit.task_names, names).target_scale
     basis = fit.draws.basis.flatten(0, 1)[chosen]
@@ -121,11 +184,12 @@ def draw_new_tasks(
     scale = scale[-len(names) :]
     if isinstance(fit.sharing, PartitionSharing):
         values["cluster"], basis = fit.sharing.extend_with_means(values, basis, len(names), rng, descriptors)
-    structure = fit.sharing.structure(values, len(names), D)
+    structure = fit.sharing.structure(values, len(names), len(fit.feature_names))
+    structure = structure.of_outputs(fit.problem.num_outputs)
     noise = torch.ones(len(chosen), 1, dtype=torch.float64)
     if kind == "observation":
         noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
-    tasks = TaskStatistics.empty(len(names), D).compress()
+    tasks = TaskStatistics.empty(len(names), fit.problem.num_weights).compress()
     drawn = draw_weights(tasks, structure, noise, basis, rng)
     return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()
 
@@ -156,10 +220,8 @@ def predict_rows(
         for row in np.flatnonzero(codes < 0):
             codes[row] = position[str(rows.task_labels[row])]
     X = standardization.standardize_features(rows.X)
-    latent = np.empty((len(chosen), len(X)))
-    for code in np.unique(codes):
-        where = codes == code
-        latent[:, where] = weights[:, code] @ X[where].T
+    classes = fit.schema.classes
+    latent = linear_predictors(X, weights, codes, fit.likelihood.num_outputs(classes))
     latent = standardization.unstandardize_target(latent, codes)
     latent = latent if rows.offset is None else latent + rows.offset
     trials = None if rows.trials is None else torch.from_numpy(np.array(rows.trials))
@@ -170,11 +232,18 @@ def predict_rows(
     if kind == "observation":
         sd = standardization.unstandardize_sd(noise[:, codes], codes)
         draws = likelihood.draw(latent, sd, rng, given)
+        if classes:  # whether it was this class
+            draws = (draws[:, None] == np.arange(len(classes))[:, None]).astype(float)
     index = pd.RangeIndex(len(X)) if rows.index is None else rows.index
     coords = {
         "draw": np.arange(len(chosen)),
         "obs": np.arange(len(X)),
         "task": ("obs", rows.task_labels.astype(str)),
     }
-    array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"), name=fit.schema.target_name)
-    return Prediction(array, mean, kind, codes >= len(fit.task_names), fit.schema.target_name, index)
+    new, name = codes >= len(fit.task_names), fit.schema.target_name
+    if classes:
+        coords["class"] = np.array(classes, dtype=str)
+        array = xr.DataArray(draws.swapaxes(1, 2), coords=coords, dims=("draw", "obs", "class"), name=name)
+        return ClassPrediction(array, mean.T, kind, new, name, index)
+    array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"), name=name)
+    return Prediction(array, mean, kind, new, name, index)

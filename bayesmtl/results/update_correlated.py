@@ -48,7 +48,8 @@ def draw_correlated_tasks(
     S, _, D = basis.shape
     U, T = len(names), len(fit.task_names)
     extended = fit.problem.space.extend_tasks(values, U, rng)
-    structure = fit.sharing.structure(extended, T + U, D)
+    structure = fit.sharing.structure(extended, T + U, len(fit.feature_names))
+    structure = structure.of_outputs(fit.problem.num_outputs)
     assert structure.basis_scale is not None
     fresh = standard_normal(rng, S, U, D) * structure.basis_scale[:, -U:]
     weights = shared_part(structure, torch.cat([basis, fresh], dim=1), T + U)

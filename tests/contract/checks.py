@@ -16,6 +16,7 @@ Where two runs use different random numbers, posterior means are compared: see `
 
 from __future__ import annotations
 
+import itertools
 import random
 import tempfile
 import warnings
@@ -33,7 +34,7 @@ import pytest
 import torch
 import xarray as xr
 from arviz_stats.base import array_stats
-from scipy import stats
+from scipy import special, stats
 from torch.distributions.transforms import CorrCholeskyTransform
 
 import bayesmtl as bm
@@ -240,34 +241,40 @@ def assert_same_distribution(first: np.ndarray, second: np.ndarray) -> None:
 def check_names(subject: Subject) -> None:
     """Every labelled result carries the names of tasks and features."""
     fit, data = subject.short, subject.data
-    tasks, features = list(data.task_names), list(data.feature_names)
+    tasks, features, classes = list(data.task_names), list(data.feature_names), list(data.classes)
     assert fit.task_names == data.task_names and fit.feature_names == data.feature_names
     weights = fit.posterior["weights"]
-    assert weights.dims == ("chain", "draw", "task", "feature")
+    along = ["task", *(["class"] if classes else []), "feature"]
+    assert weights.dims == ("chain", "draw", *along)
     names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
+    names["class"] = classes
     for array in fit.posterior.data_vars.values():
         for dim in array.dims:
             assert dim in array.coords, f"{array.name} has no names along {dim}"
             if dim in names:
                 assert array[dim].to_numpy().tolist() == names[dim]
         assert array.attrs["unit"]
-    assert fit.coefficients().index.tolist() == [(task, feature) for task in tasks for feature in features]
-    assert fit.coefficients().index.names == ["task", "feature"]
+    of_weights = list(itertools.product(*(names[dim] for dim in along)))
+    assert fit.coefficients().index.tolist() == of_weights
+    assert fit.coefficients().index.names == along
     similarity = fit.task_similarity()
     assert similarity.draws.dims == ("draw", "task", "task_other")
     assert similarity.mean["task"].to_numpy().tolist() == tasks
     assert similarity.probability(">0")["task_other"].to_numpy().tolist() == tasks
     assert set(similarity.to_frame()["task"]) | set(similarity.to_frame()["task_other"]) == set(tasks)
     prediction = fit.predict(subject.frame)
-    assert prediction.draws.dims == ("draw", "obs")
+    assert prediction.draws.dims == ("draw", "obs", *(["class"] if classes else []))
+    if classes:
+        assert prediction.draws["class"].to_numpy().tolist() == classes
+        assert prediction.probabilities().columns.tolist() == classes
     labels = subject.frame[data.task_column].tolist()
     assert prediction.draws["task"].to_numpy().tolist() == labels
     assert prediction.to_frame()["task"].tolist() == labels
     table, summary = list(fit.check().table.index), list(fit.summary().index)
     if subject.model.sharing.has_population:
-        assert all(f"population[{feature}]" in summary for feature in features)
+        assert all(f"population[{', '.join(names)}]" in summary for _, *names in of_weights)
     # a table of convergence is empty where an engine draws independently
-    assert not table or f"weights[{tasks[0]}, {features[0]}]" in table
+    assert not table or f"weights[{', '.join(of_weights[0])}]" in table
     own = [name for name, array in fit.posterior.data_vars.items() if array.dims[2:] == ("task",)]
     assert all(f"{name}[{task}]" in summary for name in own for task in tasks)
 
@@ -447,7 +454,9 @@ def check_small_tasks(subject: Subject) -> None:
     unobserved = fit.predict(row.assign(**{column: none}), kind="latent")
     never = fit.predict(row.assign(**{column: NEW_TASK}), kind="latent", new_tasks="population")
     assert never.new.all() and not unobserved.new.any()
-    first, second = unobserved.draws.to_numpy()[:, 0], never.draws.to_numpy()[:, 0]
+    first, second = (prediction.draws.to_numpy()[:, 0] for prediction in (unobserved, never))
+    if subject.data.classes:
+        first, second = first[:, 0], second[:, 0]
     if np.allclose(first, second, rtol=1e-12):  # everything is shared
         return
     assert_same_distribution(first, second)
@@ -526,13 +535,15 @@ def check_datatree(subject: Subject) -> None:
         loo = arviz_stats.loo(tree)
     task = subject.data.task_names[-1]
     assert any(str(name).startswith("weights") and task in str(name) for name in table.index)
-    assert effective["weights"].dims == ("task", "feature") and bool((effective["weights"] > 1).all())
+    assert effective["weights"].dims == tree["posterior"]["weights"].dims[2:] and bool(
+        (effective["weights"] > 1).all()
+    )
     assert np.isfinite(loo.elpd) and loo.n_data_points == number
     y, latent = tree["observed_data"][subject.data.target_name], _latent(tree)
     if subject.compresses:
         expected = stats.norm.logpdf(y, latent, _noise(tree, subject))
     else:
-        expected = np.empty(latent.shape)
+        expected = np.empty(likelihood.shape)
         for task, likelihood_of_task in _by_task(subject).items():
             rows = y["task"].to_numpy() == task
             expected[..., rows] = _log_mass(
@@ -550,6 +561,9 @@ def _by_task(subject: Subject) -> dict[str, Any]:
 
 def _log_mass(likelihood: Any, y: np.ndarray, latent: np.ndarray, posterior: Any) -> np.ndarray:
     """log p(y | f) by SciPy."""
+    if isinstance(likelihood, bm.Categorical):
+        log_p = special.log_softmax(latent, axis=2)
+        return np.asarray(np.take_along_axis(log_p, y.astype(int)[None, None, None], axis=2)[:, :, 0])
     if isinstance(likelihood, bm.Gaussian):
         return np.asarray(stats.norm.logpdf(y, latent, posterior["noise"].to_numpy()[..., None]))
     if isinstance(likelihood, bm.NegativeBinomial):
@@ -569,9 +583,9 @@ def _log_mass(likelihood: Any, y: np.ndarray, latent: np.ndarray, posterior: Any
 
 
 def _latent(tree: xr.DataTree) -> np.ndarray:
-    """x'w_t of every observed row under every draw, in the user's units."""
+    """x'w_t of every observed row under every draw, in the user's units; before the rows, of every class."""
     task = xr.DataArray(tree["observed_data"]["task"].to_numpy(), dims="obs")
-    weights = tree["posterior"]["weights"].sel(task=task).transpose("chain", "draw", "obs", "feature")
+    weights = tree["posterior"]["weights"].sel(task=task).transpose("chain", "draw", ..., "obs", "feature")
     return np.asarray((weights.to_numpy() * tree["constant_data"]["features"].to_numpy()).sum(axis=-1))
 
 
@@ -603,11 +617,14 @@ def check_prediction_rows(subject: Subject) -> None:
     )
     # the latent mean is that of the product of named features and named weights, on the target's scale
     weights = fit.posterior["weights"].stack(s=("chain", "draw")).sel(task=whole.draws["task"].to_numpy())
-    latent = np.einsum("nds,nd->sn", weights.transpose("task", "feature", "s").to_numpy(), subject.data.X)
+    latent = np.einsum("...nds,nd->s...n", weights.transpose(..., "task", "feature", "s"), subject.data.X)
     names = [str(name) for name in fit.task_names]
     task = torch.tensor([names.index(label) for label in whole.draws["task"].to_numpy()])
     of_tasks = subject.model.likelihood.of_tasks(names, np.ones(len(names)))
-    expected = of_tasks.mean(latent, Given(task=task)).mean(axis=0)
+    if subject.data.classes:
+        expected = special.softmax(latent, axis=1).mean(axis=0).T
+    else:
+        expected = of_tasks.mean(latent, Given(task=task)).mean(axis=0)
     np.testing.assert_allclose(whole.mean, expected, rtol=1e-8)
     np.testing.assert_allclose(whole.mean, whole.draws.mean("draw"), rtol=1e-8)
 

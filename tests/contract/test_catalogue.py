@@ -61,6 +61,7 @@ LIKELIHOODS: dict[str, tuple[Likelihood, ...]] = {
     ),
     "Bernoulli": (bm.Bernoulli(), bm.Bernoulli(link="probit")),
     "Binomial": (bm.Binomial(trials=3),),
+    "Categorical": (bm.Categorical(),),
     "Poisson": (bm.Poisson(),),
     "NegativeBinomial": (bm.NegativeBinomial(),),
     "StudentT": (bm.StudentT(),),
@@ -151,11 +152,11 @@ def outcomes(data: bm.TaskData, likelihood: Likelihood) -> bm.TaskData:
     for position, task in enumerate(data.task_names):
         own = likelihood.tasks.get(task, likelihood.other) if isinstance(likelihood, bm.Mixed) else likelihood
         if not own.scales_target:
-            largest = {"Bernoulli": 1, "Binomial": 3}.get(type(own).__name__, np.inf)
+            largest = {"Bernoulli": 1, "Binomial": 3, "Categorical": 2}.get(type(own).__name__, np.inf)
             # yields around 10 become counts around 1
             rows = data.task == position
             y[rows] = np.clip(np.floor(y[rows] / 7), 0, largest)
-    return replace(data, y=y)
+    return replace(data, y=y, classes=("low", "middle", "high") if likelihood.has_classes else ())
 
 
 def described(data: bm.TaskData) -> bm.TaskData:

@@ -1,7 +1,7 @@
 """Outcomes and counts: simulation-based calibration of the engines for rows; their agreement on real data.
 
-False-alarm budget: 1e-4 for this whole file. Calibration has 9 tests of uniformity, each of which fails below
-p = 1e-5 for all of its quantities together; the test of power says what that detects. The comparison on
+False-alarm budget: 1e-4 for this whole file. Calibration has 10 tests of uniformity, each of which fails
+below p = 1e-5 for all of its quantities together; the test of power says what that detects. The comparison on
 real data is of two computations with fixed seeds, at tolerances that leave Monte Carlo error five standard
 errors.
 """
@@ -48,6 +48,7 @@ def assert_calibrated(ranks: Ranks) -> None:
         (bm.Bernoulli(), "laplace", (4, 8, 12, 20), 12),
         (bm.Poisson(), "laplace", (2, 4, 5, 8), 12),
         (bm.NegativeBinomial(), "laplace", (2, 4, 5, 8), 12),
+        (bm.Categorical(), "laplace", (4, 8, 12, 20), 3),
         # slower: the machinery is that of Bernoulli, what is new is the step of their own hyperparameters
         (bm.NegativeBinomial(), "gibbs", (2, 4, 5, 8), 6),
         (bm.StudentT(), "gibbs", (2, 4, 5, 8), 6),
