@@ -416,7 +416,8 @@ def _assert_equivalent(subject: Subject, changes: tuple[str, ...]) -> None:
         factor, shift = 2.5e-7, -3.0 if subject.data.has_intercept else 0.0
         model = subject.with_noise(lambda noise: {task: sd * factor for task, sd in noise.items()})
     rewritten = {name: frame[name] * by for name, by in factors.items()}
-    rewritten[target] = (frame[target] + shift) * factor
+    if factor != 1.0:  # targets may be names of classes
+        rewritten[target] = (frame[target] + shift) * factor
     asked = frame.assign(**rewritten)
     rows = asked.dropna(subset=[target]) if "rows without a target" in changes else asked
     rows = rows.sample(frac=1.0, random_state=5) if "order of rows" in changes else rows
