@@ -314,8 +314,12 @@ def test_auto_chooses_and_says_why(likelihood, method, words):
 
 def test_engines_without_checkpoints_say_so(tmp_path):
     with pytest.raises(SpecificationError, match="`checkpoint`: expected none"):
-        bm.LinearModel(likelihood=bm.Bernoulli()).fit(
-            data_of([0, 1, 0, 1]), method="laplace", seed=0, progress=False, checkpoint=tmp_path / "run.npz"
+        bm.LinearModel().fit(
+            data_of([0.0, 1.0, 0.5, 1.0]),
+            method="empirical_bayes",
+            seed=0,
+            progress=False,
+            checkpoint=tmp_path / "run.npz",
         )
 
 
