@@ -8,6 +8,7 @@ import sys
 NAMES = (
     "empirical_bayes",
     "rows",
+    "engines",
     "scale",
     "chem97",
     "new_tasks",

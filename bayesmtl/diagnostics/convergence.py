@@ -190,7 +190,8 @@ def check_draws(
     messages: list[str] = []
     notes: list[str] = []
     if not complete:
-        messages.append("The run was interrupted; fit again, with checkpoint=path to go on where it stopped.")
+        remedy = "" if method == "nuts" else ", with checkpoint=path to go on where it stopped"
+        messages.append(f"The run was interrupted; fit again{remedy}.")
     if method == "empirical_bayes":  # independent draws: there is no chain to judge
         table = mixing_table(xr.Dataset())
         notes.append(

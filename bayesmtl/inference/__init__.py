@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import SpecificationError
@@ -16,7 +17,7 @@ from bayesmtl.inference.partition_gibbs import partition_gibbs
 from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
 from bayesmtl.inference.svi import svi
-from bayesmtl.likelihoods import Likelihood, Rowwise
+from bayesmtl.likelihoods import Likelihood, Mixed, Rowwise
 from bayesmtl.sharing import Sharing
 
 
@@ -39,6 +40,10 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
 _LARGE = 20_000_000
 # Tasks whose correlations are sampled without being asked to: about a minute on one core.
 _MOST_CORRELATED = 8
+# Features times rows beyond which "laplace" takes about ten minutes and "svi" under one. They cost
+# the same at 30,000, but the former is corrected: CPU seconds 28 and 24 there, 901 and 35 at 1,500,000
+# (`python -m benchmarks.engines`).
+_MANY_ROW_VALUES = 1_000_000
 # Auxiliary variables per sweep (of one chain) beyond which the same is true of "gibbs".
 _MANY_VARIABLES = 20_000
 
@@ -125,7 +130,21 @@ def _why_not(method: str, sharing: Sharing, likelihood: Likelihood) -> str:
 
 
 def _choose_rowwise(able: list[str], likelihood: Rowwise, rows: TaskRows) -> tuple[str, str]:
-    name = type(likelihood).__name__
+    name, number = type(likelihood).__name__, int(rows.real.sum())
+    size = number * rows.num_features
+    if size > _MANY_ROW_VALUES:
+        reason = (
+            f"{number} rows make every step of the other engines slow, and its steps look at a part of them"
+        )
+        if find_spec("pyro") is not None:
+            return "svi", reason + '; method="laplace" gives wider, more honest intervals and takes longer'
+        return (
+            "laplace",
+            f'{number} rows make every step slow; "svi", which looks at a part of them, needs Pyro',
+        )
+    if isinstance(likelihood, Mixed):
+        reason = "likelihoods of several kinds: the weights integrate out by Laplace's method"
+        return "laplace", reason + (", where sweeps of gibbs mix slowly" if "gibbs" in able else "")
     if "gibbs" not in able:
         return "laplace", f"{name} has no exact engine; the weights integrate out by Laplace's method"
     num_variables = likelihood.num_auxiliary(rows.trials[rows.real].numpy(), rows.task[rows.real].numpy())

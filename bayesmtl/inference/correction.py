@@ -15,6 +15,7 @@ import torch
 from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.importance import RELIABLE, smooth, systematic
+from bayesmtl.inference.journal import Journal
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.task_weights import choose_candidates
 from bayesmtl.parameters import Values
@@ -22,6 +23,7 @@ from bayesmtl.parameters import Values
 _MOST_CANDIDATES = 16
 _LEAST_CANDIDATES = 4
 LEAST_DRAWS = 400  # that a correction is judged by, and made of
+LEAST_PER_CHAIN = 4  # draws that a fit is made of, when interrupted
 # Row values and entries of tasks' precisions over all draws and candidates. More candidates hardly raise the
 # effective number of draws where there are many rows.
 _VALUES = 2_000_000
@@ -33,6 +35,7 @@ def corrected_draws(
     points: torch.Tensor,
     shape: tuple[int, int],
     rng: np.random.Generator,
+    journal: Journal,
 ) -> Draws:
     """Draw Z and W for hyperparameter points, and resample all draws by their importance weights.
 
@@ -47,29 +50,41 @@ def corrected_draws(
         points: Coordinates of the hyperparameters, at least as many as draws are wanted, shape (M, P).
         shape: Chains C and draws N of each.
         rng: Source of randomness.
+        journal: Keeps what is drawn.
+
+    Raises:
+        KeyboardInterrupt: If interrupted with fewer than four draws for every chain; with more they are
+            returned, marked incomplete.
     """
     problem, rows = marginal.problem, marginal.rows
     (M, P), (C, N) = points.shape, shape
     values = problem.space.constrain(points)
     size = rows.size + rows.num_tasks * rows.num_weights**2
     few = min(max(_VALUES // (M * size), _LEAST_CANDIDATES), _MOST_CANDIDATES)
-    for K, from_prior in ((few, 0), (_MOST_CANDIDATES, 1)):
+    done, complete = journal.resume(rng), True
+    for attempt, (K, from_prior) in enumerate(((few, 0), (_MOST_CANDIDATES, 1))):
+        if attempt < done.attempt:
+            continue
+        if attempt > done.attempt:
+            journal.start_again(attempt)
         size = max(1, _AT_ONCE // (K * rows.size))
-        parts, log_weights = [], []
-        for start in range(0, M, size):
-            B = min(size, M - start)
-            # with nothing but weights to draw, all draws share one mode
-            chosen = slice(0, 1) if P == 0 else slice(start, start + B)
-            chunk = {name: value[chosen] for name, value in values.items()}
-            part, log_weight = _candidates(marginal, chunk, B, K, from_prior, rng)
-            parts.append(part)
-            log_weights.append(log_weight)
-        smoothed, k = smooth(torch.cat(log_weights).numpy())
-        if k <= RELIABLE:
+        try:
+            for start in range(done.number, M, size):
+                B = min(size, M - start)
+                # with nothing but weights to draw, all draws share one mode
+                chosen = slice(0, 1) if P == 0 else slice(start, start + B)
+                chunk = {name: value[chosen] for name, value in values.items()}
+                journal.drawn(*_candidates(marginal, chunk, B, K, from_prior, rng), rng)
+        except KeyboardInterrupt:
+            if done.number < LEAST_PER_CHAIN * C:
+                raise
+            complete = False
+        smoothed, k = smooth(torch.cat(done.log_weights).numpy())
+        if k <= RELIABLE or not complete:
             break
-    drawn = WeightDraws(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("weights", "basis", "factors"))
-    )
+    # points are in a random order, so that the first are as good a sample as all
+    drawn, M = done.all_draws(), done.number
+    N = min(N, M // C)
     weight = np.exp(smoothed - smoothed.max())
     weight /= weight.sum()
     keep = rng.permutation(M)[: C * N]
@@ -89,6 +104,7 @@ def corrected_draws(
         shaped(drawn.weights),
         shaped(drawn.factors),
         told,
+        complete,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.mode import highest, search
 from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.settings import Settings
+from bayesmtl.inference.settings import Settings, refuse_checkpoint
 from bayesmtl.inference.target import Target
 
 NUM_DRAWS = 250  # by default, per chain; they are independent
@@ -22,6 +22,9 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
     too narrow. `Fit.check` says so. The mode is the best of two starts by L-BFGS; a noise scale is maximised
     on its logarithm, scales of weights as they are. What belongs to a task without rows follows its prior: a
     scale that nothing is known about would have its mode at zero.
+
+    Raises:
+        SpecificationError: If a checkpoint is asked for.
     """
     rng = np.random.default_rng(settings.seed)
     points, sample_stats = maximise_hyperparameters(problem, settings, rng)
@@ -31,7 +34,12 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
 def maximise_hyperparameters(
     problem: Target, settings: Settings, rng: np.random.Generator
 ) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """The mode of the hyperparameters, repeated: points (C, N, P), and what the optimiser said."""
+    """The mode of the hyperparameters, repeated: points (C, N, P), and what the optimiser said.
+
+    Raises:
+        SpecificationError: If a checkpoint is asked for: a search for a mode has none.
+    """
+    refuse_checkpoint(settings, "empirical_bayes")
     if problem.space.size:
         modes = search(problem, problem, rng)
         best = highest(modes)

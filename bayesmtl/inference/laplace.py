@@ -17,10 +17,11 @@ from bayesmtl.inference.importance import (
     systematic,
     weighted_sample,
 )
+from bayesmtl.inference.journal import Journal, Recorded, RecordedTarget, kept
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.mode import highest, rounded, search, spread_root
 from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.settings import Settings, refuse_checkpoint
+from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.target import Density, Target
 
 NUM_DRAWS = 250  # by default, per chain; they are independent but for repeats
@@ -51,10 +52,14 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     `Fit.check` judges as well. Scales, whose sign is irrelevant, are proposed on the mode's side of zero
     only.
 
+    With a checkpoint a killed run goes on, and gives the same draws. An interrupt (Ctrl-C) while weights
+    are drawn returns the draws made so far, marked incomplete; before that there is nothing to return, since
+    hyperparameters are drawn all at once after the last of them is weighted, and the interrupt says so.
+
     Raises:
-        SpecificationError: If a checkpoint is asked for: the engine is too quick to need one.
+        KeyboardInterrupt: If interrupted while nothing is drawn yet.
+        CheckpointError: If the checkpoint is damaged or belongs to another run.
     """
-    refuse_checkpoint(settings, "laplace")
     rng = np.random.default_rng(settings.seed)
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     density: Density = problem
@@ -62,21 +67,25 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     if not problem.likelihood.compresses:
         assert problem.rows is not None
         density = marginal = LaplaceMarginal(replace(problem, rows=problem.rows.merged()))
+    journal = Journal(problem, settings, marginal)
     # more than are wanted, where few are: a correction resamples them
     M = C * N if marginal is None else max(C * N, LEAST_DRAWS)
     points, sample_stats = torch.zeros(M, 0, dtype=torch.float64), {}
-    if problem.space.size:
-        mode = highest(search(density, problem, rng))
-        center, root = rounded(mode.point, spread_root(density, mode.point, rng))
-        proposal = Proposal(center, root, problem.space.signed(), center)
-        slow = sum(group.rows.numel() for group in problem.tasks.groups) > _SLOW
-        number = max(PROPOSALS_PER_DRAW * C * N, _FEW_PROPOSALS if slow else _LEAST_PROPOSALS)
-        sample = weighted_sample(density, proposal, number, rng)
-        points, sample_stats = _resampled(sample, M, rng), _judged(sample, mode.converged, C, N)
-    if marginal is None:
-        return complete_draws(problem, points.reshape(C, N, -1), sample_stats, rng)
-    draws = corrected_draws(marginal, points, (C, N), rng)
-    return replace(draws, sample_stats=sample_stats | draws.sample_stats)
+    slow = sum(group.rows.numel() for group in problem.tasks.groups) > _SLOW
+    number = max(PROPOSALS_PER_DRAW * C * N, _FEW_PROPOSALS if slow else _LEAST_PROPOSALS)
+    with kept(journal):
+        if problem.space.size:
+            density = Recorded(density, journal, number if marginal is None else marginal.at_once)
+            mode = highest(search(density, problem, rng))
+            center, root = rounded(mode.point, spread_root(density, mode.point, rng))
+            proposal = Proposal(center, root, problem.space.signed(), center)
+            sample = weighted_sample(density, proposal, number, rng)
+            points, sample_stats = _resampled(sample, M, rng), _judged(sample, mode.converged, C, N)
+        if marginal is None:
+            return complete_draws(problem, points.reshape(C, N, -1), sample_stats, rng)
+        draws = corrected_draws(marginal, points, (C, N), rng, journal)
+    told = {name: values[:, : draws.weights.shape[1]] for name, values in sample_stats.items()}
+    return replace(draws, sample_stats=told | draws.sample_stats)
 
 
 def weigh_hyperparameters(
@@ -85,19 +94,26 @@ def weigh_hyperparameters(
     """Points (C, N, P) from the hyperparameters' posterior by importance sampling, for costly densities.
 
     As `laplace`, with a few hundred evaluations, all of which count; the same checks are in the statistics.
+
+    Raises:
+        KeyboardInterrupt: If interrupted: hyperparameters are drawn all at once, at the end.
+        CheckpointError: If the checkpoint is damaged or belongs to another run.
     """
-    refuse_checkpoint(settings, "laplace")
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     if problem.space.size == 0:
         return torch.zeros(C, N, 0, dtype=torch.float64), {}
-    mode = highest(search(problem, problem, rng))
-    density = Centred(problem)
-    center = density.there(mode.point[None])[0]
-    center, root = rounded(center, spread_root(density, center, rng))
-    proposal = Proposal(center, root, density.signed, center)
     number = _PER_ROUND + _PER_COORDINATE * problem.space.size
-    sample = pooled_sample(density, proposal, number, _ROUNDS, rng)
-    sample = replace(sample, points=density.back(sample.points))
+    journal = Journal(problem, settings)
+    with kept(journal):
+        target = RecordedTarget(problem, journal)
+        mode = highest(search(target, target, rng))
+        centred = Centred(problem)
+        density = Recorded(centred, journal, number)
+        center = centred.there(mode.point[None])[0]
+        center, root = rounded(center, spread_root(density, center, rng))
+        proposal = Proposal(center, root, centred.signed, center)
+        sample = pooled_sample(density, proposal, number, _ROUNDS, rng)
+    sample = replace(sample, points=centred.back(sample.points))
     points = _resampled(sample, C * N, rng).reshape(C, N, -1)
     return points, _judged(sample, mode.converged, C, N)
 

@@ -73,8 +73,8 @@ class Expansion:
 class LaplaceMarginal:
     """log p(y, hyperparameters) with all weights integrated out by Laplace's method.
 
-    The search for the weights' mode starts from the last one found for a single point, which saves steps; the
-    mode is the same.
+    The search for the weights' mode starts from the last one found for a single point, `start`, which saves
+    steps; the mode is the same.
 
     Args:
         problem: A problem with rows.
@@ -86,18 +86,22 @@ class LaplaceMarginal:
         self.rows: TaskRows = problem.rows
         own = problem.likelihood.parameters(problem.tasks.num_tasks)
         self._has_own = any(parameter.size for parameter in own)
-        self._last: torch.Tensor | None = None
+        self.start: torch.Tensor | None = None
+
+    @property
+    def at_once(self) -> int:
+        """How many points are evaluated together."""
+        return max(1, _AT_ONCE // self.rows.size)
 
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """The log density at points (B, P), shape (B,); -inf where it cannot be evaluated."""
-        size = max(1, _AT_ONCE // self.rows.size)
         with torch.no_grad():
-            return torch.cat([finite_or_least(self._log_density(part)) for part in points.split(size)])
+            parts = points.split(self.at_once)
+            return torch.cat([finite_or_least(self._log_density(part)) for part in parts])
 
     def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same with its gradient (B, P), zeros where it cannot be evaluated."""
-        size = max(1, _AT_ONCE // self.rows.size)
-        parts = [differentiate(self._log_density, part) for part in points.split(size)]
+        parts = [differentiate(self._log_density, part) for part in points.split(self.at_once)]
         values, gradients = zip(*parts, strict=True)
         return torch.cat(values), torch.cat(gradients)
 
@@ -107,7 +111,7 @@ class LaplaceMarginal:
             outcomes = self.problem.outcomes(values)
             f = self._mode(outcomes, structure, B)
             if B == 1 and bool(torch.isfinite(f).all()):  # one point after the other: a search
-                self._last = f[0]
+                self.start = f[0]
             return self._expand(outcomes, f)
 
     def expand_at(self, f: torch.Tensor, values: Values) -> Expansion:
@@ -206,7 +210,7 @@ class LaplaceMarginal:
 
     def _mode(self, outcomes: Outcomes, structure: Structure, B: int) -> torch.Tensor:
         """f at the mode of the weights, shape (B, N)."""
-        start = (outcomes.start() if self._last is None else self._last).expand(B, *self.rows.shape)
+        start = (outcomes.start() if self.start is None else self.start).expand(B, *self.rows.shape)
         f, a = self._step(outcomes, structure, start, outcomes.derivatives(start))
         at = outcomes.derivatives(f)
         objective = self._objective(at, f, a)

@@ -59,5 +59,5 @@ def refuse_checkpoint(settings: Settings, method: str) -> None:
             "checkpoint",
             expected=f'none under method="{method}"',
             found=repr(str(settings.checkpoint)),
-            remedy='Only "exact" and "gibbs" save their runs; leave it out.',
+            remedy='Only "exact", "gibbs" and "laplace" save their runs; leave it out.',
         )

@@ -149,7 +149,7 @@ class MultitaskGP:
                 whitened values of the latent functions, at most 200. Chosen among the inputs by greedy
                 entropy reduction.
             progress: Whether to show progress on stderr.
-            checkpoint: File to save a run in and to resume it from ("exact" and "gibbs").
+            checkpoint: File to save a run in and to resume it from ("exact", "gibbs" and "laplace").
 
         Raises:
             SpecificationError: If the model does not fit the data, or an option is unknown.

@@ -109,7 +109,8 @@ class LinearModel:
             num_warmup: Iterations per chain to adapt in ("exact", "gibbs" and "nuts"); "svi" takes five steps
                 for each.
             progress: Whether to show progress on stderr.
-            checkpoint: File to save a run in every few seconds and to resume it from ("exact" and "gibbs").
+            checkpoint: File to save a run in every few seconds and to resume it from ("exact", "gibbs" and
+                "laplace").
 
         Raises:
             DataError: If a target is none that the likelihood allows.

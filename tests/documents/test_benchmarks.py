@@ -17,6 +17,7 @@ HELPERS = {"__init__", "common", "landmine_protocol", "peers", "run"}
 NEEDS = {
     "empirical_bayes": ("school", ()),
     "rows": (None, ()),
+    "engines": (None, ("pyro",)),
     "scale": (None, ("pyarrow",)),
     "chem97": ("chem97", ()),
     "new_tasks": ("exam", ()),

@@ -354,10 +354,30 @@ def test_an_interrupt_gives_what_every_chain_has_drawn(monkeypatch):
     monkeypatch.setattr(Chain, "advance", stopping)
     part = run(lines())
     assert not part.complete and whole.complete and part.posterior.sizes["draw"] == 5
+    assert (
+        "The run was interrupted; fit again." in part.check().messages
+    )  # it has no checkpoint to go on from
     np.testing.assert_array_equal(part.posterior["weights"], whole.posterior["weights"][:, :5])
     monkeypatch.setattr(Chain, "advance", lambda self, *, keep: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run(lines())
+
+
+def test_divergences_fail_the_check_and_warn(monkeypatch):
+    """Steps far too long leave the density's finite part at once."""
+    options = {"adapt_step_size": False, "adapt_mass_matrix": False, "step_size": 200.0, "max_tree_depth": 2}
+
+    def careless(white, v, num_warmup):
+        return Chain.of_kernel(white, v, num_warmup, **options)
+
+    monkeypatch.setattr(Chain, "start", staticmethod(careless))
+    model = bm.LinearModel(bm.Hierarchical(scale=bm.Fixed(0.7)), bm.Gaussian(noise=0.5))
+    settings = {"num_chains": 2, "num_draws": 8, "num_warmup": 10, "progress": False, "seed": 0}
+    with pytest.warns(ConvergenceWarning, match="16 trajectories diverged; a longer num_warmup"):
+        fit = model.fit(lines(), method="nuts", **settings)
+    check = fit.check()
+    assert not check.ok and any("diverged" in message for message in check.messages)
+    assert fit.draws.sample_stats["diverging"].all()
 
 
 def test_what_a_chain_reports():

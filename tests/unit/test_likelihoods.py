@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 import bayesmtl as bm
+from bayesmtl import inference
 from bayesmtl.errors import CheckpointError, ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import checkpoint, choose
 from bayesmtl.inference.augmented_gibbs import Gibbs
@@ -312,10 +313,30 @@ def test_auto_chooses_and_says_why(likelihood, method, words):
     assert name == method and words in reason
 
 
+@pytest.mark.parametrize("likelihood", [bm.Bernoulli(), bm.Poisson()], ids=repr)
+def test_auto_takes_minibatches_for_many_rows(likelihood, monkeypatch):
+    """Four rows of two features are more than seven values; without Pyro there is no svi to take."""
+    data = data_of([0, 1, 0, 1])
+    problem, _ = bm.LinearModel(likelihood=likelihood)._problem(data, likelihood.standardization(data))
+    most = problem.rows.num_features * 4
+    monkeypatch.setattr(inference, "_MANY_ROW_VALUES", most)
+    assert choose(problem, "auto")[0] != "svi"
+    monkeypatch.setattr(inference, "_MANY_ROW_VALUES", most - 1)
+    name, reason = choose(problem, "auto")
+    assert name == "svi" and "4 rows make every step of the other engines slow" in reason
+    monkeypatch.setattr(inference, "find_spec", lambda package: None)
+    name, reason = choose(problem, "auto")
+    assert name == "laplace" and "needs Pyro" in reason
+
+
 def test_engines_without_checkpoints_say_so(tmp_path):
     with pytest.raises(SpecificationError, match="`checkpoint`: expected none"):
-        bm.LinearModel(likelihood=bm.Bernoulli()).fit(
-            data_of([0, 1, 0, 1]), method="laplace", seed=0, progress=False, checkpoint=tmp_path / "run.npz"
+        bm.LinearModel().fit(
+            data_of([0.0, 1.0, 0.5, 1.0]),
+            method="empirical_bayes",
+            seed=0,
+            progress=False,
+            checkpoint=tmp_path / "run.npz",
         )
 
 
