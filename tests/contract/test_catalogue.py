@@ -39,7 +39,10 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
     "LowRank": (bm.LowRank(rank=1), bm.LowRank(rank=2)),
     "TaskCovariance": (bm.TaskCovariance(),),
     "TaskGraph": (bm.TaskGraph(PATH),),
-    "Clusters": (bm.Clusters(2, within="full"),),
+    "Clusters": (
+        bm.Clusters(2, within="full"),
+        bm.Clusters(2, basis="low_rank", rank=1, scales="cluster"),
+    ),
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one
     "PitmanYor": (bm.PitmanYor(),),
@@ -69,7 +72,18 @@ LIKELIHOODS: dict[str, tuple[Likelihood, ...]] = {
 
 def _name(spec: Sharing | Likelihood) -> str:
     options = []
-    for name in ("covariance", "rank", "num_clusters", "within", "mean_scale", "noise", "link", "trials"):
+    for name in (
+        "covariance",
+        "rank",
+        "num_clusters",
+        "within",
+        "scales",
+        "basis",
+        "mean_scale",
+        "noise",
+        "link",
+        "trials",
+    ):
         value = getattr(spec, name, None)
         if isinstance(value, Prior):
             options += [] if isinstance(value, bm.Fixed) else [f"{name} inferred"]
