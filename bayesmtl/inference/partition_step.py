@@ -123,11 +123,12 @@ class _ByCluster:
         structure = self.structure.assigned(membership)
         assert structure.basis_scale is not None
         chain, task = torch.arange(len(membership))[:, None], torch.arange(membership.shape[1])
-        now = [
+        precision, linear, square = (
             torch.stack([getattr(terms, name) for terms in self.terms], dim=1)[chain, membership, task]
             for name in ("precision", "linear", "square")
-        ]
-        mean = draw_population(TaskTerms(*now, self.terms[0].value), structure, generator)
+        )
+        now = TaskTerms(precision, linear, square, self.terms[0].value)
+        mean = draw_population(now, structure, generator)
         K, spread = len(self.terms), structure.basis_scale[:, 1]
         about = [Evidence.of(*terms.about(mean, spread)).terms for terms in self.terms]
         at_mean = torch.nn.functional.pad(mean[:, None], (0, 0, 0, K))  # Z without departures

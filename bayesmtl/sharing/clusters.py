@@ -52,9 +52,9 @@ class Clusters(ExchangeablePartition):
         SpecificationError: If an option makes no sense, or goes with no other.
 
     Source: task clustering (Bakker and Heskes, 2003) with one-hot loadings and the cluster weights integrated
-    out; clustered multi-task learning (Jacob, Bach and Vert, 2008) is its relaxation to a point. Subspaces for groups of tasks:
-    Kang, Grauman and Sha (2011), who minimise a sum of squared trace norms over relaxed groups; here groups
-    have a posterior, as in mixtures of factor analysers (recalled, not checked).
+    out; clustered multi-task learning (Jacob, Bach and Vert, 2008) is its relaxation to a point.
+    Subspaces for groups of tasks: Kang, Grauman and Sha (2011), who minimise a sum of squared trace norms over
+    relaxed groups; here groups have a posterior, as in mixtures of factor analysers (recalled, not checked).
 
     Example:
         >>> [p.name for p in Clusters(3, within="none").parameters(num_tasks=5, num_features=2)]
@@ -144,12 +144,11 @@ class Clusters(ExchangeablePartition):
         found = super().structure(values, num_tasks, num_features)
         if not self.numbered:
             return found
-        assert found.membership is not None
         if self.scales == "cluster":
             found = replace(found, residual_scale=None, cluster_scale=values["residual_scale"])
         if self.basis == "low_rank":
             found = replace(found, cluster_factor=values["directions"].transpose(-1, -2))
-        return found.assigned(found.membership)
+        return found.assigned(values["cluster"].long())
 
     def report(self, values: Values) -> dict[str, Reported]:
         """As for other partitions; every task's scale of E takes the place of its cluster's residual."""

@@ -41,7 +41,7 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
     "TaskGraph": (bm.TaskGraph(PATH),),
     "Clusters": (
         bm.Clusters(2, within="full"),
-        bm.Clusters(2, basis="low_rank", rank=1, scales="cluster"),
+        bm.Clusters(2, scales="cluster"),
     ),
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one
