@@ -1,4 +1,4 @@
-"""Learning with whom to share in multi-task feature learning (Kang, Grauman and Sha, 2011): a subspace per group.
+"""Learning with whom to share (Kang, Grauman and Sha, 2011): groups of tasks, a subspace for each group.
 
     W = 1 mu' + A B + E,   A one-hot in K clusters,   e_t ~ N(0, F_k F_k' + diag(scale^2)) in cluster k
 

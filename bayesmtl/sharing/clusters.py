@@ -32,6 +32,8 @@ class Clusters(ExchangeablePartition):
     `LowRank`, with the loadings of tasks integrated out; `spread=Fixed(0.0)` leaves the subspaces alone to
     tell clusters apart. Clusters are numbered inside then, empty ones keep quantities of their own, which
     follow the prior, and results show every task what its cluster has: numbers and rotations mean nothing.
+    Subspaces are found by local moves: where means do not tell the groups apart, compare chains that ran for
+    long, as `fit.check()` does.
 
     Args:
         num_clusters: K, at most the number of tasks.
@@ -53,8 +55,8 @@ class Clusters(ExchangeablePartition):
 
     Source: task clustering (Bakker and Heskes, 2003) with one-hot loadings and the cluster weights integrated
     out; clustered multi-task learning (Jacob, Bach and Vert, 2008) is its relaxation to a point.
-    Subspaces for groups of tasks: Kang, Grauman and Sha (2011), who minimise a sum of squared trace norms over
-    relaxed groups; here groups have a posterior, as in mixtures of factor analysers (recalled, not checked).
+    Subspaces for groups of tasks: Kang, Grauman and Sha (2011), who minimise a sum of squared trace norms
+    over relaxed groups (recalled, not checked); here groups have a posterior.
 
     Example:
         >>> [p.name for p in Clusters(3, within="none").parameters(num_tasks=5, num_features=2)]

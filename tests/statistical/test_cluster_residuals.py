@@ -24,6 +24,7 @@ from bayesmtl.inference.partition_weights import ShareWeights
 from benchmarks import partition_calibration
 from benchmarks.common import prepare
 from benchmarks.partition_calibration import simulate, started
+from tests.statistical import test_partition_outcomes
 
 pytestmark = [pytest.mark.statistical]
 
@@ -289,6 +290,14 @@ def test_residuals_of_the_wrong_cluster_are_noticed(monkeypatch):
     monkeypatch.setattr(partition_step, "_all_in", lambda structure, k: right(structure, 1 - k))
     p_values = geweke("both", num_sets=400, seed=22)
     assert min(p_values.values()) < 1e-6, p_values
+
+
+@pytest.mark.slow
+def test_the_sampler_with_outcomes_leaves_the_joint_distribution_unchanged():
+    """Given Polya-Gamma variables. 25 pairs show what is gravely wrong only."""
+    model = bm.LinearModel(bm.Clusters(2, bm.Gamma(2.0, 2.0), scales="cluster"), bm.Bernoulli())
+    p_values = test_partition_outcomes.geweke(model, num_pairs=25, seed=5)
+    assert min(p_values.values()) > 1e-6, p_values
 
 
 # --- what is found ---
