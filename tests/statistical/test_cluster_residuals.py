@@ -294,9 +294,9 @@ def test_residuals_of_the_wrong_cluster_are_noticed(monkeypatch):
 
 @pytest.mark.slow
 def test_the_sampler_with_outcomes_leaves_the_joint_distribution_unchanged():
-    """Given Polya-Gamma variables. 25 pairs show what is gravely wrong only."""
+    """Given Polya-Gamma variables. Twelve pairs show what is gravely wrong only."""
     model = bm.LinearModel(bm.Clusters(2, bm.Gamma(2.0, 2.0), scales="cluster"), bm.Bernoulli())
-    p_values = test_partition_outcomes.geweke(model, num_pairs=25, seed=5)
+    p_values = test_partition_outcomes.geweke(model, num_pairs=12, seed=5)
     assert min(p_values.values()) > 1e-6, p_values
 
 
@@ -327,7 +327,7 @@ def test_groups_of_tasks_in_subspaces_are_found():
     own = bm.Clusters(2, basis="low_rank", rank=1, spread=bm.Fixed(0.0))
     for name, sharing in {"own": own, "mean": bm.Clusters(2)}.items():
         fit = bm.LinearModel(sharing).fit(
-            data, seed=0, num_chains=1, num_warmup=40, num_draws=20, progress=False
+            data, seed=0, num_chains=1, num_warmup=30, num_draws=15, progress=False
         )
         found[name] = adjusted_rand_score(group, fit.partition().point.to_numpy())
     assert found["own"] == 1.0 and found["mean"] < 0.3, found
