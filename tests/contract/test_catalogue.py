@@ -39,10 +39,8 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
     "LowRank": (bm.LowRank(rank=1), bm.LowRank(rank=2)),
     "TaskCovariance": (bm.TaskCovariance(),),
     "TaskGraph": (bm.TaskGraph(PATH),),
-    "Clusters": (
-        bm.Clusters(2, within="full"),
-        bm.Clusters(2, scales="cluster"),
-    ),
+    # residuals of clusters' own: tests/statistical/test_cluster_residuals.py
+    "Clusters": (bm.Clusters(2, within="full"),),
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one
     "PitmanYor": (bm.PitmanYor(),),
@@ -72,18 +70,7 @@ LIKELIHOODS: dict[str, tuple[Likelihood, ...]] = {
 
 def _name(spec: Sharing | Likelihood) -> str:
     options = []
-    for name in (
-        "covariance",
-        "rank",
-        "num_clusters",
-        "within",
-        "scales",
-        "basis",
-        "mean_scale",
-        "noise",
-        "link",
-        "trials",
-    ):
+    for name in ("covariance", "rank", "num_clusters", "within", "mean_scale", "noise", "link", "trials"):
         value = getattr(spec, name, None)
         if isinstance(value, Prior):
             options += [] if isinstance(value, bm.Fixed) else [f"{name} inferred"]

@@ -331,3 +331,25 @@ def test_groups_of_tasks_in_subspaces_are_found():
         )
         found[name] = adjusted_rand_score(group, fit.partition().point.to_numpy())
     assert found["own"] == 1.0 and found["mean"] < 0.3, found
+
+
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_a_fit_is_named_saved_and_updated(tmp_path):
+    """What every task has is named by the task; a file gives the same answers; a new task joins a cluster."""
+    data = _toy_data()
+    sharing = bm.Clusters(2, basis="low_rank", rank=1, scales="cluster")
+    first = data.select_tasks(data.task_names[:4])
+    fit = bm.LinearModel(sharing).fit(
+        first, seed=0, num_chains=2, num_warmup=10, num_draws=20, progress=False
+    )
+    assert fit.posterior["residual_scale"].dims == ("chain", "draw", "task", "feature")
+    assert "directions" not in fit.posterior and list(fit.posterior["task"].values) == list(first.task_names)
+    fit.save(tmp_path / "fit.nc")
+    loaded = bm.load(tmp_path / "fit.nc")
+    assert loaded.sharing == sharing
+    np.testing.assert_allclose(loaded.predict(first).mean, fit.predict(first).mean, rtol=1e-12)
+    updated = fit.condition(data.select_tasks(data.task_names[4:]))
+    assert updated.task_names == data.task_names
+    cluster = updated.draws.hyperparameters["cluster"]
+    assert cluster.shape[-1] == 5 and 0 <= int(cluster.min()) and int(cluster.max()) <= 1
+    assert np.isfinite(updated.posterior["residual_scale"].to_numpy()).all()
