@@ -8,8 +8,13 @@ every feature, per group. Here the entry (t, u) of the transfer matrix is a pred
 density of the test rows of task t under the posterior of task u, learned from u's rows alone. It is shown
 beside the posterior over partitions, for which no such matrix is needed. Each cluster has a weight of its own
 for every feature (its mean in B), but the scales within clusters, which are the nearest to the paper's
-metric, are common to all clusters. Predictors are linear, not nearest neighbours. What is said of the paper
-is recalled, not checked.
+metric, are common to all clusters; `Clusters(3, scales="cluster")` gives each its own. Predictors are linear,
+not nearest neighbours. What is said of the paper is recalled, not checked.
+
+Ten splits of School (the command below): explained variance 37.9 % (sd .6); a random intercept 37.3, pooled
+33.9, single-task 33.4. Of 40 schools another one's rows predict better than a school's own in 21 % of the
+pairs; all schools are in one cluster with probability 1, so that the transfer matrix, whose gain correlates
+with co-clustering by .28, orders pairs that the posterior hardly tells apart.
 
 Source: Thrun and O'Sullivan (1996). Discovering structure in multiple learning tasks: the TC algorithm. ICML.
 Run: python models/transfer_matrix_clustering.py [--reduced]

@@ -192,15 +192,15 @@ def _gradients(
     share = terms.square + (m * (Qm - 2 * q)).sum(-1) + QV.diagonal(dim1=-2, dim2=-1).sum(-1)
     residual = factor = None
     if structure.residual_scale is not None:
-        assert structure.residual_scale.shape[1] == 1  # shared by all tasks
         diagonal = u**2 + (QV * Q).sum(-1) - Q.diagonal(dim1=-2, dim2=-1)  # of N
         share = share - (structure.residual_scale**2 * diagonal).sum(-1)
-        residual = structure.residual_scale * diagonal.sum(1, keepdim=True)
-    if structure.residual_factor is not None:
+        shared = structure.residual_scale.shape[1] == 1
+        residual = structure.residual_scale * (diagonal.sum(1, keepdim=True) if shared else diagonal)
+    if structure.residual_factor is not None and structure.factor_by_task is not None:
         N = u[..., None] * u[..., None, :] + QV @ Q - Q
-        along = N @ structure.residual_factor[:, None]
-        share = share - (along * structure.residual_factor[:, None]).sum((-1, -2))
-        factor = along.sum(1)
+        along = N @ structure.factor_by_task
+        share = share - (along * structure.factor_by_task).sum((-1, -2))
+        factor = along.sum(1) if structure.residual_factor.dim() == 3 else along
     per_task = (tasks.residual / noise**2 - tasks.count + share) / noise
     return basis, residual, factor, per_task.sum(-1, keepdim=True) if noise.shape[1] == 1 else per_task
 

@@ -69,8 +69,8 @@ def residual_root(structure: Structure, group: TaskGroup) -> torch.Tensor | None
     parts = []
     if structure.residual_scale is not None:
         parts.append(group.F * group.pick(structure.residual_scale)[:, :, None, :])
-    if structure.residual_factor is not None:
-        parts.append(group.F @ structure.residual_factor[:, None])
+    if structure.factor_by_task is not None:
+        parts.append(group.F @ group.pick(structure.factor_by_task))
     if not parts:
         return None
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

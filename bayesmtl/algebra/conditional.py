@@ -157,9 +157,9 @@ def _draw_residual(
     if structure.residual_scale is not None:
         scale = group.pick(structure.residual_scale)[..., None]
         residual = fresh(D).mul_(scale)
-    factor = structure.residual_factor
+    factor = structure.factor_by_task
     if factor is not None:
-        factor = factor[:, None]
+        factor = group.pick(factor)
         along = fresh(factor.shape[-1])
         residual.add_(factor @ along)
     noise_white = torch.linalg.solve_triangular(part.L, fresh(part.L.shape[-1]), upper=False)

@@ -63,7 +63,7 @@ def _times_residual(structure: Structure, group: TaskGroup, columns: torch.Tenso
     product = torch.zeros_like(columns)
     if structure.residual_scale is not None:
         product = product + group.pick(structure.residual_scale)[..., None] ** 2 * columns
-    if structure.residual_factor is not None:
-        factor = structure.residual_factor[:, None]
+    if structure.factor_by_task is not None:
+        factor = group.pick(structure.factor_by_task)
         product = product + factor @ (factor.transpose(-1, -2) @ columns)
     return product

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,11 +20,14 @@ class Structure:
         basis_scale: Prior standard deviations of Z, shape (B, R, D); `None` together with `loadings`.
         residual_scale: Diagonal part of S_t, shape (B, 1, D), or (B, T, D) where it differs by task. Its sign
             is irrelevant: scales live on the signed line.
-        residual_factor: Further part of S, shared by all tasks, shape (B, D, K).
+        residual_factor: Further part of S, shape (B, D, K), or (B, T, D, K) where it differs by task.
         membership: Where tasks are partitioned, each task's cluster, integers of shape (B, T): one-hot
             columns of A behind a first column of ones (`loadings`), Z = [mu, departures of the cluster means
             from mu]. Then `basis_scale` has two rows, mu's and that of all departures, shape (B, 2, D), and
             the algebra is that of `bayesmtl.algebra.clusters`.
+        cluster_scale: Where clusters have residuals of their own, the diagonal part of each cluster's, shape
+            (B, K, D); `assigned` says then what `residual_scale` is.
+        cluster_factor: The same of the further part, shape (B, K, D, R).
     """
 
     loadings: torch.Tensor | None = None
@@ -32,6 +35,30 @@ class Structure:
     residual_scale: torch.Tensor | None = None
     residual_factor: torch.Tensor | None = None
     membership: torch.Tensor | None = None
+    cluster_scale: torch.Tensor | None = None
+    cluster_factor: torch.Tensor | None = None
+
+    def assigned(self, membership: torch.Tensor) -> Structure:
+        """The same with tasks in other clusters (B, T), whose residuals they take where clusters have any."""
+        rows = torch.arange(len(membership))[:, None]
+        scale, factor = self.cluster_scale, self.cluster_factor
+        return replace(
+            self,
+            membership=membership,
+            residual_scale=self.residual_scale if scale is None else scale[rows, membership],
+            residual_factor=self.residual_factor if factor is None else factor[rows, membership],
+        )
+
+    @property
+    def residuals_by_cluster(self) -> bool:
+        """Whether clusters have residuals of their own."""
+        return self.cluster_scale is not None or self.cluster_factor is not None
+
+    @property
+    def factor_by_task(self) -> torch.Tensor | None:
+        """`residual_factor` with a dimension of tasks, shape (B, 1 or T, D, K)."""
+        factor = self.residual_factor
+        return factor[:, None] if factor is not None and factor.dim() == 3 else factor
 
     def repeat(self, times: int) -> Structure:
         """Each hyperparameter value `times` in a row, for several draws under the same value."""
@@ -46,6 +73,8 @@ class Structure:
             repeated(self.residual_scale),
             repeated(self.residual_factor),
             repeated(self.membership),
+            repeated(self.cluster_scale),
+            repeated(self.cluster_factor),
         )
 
     def of_outputs(self, num_outputs: int) -> Structure:

@@ -64,7 +64,51 @@ class Evidence:
 
     def log_density(self, membership: np.ndarray) -> np.ndarray:
         """log p(y | partition, mu, hyperparameters) up to a constant, shape (C,)."""
-        return np.asarray(worth_of(self.sums(membership, int(membership.max()) + 1)[0]).sum(1))
+        worth = worth_of(self.sums(membership, int(membership.max()) + 1)[0]).sum(1)
+        chain, task = np.ogrid[: len(membership), : membership.shape[1]]
+        return np.asarray(worth + np.sum(self.bonus(chain, membership, task) + 0 * task, axis=1))
+
+    def term(self, chain: np.ndarray, cluster: np.ndarray, task: np.ndarray | int) -> np.ndarray:
+        """Matrices of tasks in clusters, indices that broadcast, shape (..., D + 1, D + 1)."""
+        return np.asarray(self.terms[chain, task])
+
+    def bonus(self, chain: np.ndarray, cluster: np.ndarray, task: np.ndarray | int) -> np.ndarray:
+        """log p(y_t | cluster mean = mu) of tasks in clusters, up to what is the same in all clusters."""
+        return np.zeros(())
+
+    def alone(self) -> np.ndarray:
+        """What every task is worth by itself, shape (C, 1 or K, T)."""
+        return worth_of(self.terms + self.empty)[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceByCluster(Evidence):
+    """The same where clusters have residuals of their own, so that a task says other things in each.
+
+    Args:
+        terms: As above for every task in every cluster, shape (C, K, T, D + 1, D + 1).
+        density: log p(y_t | cluster mean = mu) of every task in every cluster, shape (C, K, T).
+    """
+
+    density: np.ndarray
+
+    def sums(self, membership: np.ndarray, num_slots: int) -> tuple[np.ndarray, np.ndarray]:
+        """Matrices and sizes of all clusters."""
+        member = membership[:, None] == np.arange(num_slots)[:, None]
+        flat = np.einsum("ckt,cktde->ckde", member.astype(float), self.terms[:, :num_slots])
+        return flat + self.empty, member.sum(2)
+
+    def term(self, chain: np.ndarray, cluster: np.ndarray, task: np.ndarray | int) -> np.ndarray:
+        """Each with the residual of its cluster."""
+        return np.asarray(self.terms[chain, cluster, task])
+
+    def bonus(self, chain: np.ndarray, cluster: np.ndarray, task: np.ndarray | int) -> np.ndarray:
+        """Each with the residual of its cluster."""
+        return np.asarray(self.density[chain, cluster, task])
+
+    def alone(self) -> np.ndarray:
+        """In every cluster."""
+        return worth_of(self.terms + self.empty)
 
 
 def worth_of(matrices: np.ndarray) -> np.ndarray:
@@ -100,24 +144,26 @@ def gibbs_sweep(
     worth = worth_of(sums)
     order = torch.randperm(T, generator=generator).numpy()
     uniform = torch.rand((T, C, 1), generator=generator, dtype=torch.float64).numpy()
-    alone = worth_of(data.terms + empty)
+    alone = data.alone()
     for t in order:
         if weights.grows and (size > 0).sum(1).max() == S:  # keep a slot free
             S += 1
             sums = np.concatenate([sums, np.broadcast_to(empty, (C, 1, *empty.shape))], axis=1)
             size, worth = (np.concatenate([x, np.zeros_like(x[:, :1])], axis=1) for x in (size, worth))
-        own, term = membership[:, t], data.terms[:, t]
+        own = membership[:, t]
         together = worth[rows, own]
         size[rows, own] -= 1
         # one factor for each occupied slot: with the task, or for its own one without it
         chain, slot = np.nonzero(size)
         mine = slot == own[chain]
-        found = worth_of(sums[chain, slot] + np.where(mine, -1.0, 1.0)[:, None, None] * term[chain])
-        tried = np.repeat(alone[:, t, None], S, axis=1)
+        term = data.term(chain, slot, int(t))
+        found = worth_of(sums[chain, slot] + np.where(mine, -1.0, 1.0)[:, None, None] * term)
+        tried = np.broadcast_to(alone[:, :, t], (C, S)).copy()
         tried[chain, slot] = np.where(mine, together[chain], found)
         worth[rows, own] = 0.0
         worth[chain[mine], slot[mine]] = found[mine]
         score = weights.slots(size, int(t)) + tried - worth
+        score = score + data.bonus(rows[:, None], np.arange(S), int(t))
         share = np.exp(score - score.max(1, keepdims=True)).cumsum(1)
         chosen = (share > uniform[t] * share[:, -1:]).argmax(1)
         worth[rows, chosen] = tried[rows, chosen]
@@ -126,8 +172,8 @@ def gibbs_sweep(
             old, new = own[away], chosen[away]
             # rounding must not leave anything in an empty slot
             stays = (size[away, old] > 0)[:, None, None]
-            sums[away, old] = np.where(stays, sums[away, old] - term[away], empty)
-            sums[away, new] += term[away]
+            sums[away, old] = np.where(stays, sums[away, old] - data.term(away, old, int(t)), empty)
+            sums[away, new] += data.term(away, new, int(t))
         size[rows, chosen] += 1
         membership[:, t] = chosen
     return weights.numbered(membership)
@@ -164,17 +210,19 @@ def split_merge(
     side, log_split, worth = _allocate(
         order, number, current != first, together, label, data, weights, uniform
     )
-    pooled = (np.arange(T) < number[:, None])[:, :, None, None] * data.terms[rows[:, None], order]
+    concerned = np.arange(T) < number[:, None]
+    split, chain = np.where(side == 1, label[:, 1:], first), rows[:, None]
+    pooled = concerned[:, :, None, None] * data.term(chain, first, order)
     others = occupied(membership).sum(1) - ~together  # with the two as one
     gain = weights.gain(order, number, side, label, others)
     gain = gain + worth.sum(1) - worth_of(pooled.sum(1) + data.empty)
+    gain = gain + (concerned * (data.bonus(chain, split, order) - data.bonus(chain, first, order))).sum(1)
     log_split = log_split - log_choices
     # a merge is the reverse of the split that leads to the present clusters
     log_ratio = np.where(together, gain - log_split, log_split - gain)
     accepted = np.log(uniform[0]) < log_ratio
-    split = np.where(side == 1, label[:, 1:], first)
     proposed = np.where(together[:, None], split, first)
-    moved = np.where(accepted[:, None] & (np.arange(T) < number[:, None]), proposed, current)
+    moved = np.where(accepted[:, None] & concerned, proposed, current)
     result = np.empty_like(membership)
     np.put_along_axis(result, order, moved, 1)
     return weights.numbered(result), accepted
@@ -207,22 +255,25 @@ def _allocate(
     """
     C, T = order.shape
     rows = np.arange(C)
-    sums = data.terms[rows[:, None], order[:, :2]] + data.empty
+    chain = rows[:, None]
+    sums = data.term(chain, label, order[:, :2]) + data.empty
     worth, size = worth_of(sums), np.ones((C, 2), dtype=int)
     side = np.zeros((C, T), dtype=int)
     side[:, 1] = 1
     log_split = np.zeros(C)
     for position in range(2, int(number.max())):
         active = position < number
-        term = data.terms[rows, order[:, position]] * active[:, None, None]
-        tried = worth_of(sums + term[:, None])
+        task = order[:, position, None]
+        term = np.broadcast_to(data.term(chain, label, task) * active[:, None, None, None], sums.shape)
+        tried = worth_of(sums + term)
         log_weight = weights.joining(order[:, position], size, label) + tried - worth
+        log_weight = log_weight + data.bonus(chain, label, task)
         log_weight -= np.logaddexp(log_weight[:, :1], log_weight[:, 1:])
         drawn = np.log(uniform[position]) < log_weight[:, 1]
         chosen = np.where(draws, drawn, side_now[:, position]).astype(int)
         log_split += active * log_weight[rows, chosen]
         side[:, position] = chosen
-        sums[rows, chosen] += term
+        sums[rows, chosen] += term[rows, chosen]
         worth[rows, chosen] = tried[rows, chosen]
         size[rows, chosen] += active
     return side, log_split, worth

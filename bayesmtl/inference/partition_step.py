@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.clusters import TaskTerms, draw_population, task_terms
+from bayesmtl.algebra.conditional import log_likelihood_given_basis
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks
+from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.mode import ROUGHLY, find_modes, highest, rounded, spread_root
-from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
+from bayesmtl.inference.partition_moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
 from bayesmtl.inference.partition_weights import weights_of
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.target import Density
@@ -69,28 +71,79 @@ def move_partition(
         values = problem.space.constrain(points)
         noise = problem.noise(values, len(points))
         structure = problem.structure(values | {"cluster": membership})
-        terms = task_terms(problem.tasks, structure, noise)
+        evidence: _Common | _ByCluster
+        if structure.residuals_by_cluster:
+            evidence = _ByCluster.of(problem.tasks, structure, noise)
+        else:
+            evidence = _Common(task_terms(problem.tasks, structure, noise), structure)
         weights = weights_of(problem, values)
-        data = _about_population(problem, terms, values, membership, generator)
+        data = evidence.about_population(membership, generator)
         membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
         if membership.shape[1] > 1:
-            data = _about_population(problem, terms, values, membership, generator)
+            data = evidence.about_population(membership, generator)
             for _ in range(num_proposals(membership.shape[1])):
                 moved, _ = split_merge(membership.numpy(), data, weights, generator)
                 membership = torch.from_numpy(moved)
     return membership
 
 
-def _about_population(
-    problem: Problem,
-    terms: TaskTerms,
-    values: dict[str, torch.Tensor],
-    membership: torch.Tensor,
-    generator: torch.Generator,
-) -> Evidence:
-    structure = problem.structure(values | {"cluster": membership})
-    mean = draw_population(terms, structure, generator)
-    return Evidence.of(*terms.about(mean, values["cluster_scale"]))
+@dataclass(frozen=True, eq=False)
+class _Common:
+    """What tasks say where they say the same in all clusters."""
+
+    terms: TaskTerms
+    structure: Structure
+
+    def about_population(self, membership: torch.Tensor, generator: torch.Generator) -> Evidence:
+        """Draw mu, and say what the data say about the partition then."""
+        structure = self.structure.assigned(membership)
+        assert structure.basis_scale is not None
+        mean = draw_population(self.terms, structure, generator)
+        return Evidence.of(*self.terms.about(mean, structure.basis_scale[:, 1]))
+
+
+@dataclass(frozen=True, eq=False)
+class _ByCluster:
+    """What tasks say in each cluster, with its residual."""
+
+    tasks: CompressedTasks
+    structure: Structure
+    noise: torch.Tensor
+    terms: list[TaskTerms]
+
+    @classmethod
+    def of(cls, tasks: CompressedTasks, structure: Structure, noise: torch.Tensor) -> _ByCluster:
+        """With all tasks in one cluster after the other."""
+        own = structure.cluster_factor if structure.cluster_scale is None else structure.cluster_scale
+        assert own is not None
+        terms = [task_terms(tasks, _all_in(structure, k), noise) for k in range(own.shape[1])]
+        return cls(tasks, structure, noise, terms)
+
+    def about_population(self, membership: torch.Tensor, generator: torch.Generator) -> EvidenceByCluster:
+        """Draw mu, and say what the data say about the partition then."""
+        structure = self.structure.assigned(membership)
+        assert structure.basis_scale is not None
+        chain, task = torch.arange(len(membership))[:, None], torch.arange(membership.shape[1])
+        precision, linear, square = (
+            torch.stack([getattr(terms, name) for terms in self.terms], dim=1)[chain, membership, task]
+            for name in ("precision", "linear", "square")
+        )
+        now = TaskTerms(precision, linear, square, self.terms[0].value)
+        mean = draw_population(now, structure, generator)
+        K, spread = len(self.terms), structure.basis_scale[:, 1]
+        about = [Evidence.of(*terms.about(mean, spread)).terms for terms in self.terms]
+        at_mean = torch.nn.functional.pad(mean[:, None], (0, 0, 0, K))  # Z without departures
+        density = [
+            log_likelihood_given_basis(self.tasks, _all_in(structure, k), self.noise, at_mean)
+            for k in range(K)
+        ]
+        return EvidenceByCluster(np.stack(about, axis=1), torch.stack(density, dim=1).numpy())
+
+
+def _all_in(structure: Structure, cluster: int) -> Structure:
+    """With all tasks in one cluster."""
+    assert structure.membership is not None
+    return structure.assigned(torch.full_like(structure.membership, cluster))
 
 
 def starting_partitions(

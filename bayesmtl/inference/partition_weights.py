@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy.special import gammaln
 
 from bayesmtl.inference.problem import Problem
 from bayesmtl.parameters import Values
-from bayesmtl.sharing import ExchangeablePartition, Gated
+from bayesmtl.sharing import Clusters, ExchangeablePartition, Gated
 from bayesmtl.sharing.partition import in_order
 
 
@@ -116,7 +117,39 @@ class Weights:
         return np.asarray(self.open[self.rows, others] + grown)
 
 
-class GateWeights:
+class _Numbered:
+    """Of clusters that are numbered for good: a number stands for what the cluster has of its own.
+
+    Args:
+        num_clusters: K.
+    """
+
+    grows = False
+
+    def __init__(self, num_clusters: int):
+        self.num_clusters = num_clusters
+
+    def numbered(self, membership: np.ndarray) -> np.ndarray:
+        """As they are."""
+        return membership.copy()
+
+    def num_slots(self, membership: np.ndarray) -> int:
+        """K."""
+        return self.num_clusters
+
+    def second_label(
+        self, membership: np.ndarray, together: np.ndarray, uniform: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One of the empty clusters, each as likely."""
+        empty = ~(membership[:, :, None] == np.arange(self.num_clusters)).any(1)
+        number = empty.sum(1)
+        rank = np.minimum(np.floor(uniform * number), np.maximum(number - 1, 0))
+        chosen = (empty.cumsum(1) > rank[:, None]).argmax(1)
+        choices = number + ~together
+        return chosen, np.where(choices > 0, np.log(np.maximum(choices, 1)), -np.inf)
+
+
+class GateWeights(_Numbered):
     """Of a gate: every task has probabilities of its own, whatever the others do.
 
     Args:
@@ -125,19 +158,10 @@ class GateWeights:
         descriptors: Of the tasks, shape (T, Q).
     """
 
-    grows = False
-
     def __init__(self, prior: Gated, values: Values, descriptors: torch.Tensor):
+        super().__init__(prior.num_clusters)
         self.gate = prior.log_gate(values, descriptors).numpy()  # (C, T, K)
         self.rows = np.arange(len(self.gate))
-
-    def numbered(self, membership: np.ndarray) -> np.ndarray:
-        """As they are: a number says where the gate leads to."""
-        return membership.copy()
-
-    def num_slots(self, membership: np.ndarray) -> int:
-        """K."""
-        return int(self.gate.shape[2])
 
     def slots(self, size: np.ndarray, task: int) -> np.ndarray:
         """Of all clusters."""
@@ -146,17 +170,6 @@ class GateWeights:
     def joining(self, task: np.ndarray, size: np.ndarray, label: np.ndarray) -> np.ndarray:
         """By number."""
         return np.asarray(self.gate[self.rows[:, None], task[:, None], label])
-
-    def second_label(
-        self, membership: np.ndarray, together: np.ndarray, uniform: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One of the empty clusters, each as likely."""
-        empty = ~(membership[:, :, None] == np.arange(self.gate.shape[2])).any(1)
-        number = empty.sum(1)
-        rank = np.minimum(np.floor(uniform * number), np.maximum(number - 1, 0))
-        chosen = (empty.cumsum(1) > rank[:, None]).argmax(1)
-        choices = number + ~together
-        return chosen, np.where(choices > 0, np.log(np.maximum(choices, 1)), -np.inf)
 
     def gain(
         self, order: np.ndarray, number: np.ndarray, side: np.ndarray, label: np.ndarray, others: np.ndarray
@@ -168,12 +181,44 @@ class GateWeights:
         return np.asarray((moved * gain).sum(1))
 
 
+class ShareWeights(_Numbered):
+    """Of shares ~ Dirichlet(concentration, .., concentration) that are integrated out.
+
+    Args:
+        prior: The prior of the partition.
+        values: Hyperparameter values, each of shape (C, ...).
+    """
+
+    def __init__(self, prior: Clusters, values: Values):
+        super().__init__(prior.num_clusters)
+        self.concentration = values["concentration"].reshape(-1, 1).numpy()
+
+    def slots(self, size: np.ndarray, task: int) -> np.ndarray:
+        """By size, empty ones too."""
+        return np.asarray(np.log(size + self.concentration))
+
+    def joining(self, task: np.ndarray, size: np.ndarray, label: np.ndarray) -> np.ndarray:
+        """By size."""
+        return np.asarray(np.log(size + self.concentration))
+
+    def gain(
+        self, order: np.ndarray, number: np.ndarray, side: np.ndarray, label: np.ndarray, others: np.ndarray
+    ) -> np.ndarray:
+        """By sizes."""
+        second = (side * (np.arange(side.shape[1]) < number[:, None])).sum(1)
+        alpha = self.concentration[:, 0]
+        apart = gammaln(number - second + alpha) + gammaln(second + alpha)
+        return np.asarray(apart - gammaln(number + alpha) - gammaln(alpha))
+
+
 def weights_of(problem: Problem, values: Values) -> PartitionWeights:
     """The prior of the partition for the hyperparameter values of C chains."""
     prior = problem.sharing
     if isinstance(prior, Gated):
         assert problem.descriptors is not None
         return GateWeights(prior, values, problem.descriptors)
+    if isinstance(prior, Clusters) and prior.numbered:
+        return ShareWeights(prior, values)
     assert isinstance(prior, ExchangeablePartition)
     return Weights(prior, values, problem.tasks.num_tasks)
 

@@ -12,8 +12,6 @@ state's importance is the likelihood of the task's rows over their pseudo-rows, 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
@@ -59,7 +57,7 @@ def renew_with_clusters(
     other = np.floor(rng.random((C, T)) * np.maximum(number - 1, 1)).astype(int)
     other = np.where(number > 1, other + (other >= rank), rank)
     other = np.take_along_axis(np.argsort(~there_are, axis=1, kind="stable"), other, 1)
-    there = replace(structure, membership=torch.from_numpy(other))
+    there = structure.assigned(torch.from_numpy(other))
     data, noise = reference.pseudo.compressed(), torch.ones(C, 1, dtype=torch.float64)
     here_value, there_value = (
         log_likelihood_given_basis(data, part, noise, current.basis) for part in (structure, there)

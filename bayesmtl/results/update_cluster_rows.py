@@ -21,7 +21,7 @@ from bayesmtl.inference import Problem
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.task_weights import choose_candidates
 from bayesmtl.parameters import Values
-from bayesmtl.results.update_clusters import alone, mean_given_sum
+from bayesmtl.results.update_clusters import alone, loadings_given_residual, mean_given_sum
 from bayesmtl.sharing import PartitionSharing
 
 NUM_CANDIDATES, FROM_PRIOR = 32, 4  # of a new task's weights; how many of them come from the prior
@@ -92,10 +92,12 @@ def _place_some(
     descriptors = None if task.descriptors is None else task.descriptors[0]
     prior = sharing.log_slots(size, values, descriptors).log_softmax(1)
     structure = sharing.structure(values, 1, D)
-    opened, own_density = _estimate(task, alone(structure), values, basis[:, :1], rng)
-    tried, densities = [], []
+    tried, densities, own = [], [], None
     for slot in range(num_slots):
-        there = replace(structure, membership=torch.full((S, 1), slot))
+        there = structure.assigned(torch.full((S, 1), slot))
+        if own is None or structure.residuals_by_cluster:
+            own = _estimate(task, alone(there), values, basis[:, :1], rng)
+        opened, own_density = own
         drawn, density = _estimate(task, there, values, basis, rng)
         is_own = size[:, slot] == 0
         tried.append(_where(is_own, opened, drawn))
@@ -109,15 +111,14 @@ def _place_some(
         for name in ("weights", "factors")
     )
     opens = size[rows, cluster] == 0
+    structure = structure.assigned(cluster[:, None])
     departure = weights[:, 0] - basis[:, 0]
     mean = mean_given_sum(structure, departure, rng)
     basis = basis.clone()
     basis[rows[opens], 1 + cluster[opens]] = mean[opens]
-    if structure.residual_factor is not None:  # coordinates of what is left; F is square
-        left = torch.linalg.lstsq(
-            structure.residual_factor, (departure - mean)[..., None], driver="gelsd"
-        ).solution
-        factors = torch.where(opens[:, None, None], left.transpose(-1, -2), factors)
+    if structure.residual_factor is not None:
+        left = loadings_given_residual(structure, departure - mean, rng)
+        factors = torch.where(opens[:, None, None], left[:, None], factors)
     return cluster, WeightDraws(weights, basis, factors), torch.logsumexp(score, dim=1)
 
 

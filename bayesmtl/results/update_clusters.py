@@ -9,7 +9,6 @@ those of the draw.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,7 +85,7 @@ def _known_task(
     """log p(rows of a known task | Z, its cluster, hyperparameters), shape (draws,)."""
     structure = fit.sharing.structure(values, 1, basis.shape[-1])
     assert structure.membership is not None
-    own = replace(structure, membership=structure.membership[:, t : t + 1])
+    own = structure.assigned(structure.membership[:, t : t + 1])
     noise = fit.problem.noise(values, len(basis)).expand(-1, len(fit.task_names))[:, t : t + 1]
     return log_likelihood_given_basis(_one(statistics, t), own, noise, basis)[:, 0]
 
@@ -126,7 +125,7 @@ def _new_task(
     for parameter in own:
         candidates = torch.stack([fresh[parameter] for fresh, _ in tries])
         extended[parameter] = torch.cat([values[parameter], candidates[attempt, rows]], dim=1)
-    opened = _mean_of_new_cluster(task, structure, noise, basis, rng)
+    opened = _mean_of_new_cluster(task, structure.assigned(cluster[:, None]), noise, basis, rng)
     num_rows = max(basis.shape[1], 2 + int(cluster.max()))
     basis = torch.nn.functional.pad(basis, (0, 0, 0, num_rows - basis.shape[1])).clone()
     new = size[rows, cluster] == 0
@@ -139,7 +138,7 @@ def alone(structure: Structure) -> Structure:
     assert structure.basis_scale is not None
     square = structure.basis_scale[:, 1:] ** 2
     if structure.residual_scale is not None:
-        square = square + structure.residual_scale**2
+        square = square + structure.residual_scale**2  # of one task
     ones = torch.ones(1, 1, dtype=torch.float64)
     return Structure(ones, structure.basis_scale[:, :1], square.sqrt(), structure.residual_factor)
 
@@ -153,16 +152,17 @@ def _densities(
 ) -> torch.Tensor:
     """log p(rows of a task | Z) in every cluster there is, and alone in an empty slot, (draws, slots)."""
     S = len(basis)
+    by_itself = None
     columns = []
     for slot in range(occupied.shape[1]):
+        there = structure.assigned(torch.full((S, 1), slot))
+        if by_itself is None or structure.residuals_by_cluster:
+            by_itself = log_likelihood_given_basis(task, alone(there), noise, basis[:, :1])[:, 0]
+        density = by_itself
         if 1 + slot < basis.shape[1]:
-            there = replace(structure, membership=torch.full((S, 1), slot))
-            columns.append(log_likelihood_given_basis(task, there, noise, basis)[:, 0])
-        else:
-            columns.append(torch.full((S,), -torch.inf, dtype=torch.float64))
-    density = torch.stack(columns, dim=1)
-    by_itself = log_likelihood_given_basis(task, alone(structure), noise, basis[:, :1])
-    return torch.where(occupied, density, by_itself)
+            density = log_likelihood_given_basis(task, there, noise, basis)[:, 0]
+        columns.append(torch.where(occupied[:, slot], density, by_itself))
+    return torch.stack(columns, dim=1)
 
 
 def _mean_of_new_cluster(
@@ -184,8 +184,9 @@ def mean_given_sum(structure: Structure, total: torch.Tensor, rng: np.random.Gen
     residual = torch.zeros(*spread.shape, spread.shape[1], dtype=torch.float64)
     if structure.residual_scale is not None:
         residual = residual + torch.diag_embed(structure.residual_scale[:, 0] ** 2)
-    if structure.residual_factor is not None:
-        residual = residual + structure.residual_factor @ structure.residual_factor.transpose(-1, -2)
+    if structure.factor_by_task is not None:
+        factor = structure.factor_by_task[:, 0]
+        residual = residual + factor @ factor.transpose(-1, -2)
     # Matheron: a prior draw of b, corrected by the gap between the sum it makes and the sum that is known
     b = spread * standard_normal(rng, *spread.shape)
     values, vectors = torch.linalg.eigh(residual)
@@ -195,4 +196,22 @@ def mean_given_sum(structure: Structure, total: torch.Tensor, rng: np.random.Gen
     # not torch's default driver, whose pivots start from memory that nobody has set: its last bits vary
     gain = torch.linalg.lstsq(whole, (total - b - e)[..., None], driver="gelsd").solution.squeeze(-1)
     drawn: torch.Tensor = b + spread**2 * gain
+    return drawn
+
+
+def loadings_given_residual(
+    structure: Structure, residual: torch.Tensor, rng: np.random.Generator
+) -> torch.Tensor:
+    """Draw the coordinates of e along the factor of one task, (draws, R), given e (draws, D)."""
+    assert structure.factor_by_task is not None
+    F, e = structure.factor_by_task[:, 0], residual[..., None]
+    if structure.residual_scale is None:
+        # nothing else makes e: with F square they follow from it, with F thin so they do on its range
+        given: torch.Tensor = torch.linalg.lstsq(F, e).solution.squeeze(-1)
+        return given
+    scale = structure.residual_scale[:, 0, :, None]
+    a = torch.from_numpy(rng.standard_normal((len(e), F.shape[-1], 1)))
+    gap = e - F @ a - scale * torch.from_numpy(rng.standard_normal(tuple(e.shape)))
+    S = F @ F.transpose(-1, -2) + torch.diag_embed(scale.squeeze(-1) ** 2)
+    drawn: torch.Tensor = (a + F.transpose(-1, -2) @ torch.linalg.solve(S, gap)).squeeze(-1)
     return drawn

@@ -46,6 +46,7 @@ SHARINGS: dict[str, tuple[Sharing, ...]] = {
     "LowRank": (bm.LowRank(rank=1), bm.LowRank(rank=2)),
     "TaskCovariance": (bm.TaskCovariance(),),
     "TaskGraph": (bm.TaskGraph(PATH),),
+    # residuals of clusters' own: tests/statistical/test_cluster_residuals.py
     "Clusters": (bm.Clusters(2, within="full"),),
     "DirichletProcess": (bm.DirichletProcess(),),
     # not within="none": there `condition` keeps so few draws that it warns, and two steps are not one

@@ -22,6 +22,7 @@ DATA_OF = {
     "task_clustering": "school",
     "clustered_mtl": "school",
     "shared_hypotheses": "school",
+    "with_whom_to_share": "school",
     "transfer_matrix_clustering": "school",
     "dirichlet_process_mtl": "landmine",
     "hierarchical_logistic": "landmine",

@@ -221,7 +221,7 @@ def summaries(values: dict[str, torch.Tensor], weights: torch.Tensor) -> dict[st
         "first two together": float(cluster[0] == cluster[1]),
         "concentration": float(values["concentration"][0].log()),
         "cluster scale": float(values["cluster_scale"][0, 0].abs().log()),
-        "scale": float(values["residual_scale"][0, 1].abs().log()),
+        "scale": float(values["residual_scale"][0].flatten()[1].abs().log()),
         "level": float(weights[0, 0, 0]),
         "weight": first,
         "size of a weight": abs(first),

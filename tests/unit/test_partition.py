@@ -262,6 +262,22 @@ def test_partitions_need_rows_that_are_or_can_be_made_gaussian(lab_data):
 
 
 BAD = {
+    "scales of whom": (lambda: bm.Clusters(2, scales="task"), "`scales`: expected 'common' or 'cluster'"),
+    "scales of nothing": (
+        lambda: bm.Clusters(2, scales="cluster", within="none"),
+        """`scales`: expected "common", or "cluster" with within="diagonal\"""",
+    ),
+    "what basis": (lambda: bm.Clusters(2, basis="subspace"), "`basis`: expected 'mean' or 'low_rank'"),
+    "a subspace within a full covariance": (
+        lambda: bm.Clusters(2, basis="low_rank", rank=1, within="full"),
+        '`within`: expected "none" or "diagonal" beside subspaces',
+    ),
+    "a subspace without a rank": (
+        lambda: bm.Clusters(2, basis="low_rank"),
+        "`rank`: expected a whole number of at least 1, found None",
+    ),
+    "a rank of nothing": (lambda: bm.Clusters(2, rank=1), "`rank`: expected None, or basis="),
+    "a strength of nothing": (lambda: bm.Clusters(2, strength=1.0), "`strength`: expected None, or basis="),
     "no clusters": (lambda: bm.Clusters(0), "`num_clusters`: expected a whole number of at least 1"),
     "half a cluster": (lambda: bm.Clusters(2.5), "`num_clusters`: expected a whole number"),
     "true": (lambda: bm.Clusters(True), "`num_clusters`: expected a whole number"),
