@@ -70,9 +70,13 @@ class Outcomes:
         return precision * self.rows.weights
 
     def start(self) -> torch.Tensor:
-        """A harmless g of every row, a row vector, from which the search for the mode sets out."""
+        """A harmless g of every row, from which the search for the mode sets out.
+
+        Of the rows' shape, with values of the hyperparameters in front where offsets differ between them.
+        """
         start = self.likelihood.start(self.rows.y, self._given) - self.rows.offset
-        return torch.where(self.rows.real, start, 0.0).expand(self.rows.shape)
+        start = torch.where(self.rows.real, start, 0.0)
+        return start.expand(torch.broadcast_shapes(start.shape, self.rows.shape))
 
     def augment(self, g: torch.Tensor, rng: np.random.Generator) -> GaussianRows:
         """Draw the auxiliary variables given g, and what the rows are given them, in terms of g."""

@@ -207,11 +207,11 @@ def loadings_given_residual(
     F, e = structure.factor_by_task[:, 0], residual[..., None]
     if structure.residual_scale is None:
         # nothing else makes e: with F square they follow from it, with F thin so they do on its range
-        given: torch.Tensor = torch.linalg.lstsq(F, e).solution.squeeze(-1)
+        given: torch.Tensor = torch.linalg.lstsq(F, e, driver="gelsd").solution.squeeze(-1)
         return given
     scale = structure.residual_scale[:, 0, :, None]
-    a = torch.from_numpy(rng.standard_normal((len(e), F.shape[-1], 1)))
-    gap = e - F @ a - scale * torch.from_numpy(rng.standard_normal(tuple(e.shape)))
+    a = standard_normal(rng, len(e), F.shape[-1], 1)
+    gap = e - F @ a - scale * standard_normal(rng, *e.shape)
     S = F @ F.transpose(-1, -2) + torch.diag_embed(scale.squeeze(-1) ** 2)
     drawn: torch.Tensor = (a + F.transpose(-1, -2) @ torch.linalg.solve(S, gap)).squeeze(-1)
     return drawn
