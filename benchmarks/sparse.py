@@ -163,7 +163,7 @@ class Peer:
 
 
 def run(options: Options) -> str:
-    num_rows, held_out, num_inducing = (300, 100, 10) if options.reduced else (20_000, 2_000, 100)
+    num_rows, held_out, num_inducing = (600, 100, 10) if options.reduced else (20_000, 2_000, 100)
     num_warmup, num_timed = (10, 2) if options.reduced else (20, 20)
     X, task, y = simulate(num_rows + held_out)
     known, new = (

@@ -141,7 +141,8 @@ def _optimise(guide: Guide, num_steps: int, progress: object, rng: np.random.Gen
 
 def rise_of(tail: np.ndarray) -> tuple[float, float]:
     """By how much a noisy sequence rises from end to end, by a line through window means, and its error."""
-    means = np.array([np.nanmean(window) for window in np.array_split(tail, _WINDOWS)])
+    windows = np.array_split(tail, min(_WINDOWS, len(tail)))  # the shortest run has fewer steps than windows
+    means = np.array([np.nanmean(window) for window in windows])
     t = np.linspace(-0.5, 0.5, len(means))
     slope = float((t * means).sum() / (t**2).sum())
     residual = means - means.mean() - slope * t

@@ -104,7 +104,7 @@ class Subject:
     @property
     def few(self) -> dict[str, Any]:
         """Settings for draws that are compared with those of a longer run, or with each other."""
-        return LONG_IN_TURN if self.method == "nuts" else BROAD
+        return LONG_IN_TURN | {"num_draws": 20, "num_warmup": 20} if self.method == "nuts" else BROAD
 
     @cached_property
     def watched(self) -> tuple[bm.Fit, dict[str, Any], dict[str, Any]]:

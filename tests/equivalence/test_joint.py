@@ -69,7 +69,9 @@ def test_collapsed_equals_joint():
     W = np.array([0.4, -0.8]) + 0.7 * rng.normal(size=(NUM_TASKS, 2))
     y = W[task, 0] + W[task, 1] * x + 0.5 * rng.normal(size=len(task))
     data = bm.TaskData.from_arrays(x[:, None], y, task).with_target_standardization("none")
-    fit = bm.LinearModel().fit(data, method="exact", seed=0, num_chains=4, num_draws=300, progress=False)
+    fit = bm.LinearModel().fit(
+        data, method="exact", seed=0, num_chains=10, num_draws=120, num_warmup=100, progress=False
+    )
     X = torch.from_numpy(np.column_stack([np.ones_like(x), x]))
     joint = reference(X, torch.from_numpy(y), torch.from_numpy(task))
     for name in NAMES:

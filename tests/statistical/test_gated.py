@@ -319,7 +319,7 @@ def groups(seed: int, *, informative: bool) -> tuple[bm.TaskData, np.ndarray]:
 def test_a_new_task_is_predicted_by_its_descriptors(tmp_path):
     data, _ = groups(1, informative=True)
     fit = bm.LinearModel(bm.Gated(2, ["size"], within="none")).fit(
-        data, seed=0, num_chains=4, num_draws=60, num_warmup=60, progress=False
+        data, seed=0, num_chains=8, num_draws=30, num_warmup=40, progress=False
     )
     new = pd.DataFrame({"task": ["large", "small"]})
     table = pd.DataFrame({"size": [4.0, -2.0]}, index=["large", "small"])

@@ -54,7 +54,8 @@ def split(frame: pd.DataFrame, seed: int) -> Split:
     new = rng.choice(frame["school"].unique(), size=NUM_NEW, replace=False)
     is_new = frame["school"].isin(new)
     data = bm.TaskData.from_frame(frame[~is_new], task="school", target="normexam", features=FEATURES)
-    fit = bm.LinearModel().fit(data, method="exact", seed=seed, num_chains=4, num_draws=500, progress=False)
+    run = {"num_chains": 8, "num_draws": 250, "num_warmup": 100, "progress": False}
+    fit = bm.LinearModel().fit(data, method="exact", seed=seed, **run)
     pupils = frame[is_new].sample(frac=1.0, random_state=seed)
     place = pupils.groupby("school").cumcount()
     return Split(fit, pupils[place < max(STAGES)], pupils[place >= max(STAGES)])

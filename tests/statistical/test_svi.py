@@ -97,6 +97,8 @@ def test_a_rise_is_told_from_noise():
     assert abs(rise) < 4 * error and error == pytest.approx(np.sqrt(12 / 2000), rel=0.5)
     rise, error = rise_of(noise + np.linspace(0, 3, 2000))
     assert rise == pytest.approx(3.0, abs=4 * error + 0.2)
+    # the shortest run that `num_warmup` allows has fewer steps than windows
+    assert rise_of(np.linspace(0, 3, 16))[0] == pytest.approx(3.0)
 
 
 @pytest.mark.slow

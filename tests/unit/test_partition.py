@@ -328,7 +328,7 @@ def test_a_task_without_rows_follows_the_prior(lab_frame):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         fit = bm.LinearModel(bm.DirichletProcess(bm.Fixed(1.0))).fit(
-            data, seed=0, **(TINY | {"num_draws": 200})
+            data, seed=0, **(TINY | {"num_chains": 10})
         )
     found = fit.partition()
     own = found.draws.sel(task="lab_3")
