@@ -76,12 +76,13 @@ def task_data(
     features: Sequence[str] = (),
     descriptors: pd.DataFrame | None = None,
 ) -> bm.TaskData:
-    """Its default features (or those named) as TaskData; reduced, its first six tasks."""
+    """Its default features (or those named) as TaskData; reduced, its first six tasks and four features."""
+    features = list(features or dataset.features)
     data = bm.TaskData.from_frame(
         dataset.frame,
         task=dataset.task,
         target=dataset.target,
-        features=list(features or dataset.features),
+        features=features[:4] if reduced else features,
         descriptors=descriptors,
     )
     return data.select_tasks(data.task_names[:6]) if reduced else data

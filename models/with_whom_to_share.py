@@ -32,9 +32,7 @@ SHARING = bm.Clusters(2, basis="low_rank", rank=1)
 
 def main() -> None:
     reduced = reduced_asked(__doc__)
-    dataset = load("school")
-    # what a trajectory costs grows with the features: four of them show that the page runs
-    data = task_data(dataset, reduced=reduced, features=dataset.features[:4] if reduced else ())
+    data = task_data(load("school"), reduced=reduced)
     methods = {
         "two groups, a direction each (this page)": gibbs(SHARING, reduced=reduced),
         "two groups without directions": gibbs(bm.Clusters(2), reduced=reduced),
