@@ -27,6 +27,7 @@ DATA_OF = {
     "dirichlet_process_mtl": "landmine",
     "hierarchical_logistic": "landmine",
     "multi_task_relationship_learning": "school",
+    "graph_regularised_mtl": "school",
     "distributed_relationship_learning": "school",
     "semiparametric_latent_factors": "jura",
     "multitask_gp": "school",
