@@ -11,8 +11,8 @@ On School an edge joins two schools of the same gender and denomination, which t
 school. Its neighbours' pupils then speak for a school beyond what all schools say together: "hierarchical" is
 the same model without the edges. One evaluation costs of the order of (tasks x columns)^3, and we take the
 first dozen schools. There the graph says nothing about pupils who are not yet known: with and without edges
-the page prints the same 40.6 %, and the strength of an edge stays nearly as uncertain as it was a priori. (Its
-mode, at which the predictions are made, lies near the prior's lower end.)
+the page prints the same 40.6 %, and the strength of an edge stays nearly as uncertain as it was a priori.
+(Its mode, at which the predictions are made, lies near the prior's lower end.)
 
 Source: Evgeniou, Micchelli and Pontil (2005). Learning multiple tasks with kernel methods. JMLR 6, 615-637.
 Run: python models/graph_regularised_mtl.py [--reduced]
