@@ -130,6 +130,17 @@ def started(sampler: PartitionSampler, points: torch.Tensor, membership: torch.T
     return state
 
 
+def advanced(simulated: Simulated, seed: int, steps: int) -> tuple[torch.Tensor, State]:
+    """True hyperparameters (B, P), and the chains after transitions that start from the truth."""
+    problem = simulated.problem
+    points = coordinates(problem.space, simulated.values)
+    sampler = PartitionSampler(problem, num_warmup=0)
+    state = started(sampler, points, simulated.values["cluster"], seed)
+    for _ in range(steps):
+        sampler.advance(state)
+    return points, state
+
+
 def sampled(
     simulated: Simulated, num_warmup: int, num_draws: int, seed: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:

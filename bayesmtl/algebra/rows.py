@@ -44,7 +44,7 @@ class Block:
     @cached_property
     def pairs(self) -> torch.Tensor:
         """Products q_j q_k of every row, j <= k, shape (T_b, m, r (r + 1) / 2)."""
-        first, second = upper(self.Q.shape[-1])
+        first, second = _upper(self.Q.shape[-1])
         return self.Q[..., first] * self.Q[..., second]
 
     @cached_property
@@ -52,12 +52,21 @@ class Block:
         """Which directions of the basis are padding, shape (T_b, r)."""
         return (self.Q**2).sum(1) < 0.5
 
+    def unpacked(self, packed: torch.Tensor) -> torch.Tensor:
+        """Symmetric matrices (..., r, r) from their upper triangles (..., r (r + 1) / 2), as in `pairs`."""
+        r = self.Q.shape[-1]
+        first, second = _upper(r)
+        whole = torch.empty(*packed.shape[:-1], r, r, dtype=packed.dtype)
+        whole[..., first, second] = packed
+        whole[..., second, first] = packed
+        return whole
+
     def of(self, values: torch.Tensor) -> torch.Tensor:
         """This block's entries of values of all padded rows: (B, N) -> (T_b, B, m)."""
         return values[:, self.place].reshape(len(values), len(self.index), -1).transpose(0, 1)
 
 
-def upper(r: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _upper(r: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the upper triangle of an r x r matrix, as rows and columns."""
     first, second = torch.triu_indices(r, r)
     return first, second
@@ -234,17 +243,12 @@ class TaskRows:
             omega: Precisions, positive, shape (B, N).
             kappa: Linear terms, shape (B, N) or (1, N).
         """
-        B = len(omega)
         factors, index, F = [], [], []
         for group in self.groups:
             grams, R = [], torch.cat([block.R for block in group])
             for block in group:
                 packed = (block.of(omega) @ block.pairs).transpose(0, 1)  # (B, T_b, r (r + 1) / 2)
-                r = block.Q.shape[-1]
-                gram = torch.zeros(B, len(block.index), r, r, dtype=omega.dtype)
-                first, second = upper(r)
-                gram[..., first, second] = packed
-                gram[..., second, first] = packed
+                gram = block.unpacked(packed)
                 gram.diagonal(dim1=-2, dim2=-1).add_(block.padding)
                 grams.append(gram)
             L = cholesky_or_nan(torch.cat(grams, dim=1))
@@ -273,7 +277,7 @@ class TaskRows:
         parts = []
         for block in self.blocks:
             inside = block.R @ covariance[:, block.index] @ block.R.transpose(-1, -2)
-            first, second = upper(block.Q.shape[-1])
+            first, second = _upper(block.Q.shape[-1])
             twice = torch.where(first == second, 1.0, 2.0).to(inside.dtype)
             packed = (inside[..., first, second] * twice).permute(1, 2, 0)
             parts.append((block.pairs @ packed).permute(2, 0, 1).flatten(1))

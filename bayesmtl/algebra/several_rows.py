@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bayesmtl.algebra.collapsed import cholesky_or_nan
-from bayesmtl.algebra.rows import Block, PseudoData, TaskRows, upper
+from bayesmtl.algebra.rows import Block, PseudoData, TaskRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +103,12 @@ class SeveralRows(TaskRows):
         """K_t of a block's tasks, 1 where directions are padding, shape (B, T_b, C r, C r)."""
         B, C, r = len(omega), self.num_outputs, block.Q.shape[-1]
         packed = block.of(omega.reshape(B * C * C, -1)) @ block.pairs  # (T_b, B C C, r (r + 1) / 2)
-        first, second = upper(r)
-        gram = torch.empty(*packed.shape[:2], r, r, dtype=omega.dtype)
-        gram[..., first, second] = packed
-        gram[..., second, first] = packed
-        whole = gram.reshape(-1, B, C, C, r, r).permute(1, 0, 2, 4, 3, 5).reshape(B, -1, C * r, C * r)
+        whole = (
+            block.unpacked(packed)
+            .reshape(-1, B, C, C, r, r)
+            .permute(1, 0, 2, 4, 3, 5)
+            .reshape(B, -1, C * r, C * r)
+        )
         whole.diagonal(dim1=-2, dim2=-1).add_(block.padding.repeat(1, C))
         return whole
 

@@ -555,8 +555,7 @@ class TaskData:
         frame[self.task_column] = np.array(self.task_names, dtype=object)[self.task]
         frame[self.target_name] = self.y
         if self.classes:
-            codes = np.where(self.observed, self.y, -1).astype(int)
-            frame[self.target_name] = pd.Categorical.from_codes(codes, categories=pd.Index(self.classes))
+            frame[self.target_name] = pd.Categorical(self.target_labels, categories=pd.Index(self.classes))
         for name, values in as_columns(
             {name: getattr(self, name) for name in ARRAYS}, self.row_columns
         ).items():

@@ -17,13 +17,12 @@ from sklearn.metrics import adjusted_rand_score
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.inference import Problem, partition_step
-from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.inference.partition_moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
 from bayesmtl.inference.partition_step import _ByCluster
 from bayesmtl.inference.partition_weights import ShareWeights
 from benchmarks import partition_calibration
 from benchmarks.common import prepare
-from benchmarks.partition_calibration import simulate, started
+from benchmarks.partition_calibration import advanced, simulate
 from tests.statistical import test_partition_outcomes
 
 pytestmark = [pytest.mark.statistical]
@@ -252,11 +251,7 @@ def geweke(name: str, num_sets: int, seed: int, *, steps: int = 3) -> dict[str, 
     model = bm.LinearModel(bm.Clusters(2, bm.Gamma(2.0, 2.0), **OWN[name]))
     simulated = simulate(model, num_sets, 5, 8, seed)
     problem, cluster = simulated.problem, simulated.values["cluster"]
-    points = partition_calibration.coordinates(problem.space, simulated.values)
-    sampler = PartitionSampler(problem, num_warmup=0)
-    state = started(sampler, points, cluster, seed)
-    for _ in range(steps):
-        sampler.advance(state)
+    points, state = advanced(simulated, seed, steps)
     before = functions(problem, points, cluster)
     after = functions(problem, state.points, state.further["membership"])
     return {name: float(stats.ttest_rel(b, after[name]).pvalue) for name, b in before.items()}

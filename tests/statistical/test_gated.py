@@ -20,7 +20,6 @@ import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.errors import BayesMTLError, DataError, SpecificationError
 from bayesmtl.inference.augmented_gibbs import Gibbs
-from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.inference.partition_moves import Evidence
 from bayesmtl.inference.partition_weights import GateWeights
 from bayesmtl.sharing.partition import in_order, num_clusters
@@ -244,13 +243,8 @@ def gaussian(model: bm.LinearModel, num_pairs: int, seed: int):
     simulated = with_descriptors(
         partition_calibration, lambda: partition_calibration.simulate(model, num_pairs, 5, 3, seed)
     )
-    problem, cluster = simulated.problem, simulated.values["cluster"]
-    points = partition_calibration.coordinates(problem.space, simulated.values)
-    sampler = PartitionSampler(problem, num_warmup=0)
-    state = partition_calibration.started(sampler, points, cluster, seed)
-    for _ in range(2):
-        sampler.advance(state)
-    moved = problem.space.constrain(state.points) | {"cluster": state.further["membership"]}
+    _, state = partition_calibration.advanced(simulated, seed, steps=2)
+    moved = simulated.problem.space.constrain(state.points) | {"cluster": state.further["membership"]}
     return summaries(simulated.values), summaries(moved)
 
 

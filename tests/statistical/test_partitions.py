@@ -16,12 +16,11 @@ from sklearn.metrics import adjusted_rand_score
 import bayesmtl as bm
 from bayesmtl.inference import Problem, partition_moves, partition_scales
 from bayesmtl.inference import problem as problem_module
-from bayesmtl.inference.partition_gibbs import PartitionSampler
 from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
 from bayesmtl.inference.partition_weights import Weights, canonical
 from bayesmtl.sharing.partition import num_clusters
 from benchmarks import partition_calibration
-from benchmarks.partition_calibration import exact, pairs, ranks, sampled, shown, simulate, started
+from benchmarks.partition_calibration import advanced, exact, pairs, ranks, sampled, shown, simulate
 from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions
 
@@ -180,11 +179,7 @@ def geweke(model: bm.LinearModel, num_sets: int, seed: int, *, steps: int = 3) -
     """
     simulated = simulate(model, num_sets, 5, 3, seed)
     problem, cluster = simulated.problem, simulated.values["cluster"]
-    points = partition_calibration.coordinates(problem.space, simulated.values)
-    sampler = PartitionSampler(problem, num_warmup=0)
-    state = started(sampler, points, cluster, seed)
-    for _ in range(steps):
-        sampler.advance(state)
+    points, state = advanced(simulated, seed, steps)
     moved = state.further["membership"]
     before = shown(problem.space, points, cluster, problem.given(cluster))
     after = shown(problem.space, state.points, moved, problem.given(moved))
