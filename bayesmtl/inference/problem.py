@@ -53,7 +53,7 @@ class StandardRows(NamedTuple):
         standardization: Standardization,
         likelihood: Likelihood,
     ) -> StandardRows:
-        """Standardise rows; an offset in the target's units is taken off the target.
+        """Standardise rows: offset and centre are taken off the target, or kept with the row.
 
         Args:
             source: The rows in the user's units.
@@ -61,12 +61,10 @@ class StandardRows(NamedTuple):
             standardization: Centres and scales.
             likelihood: Says whether the target is standardised; of the tasks at these positions.
         """
-        y, offset = source.y, source.offset
-        if offset is not None:
-            scaled = likelihood.scaled_rows(task)
-            y = np.where(scaled, y - offset, y)
-            offset = None if scaled.all() else np.where(scaled, 0.0, offset)
-        y = standardization.standardize_target(y, task)
+        known = np.zeros(len(task)) if source.offset is None else source.offset
+        scaled = likelihood.scaled_rows(task)
+        y = np.where(scaled, standardization.standardize_target(source.y - known, task), source.y)
+        offset = None if scaled.all() else np.where(scaled, 0.0, known + standardization.target_center[task])
         X = standardization.standardize_features(source.X)
         return cls(X, y, task, source.weights, offset, source.trials)
 

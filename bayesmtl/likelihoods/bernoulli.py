@@ -22,8 +22,8 @@ class Bernoulli(Rowwise):
     """y ~ Bernoulli(p), p = 1 / (1 + exp(-f_t(x))) ("logit") or the normal distribution function ("probit").
 
     Targets are 0 and 1, as numbers or booleans. Weights are log odds (or probits) per feature; the features
-    are standardised and the target is not, so the default N(0, 1) of the population's level puts 90 % of its
-    mass on success rates between .16 and .84 for average features. For rare events, widen it: `mean_scale`.
+    are standardised, and levels are measured from the share of ones among all rows: the default N(0, 1) of
+    the population's level puts 90 % of its mass on odds between a fifth and five times that share's.
 
     Args:
         link: "logit" or "probit".
@@ -80,6 +80,14 @@ class Bernoulli(Rowwise):
             return sign * ratio * ((x + ratio) * (x + 2 * ratio) - 1)
         p = torch.sigmoid(f)
         return p * (p - 1) * (1 - 2 * p)
+
+    def level(
+        self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None
+    ) -> float:
+        """The log odds (or probit) of the share of ones, half of one more added to it."""
+        share = (counts @ y + 0.5) / (counts.sum() + 1)
+        middle = special.logit(share) if self.link == "logit" else special.ndtri(share)
+        return float(middle - np.average(offset, weights=counts))
 
     @staticmethod
     def _probit(y: torch.Tensor, f: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

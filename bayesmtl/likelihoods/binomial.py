@@ -18,7 +18,8 @@ from bayesmtl.likelihoods.rowwise import Derivatives, PolyaGamma, Rowwise, refus
 class Binomial(Rowwise):
     """y ~ Binomial(n, p), p = 1 / (1 + exp(-f_t(x))), out of a known number n of trials.
 
-    Weights are log odds per feature. Predictions are on the scale of y: trials times the probability.
+    Weights are log odds per feature, and levels are measured from the share of successes among all trials,
+    as under `Bernoulli`. Predictions are on the scale of y: trials times the probability.
 
     Args:
         trials: Trials of every row, or `None` where each row has its own, which the data then give:
@@ -90,6 +91,15 @@ class Binomial(Rowwise):
     def start(self, y: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The log odds of a row's own share, half a success and half a failure added."""
         return torch.log((y + 0.5) / (self._number(y, given) - y + 0.5))
+
+    def level(
+        self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None
+    ) -> float:
+        """The log odds of the share of successes, half a success and half a failure added."""
+        most = trials if self.trials is None else np.full(len(y), self.trials)
+        assert most is not None
+        yes, all_trials = counts @ y + 0.5, counts @ most + 1
+        return float(special.logit(yes / all_trials) - np.average(offset, weights=counts))
 
     @property
     def augments(self) -> bool:

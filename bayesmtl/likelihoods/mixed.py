@@ -43,9 +43,10 @@ class Mixed(Rowwise):
     would under this likelihood alone; where two parts have hyperparameters of the same name, a number follows
     it. ``Gaussian(noise="task")`` gives each of its tasks a noise level of its own. Targets are standardised
     where the likelihood is measured in the target's units, pooled over the tasks that share it, or
-    one by one with ``data.with_target_standardization("task")``, for targets in different units. So what is
-    shared is: log odds per standard deviation of a feature, standard deviations of a score, and so on; the
-    population, which then has no units, is given in these.
+    one by one with ``data.with_target_standardization("task")``, for targets in different units. Linear
+    predictors are centred over the tasks that share a likelihood. So what is shared is: log odds per standard
+    deviation of a feature, standard deviations of a score, and so on; the population, which then has no
+    units, is given in these.
 
     Args:
         tasks: Likelihood of every task by its name.
@@ -210,24 +211,31 @@ class Mixed(Rowwise):
                 part.check_target(y[where], told, None if trials is None or known else trials[where])
 
     def standardization(self, data: TaskData) -> Standardization:
-        """Features are standardised together, targets part by part where they are measured in their units.
+        """Features are standardised together, and each part's targets or linear predictors by themselves.
 
         Raises:
+            DataError: If a target has no probability.
             SpecificationError: If a task has no likelihood, or one is named that the data do not have.
         """
         self._check_names(data.task_names)
         used = sorted({self._part_of(name) for name in data.task_names})
-        scaled = [k for k in used if self.parts[k].scales_target]
-        if len(used) == 1 or not scaled:
+        if len(used) == 1:
             return self.parts[used[0]].standardization(data)
         whole = data.with_target_standardization("none").standardization()
         if data.target_standardization == "none":
             return whole
+        known = self.of_tasks(data.task_names, whole.target_scale)
+        trials = None if data.trials is None else data.trials[data.observed]
+        known.check_targets(data.y[data.observed], data.task[data.observed], data.target_name, trials)
         center, scale = whole.target_center.copy(), whole.target_scale.copy()
-        for k in scaled:
+        for k in used:
+            part = self.parts[k]
             where = [t for t, name in enumerate(data.task_names) if self._part_of(name) == k]
-            of_part = data.select_tasks([data.task_names[t] for t in where]).standardization()
-            center[where], scale[where] = of_part.target_center, of_part.target_scale
+            if isinstance(part, Rowwise) and not part.scales_target:
+                center[where] = part.level_of(data, data.observed & np.isin(data.task, where))
+            else:
+                of_part = data.select_tasks([data.task_names[t] for t in where]).standardization()
+                center[where], scale[where] = of_part.target_center, of_part.target_scale
         return replace(whole, target_center=center, target_scale=scale, target="task")
 
     def extended(
@@ -239,8 +247,8 @@ class Mixed(Rowwise):
         for name in added:
             k = self._part_of(name)
             scales = {(center[t], scale[t]) for t, code in enumerate(parts) if code == k}
-            if not self.parts[k].scales_target:
-                scales = {(0.0, 1.0)}
+            if not (scales or self.parts[k].scales_target):
+                scales = {(0.0, 1.0)}  # no row has told where its level lies
             if len(scales) != 1:
                 raise SpecificationError(
                     "target_standardization",

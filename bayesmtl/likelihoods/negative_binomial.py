@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bayesmtl.likelihoods.base import NOTHING, Given
-from bayesmtl.likelihoods.poisson import LARGEST_RATE, refuse_non_counts
+from bayesmtl.likelihoods.poisson import LARGEST_RATE, log_rate, refuse_non_counts
 from bayesmtl.likelihoods.rowwise import Derivatives, GaussianRows, PolyaGamma, Rowwise
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, HalfNormal, Prior, check_positive, check_priors
@@ -22,9 +22,8 @@ class NegativeBinomial(Rowwise):
     """y ~ NegativeBinomial with mean m = exp(f_t(x)) and variance m + dispersion m^2.
 
     A Poisson rate that varies from row to row by a gamma factor of mean 1 and variance `dispersion`; with
-    dispersion to 0 it is `Poisson`. One dispersion is shared by all tasks. As for `Poisson`, the default
-    N(0, 1) of the population's level puts 90 % of its mass on means between .19 and 5.2 for average features;
-    for larger counts, widen it: `mean_scale`.
+    dispersion to 0 it is `Poisson`, and levels are measured from the mean count of all rows as there. One
+    dispersion is shared by all tasks.
 
     Args:
         dispersion: Prior of the dispersion. The default HalfNormal(1) puts 90 % of its mass below 1.64: rows
@@ -76,6 +75,12 @@ class NegativeBinomial(Rowwise):
     def start(self, y: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The logarithm of the count itself, half an event added."""
         return torch.log(y + 0.5)
+
+    def level(
+        self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None
+    ) -> float:
+        """The logarithm of all events, half an event added, per unit of exposure."""
+        return log_rate(y, counts, offset)
 
     @property
     def augments(self) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy import special
 
 from bayesmtl.likelihoods.base import NOTHING, Given
 from bayesmtl.likelihoods.rowwise import Derivatives, Rowwise, refuse_values
@@ -18,9 +19,9 @@ LARGEST_RATE = 1e15  # what NumPy can draw from, and far beyond any count
 class Poisson(Rowwise):
     """y ~ Poisson(exp(f_t(x))).
 
-    Weights are differences of the log rate per feature; the features are standardised and the target is not,
-    so the default N(0, 1) of the population's level puts 90 % of its mass on rates between .19 and 5.2 for
-    average features. For larger counts, widen it: `mean_scale`.
+    Weights are differences of the log rate per feature; the features are standardised, and levels are
+    measured from the mean count of all rows (per unit of exposure): the default N(0, 1) of the population's
+    level puts 90 % of its mass on rates between a fifth and five times that mean.
 
     Example:
         >>> Poisson().mean(np.array([0.0])).tolist()
@@ -46,6 +47,12 @@ class Poisson(Rowwise):
         """The logarithm of the count itself, half an event added."""
         return torch.log(y + 0.5)
 
+    def level(
+        self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None
+    ) -> float:
+        """The logarithm of all events, half an event added, per unit of exposure."""
+        return log_rate(y, counts, offset)
+
     def mean(self, f: np.ndarray, given: Given = NOTHING) -> np.ndarray:
         """The rate."""
         return np.asarray(np.exp(f))
@@ -55,6 +62,11 @@ class Poisson(Rowwise):
     ) -> np.ndarray:
         """Counts."""
         return np.asarray(rng.poisson(np.minimum(np.exp(f), LARGEST_RATE)), dtype=float)
+
+
+def log_rate(y: np.ndarray, counts: np.ndarray, offset: np.ndarray) -> float:
+    """The logarithm of the events y (n,), half an event added, per unit of exposure exp(offset)."""
+    return float(np.log(counts @ y + 0.5) - special.logsumexp(offset, b=counts))
 
 
 def refuse_non_counts(y: np.ndarray, name: str, likelihood: str) -> None:

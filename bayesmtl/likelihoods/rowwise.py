@@ -55,9 +55,10 @@ class GaussianRows(NamedTuple):
 class Rowwise(Likelihood):
     """A likelihood that sufficient statistics cannot stand for.
 
-    Where `scales_target` is not set the target keeps its units (it is neither centred nor divided by
-    anything), so f_t(x) is the linear predictor itself. Hyperparameters of its own (`parameters`) and a row's
-    number of trials come in through `Given`. Engines meet it as `Outcomes`, which knows the rows.
+    Where `scales_target` is not set the target keeps its units, and f_t(x) is the linear predictor itself. It
+    is centred at `level`, as a Gaussian target is at its mean: priors of levels are about departures from
+    there, so that rare events and large counts need no wider ones. Hyperparameters of its own (`parameters`)
+    and a row's number of trials come in through `Given`. Engines meet it as `Outcomes`, which knows the rows.
     """
 
     scales_target: ClassVar[bool] = False
@@ -157,10 +158,33 @@ class Rowwise(Likelihood):
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
         """Any number of rows will do."""
 
+    def level(
+        self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None
+    ) -> float:
+        """The linear predictor, offsets left out, where targets are about as large as those observed.
+
+        Args:
+            y: Observed targets (n,), n at least 1.
+            counts: How often rows count (n,).
+            offset: Known parts of the linear predictor (n,).
+            trials: Numbers of trials (n,), where the data give them.
+        """
+        return 0.0
+
+    def level_of(self, data: TaskData, rows: np.ndarray) -> float:
+        """`level` of observed rows, a mask (n,); 0 without any, or without an intercept to take it up."""
+        y = data.y[rows]
+        if not (data.has_intercept and len(y)):
+            return 0.0
+        counts = np.ones(len(y)) if data.weights is None else data.weights[rows]
+        offset = np.zeros(len(y)) if data.offset is None else data.offset[rows]
+        return self.level(y, counts, offset, None if data.trials is None else data.trials[rows])
+
     def standardization(self, data: TaskData) -> Standardization:
-        """Features are standardised, the target is not unless `scales_target` is set.
+        """Features are standardised; the linear predictor is centred unless targets are to be left alone.
 
         Raises:
+            DataError: If a target has no probability.
             SpecificationError: If tasks are to be standardised one by one.
         """
         if self.scales_target:
@@ -170,9 +194,15 @@ class Rowwise(Likelihood):
                 "target_standardization",
                 expected=f'"pooled" or "none" under {type(self).__name__}',
                 found='"task"',
-                remedy='Its target keeps its units; use data.with_target_standardization("none").',
+                remedy='Its target keeps its units; use data.with_target_standardization("pooled").',
             )
-        return data.with_target_standardization("none").standardization()
+        as_it_is = data.with_target_standardization("none").standardization()
+        if data.target_standardization == "none":
+            return as_it_is
+        trials = None if data.trials is None else data.trials[data.observed]
+        self.check_target(data.y[data.observed], data.target_name, trials)
+        center = np.full(data.num_tasks, self.level_of(data, data.observed))
+        return dataclasses.replace(as_it_is, target_center=center, target="pooled")
 
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         """None: the mean says it all."""

@@ -47,7 +47,8 @@ def test_conditioned_draws_have_the_moments_of_a_grid(likelihood):
 
     def data(rows: list[tuple[str, float]]) -> bm.TaskData:
         names, y = zip(*rows, strict=True)
-        return bm.TaskData.from_arrays(np.zeros((len(rows), 0)), np.array(y), np.array(names))
+        known = bm.TaskData.from_arrays(np.zeros((len(rows), 0)), np.array(y), np.array(names))
+        return known.with_target_standardization("none")
 
     model = bm.LinearModel(
         bm.Hierarchical(scale=bm.Fixed(SCALE), mean_scale=bm.Fixed(MEAN_SCALE)), likelihood

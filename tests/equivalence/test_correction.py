@@ -23,7 +23,8 @@ def data_of(counts: dict[str, list[float]]) -> bm.TaskData:
     """Only a level in every task: the column of ones is the one feature."""
     task = np.repeat(list(counts), [len(values) for values in counts.values()])
     y = np.concatenate(list(counts.values()))
-    return bm.TaskData.from_arrays(np.zeros((len(y), 0)), y, task)
+    data = bm.TaskData.from_arrays(np.zeros((len(y), 0)), y, task)
+    return data.with_target_standardization("none")
 
 
 def moments(log_density) -> np.ndarray:

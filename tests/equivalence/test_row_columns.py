@@ -119,7 +119,7 @@ def test_conditioning_needs_the_weights_again():
 def test_a_constant_offset_shifts_the_level(name):
     """With known weights: the density at g under an offset is that at offset + g without."""
     likelihood, draw = OUTCOMES[name]
-    data = data_of(draw)
+    data = data_of(draw).with_target_standardization("none")
     offset = np.random.default_rng(4).normal(size=data.num_rows)
     rows, bare = (
         density(bm.LinearModel(likelihood=likelihood), d)[0].rows
