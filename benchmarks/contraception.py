@@ -79,8 +79,7 @@ def run(options: Options) -> str:
     if options.reduced:
         data = few
         length = {"num_warmup": 30, "num_draws": 20, "num_chains": 2}
-    X = data.standardization().standardize_features(data.X)
-    model = peers.logistic(peers.Rows(X, data.y, data.task, data.num_tasks))
+    model = peers.logistic(peers.of_outcomes(MODEL, data))
     peer = peers.sample(model, **length, seed=0, cap=options.cap)
     mu, tau, z = (peer.values[name] for name in ("mu", "tau", "z"))
     reference = flattened(mu, tau, mu[:, :, None] + tau[:, :, None] * z)

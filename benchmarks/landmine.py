@@ -20,15 +20,16 @@ import bayesmtl as bm
 from benchmarks.common import RESULTS, Options, Watch, main, table, verdict
 from benchmarks.landmine_protocol import CELLS, NUM_DRAWS, landmine, scores, split, task_data
 
-# Mines are rare, so the level's scale is learned. Few cells say little about eleven scales: by importance
-# sampling some 50 of 400 draws are effective, where a sampler of 150 sweeps takes a fraction of the time.
-LEVEL, APART = bm.HalfNormal(2.0), bm.HalfNormal(0.5)
+# How large the population's coefficients are is learned. Few cells say little about eleven scales: by
+# importance sampling some 50 of 400 draws are effective, where a sampler of 150 sweeps takes a fraction of
+# the time.
+SIZE, APART = bm.HalfNormal(), bm.HalfNormal(0.5)
 METHODS: dict[str, tuple[bm.sharing.Sharing, str] | None] = {
     "base rate": None,
     # features are correlated, and fields of two kinds of ground differ in many coefficients at once
-    "hierarchical, full": (bm.Hierarchical("full", scale=APART, mean_scale=LEVEL), "gibbs"),
-    "hierarchical": (bm.Hierarchical(scale=APART, mean_scale=LEVEL), "gibbs"),
-    "pooled": (bm.Pooled(mean_scale=LEVEL), "laplace"),
+    "hierarchical, full": (bm.Hierarchical("full", scale=APART, mean_scale=SIZE), "gibbs"),
+    "hierarchical": (bm.Hierarchical(scale=APART, mean_scale=SIZE), "gibbs"),
+    "pooled": (bm.Pooled(mean_scale=SIZE), "laplace"),
     "independent": (bm.Independent(), "laplace"),
 }
 LENGTH = {"gibbs": {"num_chains": 4, "num_warmup": 50, "num_draws": 100}, "laplace": {"num_draws": 100}}

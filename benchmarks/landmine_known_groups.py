@@ -12,11 +12,11 @@ import pandas as pd
 
 import bayesmtl as bm
 from benchmarks.common import Options, main, table, verdict
-from benchmarks.landmine_clusters import BARS, FOLIATED, LEVEL
+from benchmarks.landmine_clusters import BARS, FOLIATED, SIZE
 from benchmarks.landmine_protocol import NUM_DRAWS, landmine, scores, split, task_data
 
 CELLS = 20
-MODEL = bm.LinearModel(bm.Pooled(mean_scale=LEVEL), bm.Bernoulli())
+MODEL = bm.LinearModel(bm.Pooled(mean_scale=SIZE), bm.Bernoulli())
 
 
 def known_kinds(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:

@@ -56,8 +56,7 @@ def run(options: Options) -> str:
             fit = model.fit(data, method=name, seed=0, progress=False, **settings)
         rows[name] = row(parts(fit.draws), watch)
         print(name, rows[name], file=sys.stderr, flush=True)
-    X = data.standardization().standardize_features(data.X)
-    program = peers.logistic(peers.Rows(X, data.y, data.task, data.num_tasks))
+    program = peers.logistic(peers.of_outcomes(model, data))
     length = {"num_warmup": 20, "num_draws": 20} if options.reduced else {"num_warmup": 300, "num_draws": 500}
     peer = peers.sample(program, **length, num_chains=2, seed=0, cap=options.cap)
     lines = []

@@ -19,6 +19,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.infer import NUTS
 
+import bayesmtl as bm
 from benchmarks.common import Watch
 
 jax.config.update("jax_enable_x64", True)
@@ -35,12 +36,14 @@ class Rows:
         y: Targets (n,).
         task: Task of each row (n,).
         num_tasks: T.
+        level: Known part of every linear predictor, where the prior's means of levels lie.
     """
 
     X: np.ndarray
     y: np.ndarray
     task: np.ndarray
     num_tasks: int
+    level: float = 0.0
 
     def rotated(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """F (T, r, D), c (T, r), residual sums of squares (T,) and counts (T,); r is the largest rank.
@@ -60,6 +63,13 @@ class Rows:
         for t, (F_t, c_t, _, _) in enumerate(parts):
             F[t, : len(c_t)], c[t, : len(c_t)] = F_t, c_t
         return F, c, np.array([p[2] for p in parts]), np.array([float(p[3]) for p in parts])
+
+
+def of_outcomes(model: bm.LinearModel, data: bm.TaskData) -> Rows:
+    """The rows that a model of outcomes sees, and the level that it centres its linear predictor at."""
+    scales = model.likelihood.standardization(data)
+    X = scales.standardize_features(data.X)
+    return Rows(X, data.y, data.task, data.num_tasks, level=float(scales.target_center[0]))
 
 
 def every_weight_latent(rows: Rows) -> Model:
@@ -88,7 +98,7 @@ def logistic(rows: Rows) -> Model:
         tau = numpyro.sample("tau", dist.HalfNormal(1.0).expand([D]).to_event(1))
         z = numpyro.sample("z", dist.Normal(0.0, 1.0).expand([rows.num_tasks, D]).to_event(2))
         weights = numpyro.deterministic("weights", mu + tau * z)
-        numpyro.sample("y", dist.Bernoulli(logits=(X * weights[task]).sum(-1)), obs=y)
+        numpyro.sample("y", dist.Bernoulli(logits=rows.level + (X * weights[task]).sum(-1)), obs=y)
 
     return model
 

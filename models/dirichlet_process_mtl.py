@@ -24,12 +24,12 @@ import bayesmtl as bm
 
 CELLS = 40
 NUM_SPLITS = 3
-LEVEL = bm.HalfNormal(3.0)  # mines are rare: log odds far from 0
+SIZE = bm.HalfNormal()  # of the population's coefficients: learned
 METHODS = {
-    "DP, tasks of a cluster differ (this page)": bm.DirichletProcess(mean_scale=LEVEL),
-    "DP, tasks of a cluster alike (this page)": bm.DirichletProcess(within="none", mean_scale=LEVEL),
-    "hierarchical": bm.Hierarchical(mean_scale=LEVEL),
-    "pooled": bm.Pooled(mean_scale=LEVEL),
+    "DP, tasks of a cluster differ (this page)": bm.DirichletProcess(mean_scale=SIZE),
+    "DP, tasks of a cluster alike (this page)": bm.DirichletProcess(within="none", mean_scale=SIZE),
+    "hierarchical": bm.Hierarchical(mean_scale=SIZE),
+    "pooled": bm.Pooled(mean_scale=SIZE),
     "single-task": bm.Independent(),
 }
 

@@ -16,8 +16,6 @@ the American Statistical Association 80, 513-524 (recalled, not checked).
 Run: python models/hierarchical_logistic.py [--reduced]
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from _common import Quoted, load, mean_area, reduced_asked, show_scores, some_cells, splits, task_data
@@ -26,17 +24,17 @@ import bayesmtl as bm
 
 CELLS = 40
 NUM_DRAWS = 100
-LEVEL = bm.HalfNormal(3.0)  # mines are rare: log odds far from 0
+SIZE = bm.HalfNormal()  # of the population's coefficients: learned
 LITERATURE = (  # of more cells: their single-task level is that of 160 cells here
     Quoted("single-task", ".746", "published"),
     Quoted("relationship learning", ".761", "published"),
     Quoted("GO-MTL", ".767", "published"),
 )
-SHARINGS: dict[str, Callable[[bm.priors.Prior], bm.sharing.Sharing]] = {
-    "hierarchical (this page)": lambda level: bm.Hierarchical(mean_scale=level),
-    "hierarchical, full (this page)": lambda level: bm.Hierarchical("full", mean_scale=level),
-    "pooled": lambda level: bm.Pooled(mean_scale=level),
-    "single-task": lambda level: bm.Independent(scale=bm.Fixed(2.0)),
+SHARINGS: dict[str, bm.sharing.Sharing] = {
+    "hierarchical (this page)": bm.Hierarchical(mean_scale=SIZE),
+    "hierarchical, full (this page)": bm.Hierarchical("full", mean_scale=SIZE),
+    "pooled": bm.Pooled(mean_scale=SIZE),
+    "single-task": bm.Independent(scale=bm.Fixed(2.0)),
 }
 
 
@@ -66,7 +64,7 @@ def contraception(*, reduced: bool) -> pd.DataFrame:
     for seed, (train, test) in enumerate(splits(data, reduced=reduced)):
         row = {"base rate by district": log_loss(test.y, base_rate(train, test))}
         for name, sharing in SHARINGS.items():
-            p = probability(sharing(bm.HalfNormal(1.0)), train, test, seed)
+            p = probability(sharing, train, test, seed)
             row[name] = log_loss(test.y, p)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -83,7 +81,7 @@ def landmine(*, reduced: bool) -> pd.DataFrame:
         data = bm.TaskData.from_frame(train, task="field", target="mine", features=features)
         rows.append(
             {
-                name: mean_area(test, probability(sharing(LEVEL), data, test, seed))
+                name: mean_area(test, probability(sharing, data, test, seed))
                 for name, sharing in SHARINGS.items()
             }
         )

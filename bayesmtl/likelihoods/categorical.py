@@ -39,7 +39,8 @@ class Categorical(Rowwise):
     predictors f, H H' = (I - 1 1' / K) / 2, and each predictor has the sharing prior, independently given the
     hyperparameters. Relabelling the classes therefore changes nothing but names, a scale is one number per
     feature and not per class, and the log odds of any two classes have the prior that the log odds have under
-    `Bernoulli()`: with two classes it is `Bernoulli()`.
+    `Bernoulli()`: with two classes it is `Bernoulli()`, but that levels are measured from equal odds of all
+    classes and not from their shares.
 
     Targets are labels: a categorical column, which may have classes that no row shows, or whole numbers,
     taken as names; ``.astype("category")`` makes one of strings. Reported weights are eta's, one vector for
