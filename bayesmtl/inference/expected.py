@@ -30,6 +30,7 @@ class ExpectedRows:
         task: Task of each row, shape (n,).
         values: One hyperparameter value (B = 1).
         noise: sigma_t, shape (T,).
+        level: Known part of every row's function beside f, shape (n,); `None` for 0.
     """
 
     likelihood: Likelihood
@@ -37,6 +38,7 @@ class ExpectedRows:
     task: torch.Tensor
     values: Values
     noise: torch.Tensor
+    level: torch.Tensor | None = None
 
     def value(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
         """E[log p(y | f)] of every row, shape (n,), with gradients."""
@@ -60,11 +62,12 @@ class ExpectedRows:
     def start(self) -> torch.Tensor:
         """A harmless mean of every row, shape (n,)."""
         if isinstance(self.likelihood, Rowwise):
-            return self.likelihood.start(self.y, self._given(self.values)).detach()
+            start = self.likelihood.start(self.y, self._given(self.values)).detach()
+            return start if self.level is None else start - self.level
         return self.y
 
-    @staticmethod
-    def _nodes(mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    def _nodes(self, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+        mean = mean if self.level is None else self.level + mean
         # where nothing is left open the derivative of the root would be infinite
         return mean + _NODES[:, None] * variance.clamp(min=1e-12).sqrt()
 

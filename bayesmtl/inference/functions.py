@@ -62,6 +62,7 @@ class FunctionProblem(Target):
         grid: Rows by input and task, shape (m, T), in the order of `inputs`, where tasks have nearly
             all the same, -1 for a missing cell; `None` elsewhere.
         weight: How many times the rows count; above 1 where they stand for more rows of their kind.
+        level: Known part of every task's function, shape (T,); `None` where targets are standardised.
     """
 
     kernels: Kernels
@@ -76,6 +77,7 @@ class FunctionProblem(Target):
     which: torch.Tensor | None = None
     grid: torch.Tensor | None = None
     weight: float = 1.0
+    level: torch.Tensor | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -218,7 +220,8 @@ class FunctionProblem(Target):
             self.task_names,
         ]
         digest.update(json.dumps(parts).encode())
-        for array in (self.X.numpy(), self.y.numpy(), self.task.numpy(), self.target_scale):
+        level = np.zeros(0) if self.level is None else self.level.numpy()
+        for array in (self.X.numpy(), self.y.numpy(), self.task.numpy(), self.target_scale, level):
             digest.update(array.tobytes())
         return digest.hexdigest()
 
@@ -242,7 +245,11 @@ def problem_of(
     """The posterior that data give, from the rows whose target was observed; an intercept is no input."""
     rows = data.observed
     X = standardization.standardize_features(data.X[rows])[:, 1 if data.has_intercept else 0 :]
-    y = standardization.standardize_target(data.y[rows], data.task[rows])
+    y, level = data.y[rows], None
+    if likelihood.scales_target:
+        y = standardization.standardize_target(y, data.task[rows])
+    else:
+        level = torch.from_numpy(standardization.target_center.copy())
     X = np.ascontiguousarray(X)
     return FunctionProblem(
         kernels,
@@ -254,6 +261,7 @@ def problem_of(
         data.task_names,
         standardization.target_scale,
         *Arrangement.of(X, data.task[rows], data.num_tasks),
+        level=level,
     )
 
 

@@ -96,7 +96,9 @@ class SparseProblem(FunctionProblem):
     def expected(self, values: Values, rows: torch.Tensor | slice) -> ExpectedRows:
         """The log likelihood of some of the observed rows."""
         noise = self.noise(values, 1)[0].clamp(min=LEAST_NOISE)
-        return ExpectedRows(self.likelihood, self.y[rows], self.task[rows], values, noise)
+        task = self.task[rows]
+        level = None if self.level is None else self.level[task]
+        return ExpectedRows(self.likelihood, self.y[rows], task, values, noise, level)
 
     @torch.no_grad()
     def left_open(self, values: Values) -> float:

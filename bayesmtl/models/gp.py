@@ -12,7 +12,7 @@ import torch
 
 from bayesmtl.algebra.functions import factorise, function_covariance
 from bayesmtl.algebra.random import standard_normal
-from bayesmtl.data import Standardization, TaskData
+from bayesmtl.data import TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
@@ -203,7 +203,7 @@ class MultitaskGP:
             likelihood=self.likelihood,
             amplitude=self.amplitude,
             schema=data.schema,
-            standardization=self._standardization(data),
+            standardization=self.likelihood.standardization(data),
             hyperparameters={k: v.reshape(C, N, *v.shape[1:]).clone() for k, v in values.items()},
             sample_stats=sample_stats,
             complete=complete,
@@ -235,7 +235,7 @@ class MultitaskGP:
             values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
         _refuse_too_many(problem)
         fresh = standard_normal(rng, len(problem.y))
-        standardization = self._standardization(data)
+        standardization = self.likelihood.standardization(data)
         task, y = data.task[data.observed], np.full(data.num_rows, np.nan)
         if self.likelihood.compresses:
             L, _ = factorise(problem.covariance(values, 1))
@@ -281,13 +281,7 @@ class MultitaskGP:
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)
         self.likelihood.check_target(data.y[data.observed], data.target_name)
-        return problem_of(data, self._standardization(data), kernels, sharing, self.likelihood)
-
-    def _standardization(self, data: TaskData) -> Standardization:
-        """That of the likelihood, but for linear predictors, whose levels are functions' own here."""
-        if not self.likelihood.scales_target and data.target_standardization == "pooled":
-            data = data.with_target_standardization("none")
-        return self.likelihood.standardization(data)
+        return problem_of(data, self.likelihood.standardization(data), kernels, sharing, self.likelihood)
 
 
 def _refuse_too_many(problem: FunctionProblem) -> None:
