@@ -184,6 +184,11 @@ class TaskRows:
         return TaskRows.of(X[first], y, task, T, weights=total, offset=offset, trials=trials)
 
     @property
+    def known(self) -> torch.Tensor:
+        """Known part of every row's function, of the rows' shape or one that is broadcast to it."""
+        return self.offset
+
+    @property
     def blocks(self) -> tuple[Block, ...]:
         """All blocks, in the order of the entries of row vectors."""
         return tuple(block for group in self.groups for block in group)

@@ -27,20 +27,30 @@ class SeveralRows(TaskRows):
     of values (B, N) as ever.
 
     Args:
-        num_outputs: C.
+        level: Known part of every predictor, the same in all rows, shape (C,).
     """
 
-    num_outputs: int
+    level: torch.Tensor
 
     @classmethod
-    def over(cls, rows: TaskRows, num_outputs: int) -> SeveralRows:
-        """The same rows, with so many predictors each."""
+    def over(cls, rows: TaskRows, level: torch.Tensor) -> SeveralRows:
+        """The same rows, with as many predictors each as there are levels."""
         parts: dict[str, Any] = {field.name: getattr(rows, field.name) for field in fields(TaskRows)}
-        return cls(num_outputs=num_outputs, **parts)
+        return cls(level=level, **parts)
+
+    @property
+    def num_outputs(self) -> int:
+        """C."""
+        return len(self.level)
+
+    @property
+    def known(self) -> torch.Tensor:
+        """See `TaskRows.known`."""
+        return self.offset + self.level[:, None]
 
     def merged(self) -> TaskRows:
         """See `TaskRows.merged`."""
-        return self.over(super().merged(), self.num_outputs)
+        return self.over(super().merged(), self.level)
 
     @property
     def shape(self) -> tuple[int, ...]:

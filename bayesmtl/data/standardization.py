@@ -9,7 +9,7 @@ With feature centres c, feature scales s, target centre m_t and target scale q_t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,6 +36,8 @@ class Standardization:
         target_scale: Scale q_t of each task's target (T,), positive.
         target: "pooled" (one centre and scale for all tasks), "task" (each its own) or "none" (0 and 1).
         intercept: Whether the first feature is the constant 1.
+        level_by_predictor: Known part of each linear predictor of a row (C,), where it has several, as under
+            classes; empty elsewhere.
 
     Example:
         >>> X = np.array([[1.0, 10.0], [1.0, 30.0]])
@@ -53,9 +55,16 @@ class Standardization:
     target_scale: np.ndarray
     target: TargetKind
     intercept: bool
+    level_by_predictor: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        for name in ("feature_center", "feature_scale", "target_center", "target_scale"):
+        for name in (
+            "feature_center",
+            "feature_scale",
+            "target_center",
+            "target_scale",
+            "level_by_predictor",
+        ):
             values = np.array(getattr(self, name), dtype=np.float64)
             values.setflags(write=False)
             object.__setattr__(self, name, values)
@@ -121,12 +130,21 @@ class Standardization:
         return np.asarray((y - self.target_center[task]) / self.target_scale[task])
 
     def unstandardize_target(self, y: np.ndarray, task: np.ndarray) -> np.ndarray:
-        """Targets or function values (..., n) of tasks (n,) back in the target's units."""
-        return np.asarray(self.target_center[task] + self.target_scale[task] * y)
+        """Targets or function values (..., n), or (..., C, n), of tasks (n,) back in the target's units."""
+        level = self.level_by_predictor[:, None] if len(self.level_by_predictor) else 0.0
+        return np.asarray(self.target_center[task] + self.target_scale[task] * y + level)
 
     def unstandardize_sd(self, sd: np.ndarray, task: np.ndarray) -> np.ndarray:
         """Standard deviations (..., n) of tasks (n,), such as the noise, back in the target's units."""
         return np.asarray(self.target_scale[task] * sd)
+
+    def with_level(self, weights: np.ndarray) -> np.ndarray:
+        """Weights (..., C D) in standard units with the levels of predictors in their intercepts."""
+        if not len(self.level_by_predictor):
+            return weights
+        shifted = weights.reshape(*weights.shape[:-1], len(self.level_by_predictor), -1).copy()
+        shifted[..., 0] += self.level_by_predictor
+        return shifted.reshape(weights.shape)
 
     def weights_to_user(self, weights: np.ndarray) -> np.ndarray:
         """Weights that act on the user's features and give the user's target.

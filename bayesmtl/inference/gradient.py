@@ -217,7 +217,7 @@ class _ByHand:
         assert rows is not None
         of_row = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
         X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
-        task, y, offset = of_row[rows.real].numpy(), rows.y[rows.real], rows.offset[rows.real]
+        task, y, offset = of_row[rows.real].numpy(), rows.y[rows.real], rows.known[..., rows.real]
         weights, given = rows.weights[rows.real], Given({}, rows.trials[rows.real], torch.from_numpy(task))
         starts = np.flatnonzero(np.diff(task, prepend=-1))  # a task's rows lie together
         seen, C = task[starts], self.problem.num_outputs

@@ -36,6 +36,7 @@ class StandardRows(NamedTuple):
         weights: How often rows count (n,), or None for once.
         offset: Known parts of the functions (n,), or None where the target was reduced by them.
         trials: Numbers of trials (n,), or None.
+        level: Known parts of the linear predictors of a row (C,), where it has several.
     """
 
     X: np.ndarray
@@ -44,6 +45,7 @@ class StandardRows(NamedTuple):
     weights: np.ndarray | None
     offset: np.ndarray | None
     trials: np.ndarray | None
+    level: np.ndarray
 
     @classmethod
     def of(
@@ -66,17 +68,17 @@ class StandardRows(NamedTuple):
         y = np.where(scaled, standardization.standardize_target(source.y - known, task), source.y)
         offset = None if scaled.all() else np.where(scaled, 0.0, known + standardization.target_center[task])
         X = standardization.standardize_features(source.X)
-        return cls(X, y, task, source.weights, offset, source.trials)
+        return cls(X, y, task, source.weights, offset, source.trials, standardization.level_by_predictor)
 
     def statistics(self, num_tasks: int) -> TaskStatistics:
         """Sufficient statistics of a Gaussian regression."""
         return TaskStatistics.from_rows(self.X, self.y, self.task, num_tasks, self.weights)
 
-    def laid_out(self, num_tasks: int, num_outputs: int | None = None) -> TaskRows:
+    def laid_out(self, num_tasks: int) -> TaskRows:
         """The rows themselves, in batches; with C linear predictors each where targets are classes."""
         further = {"weights": self.weights, "offset": self.offset, "trials": self.trials}
         rows = TaskRows.of(self.X, self.y, self.task, num_tasks, **further)
-        return rows if num_outputs is None else SeveralRows.over(rows, num_outputs)
+        return SeveralRows.over(rows, torch.from_numpy(self.level.copy())) if len(self.level) else rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import special
 
-from bayesmtl.data import TaskData
+from bayesmtl.data import Standardization, TaskData
 from bayesmtl.errors import SpecificationError, listing
 from bayesmtl.likelihoods.base import NOTHING, Given
 from bayesmtl.likelihoods.rowwise import Derivatives, Rowwise
@@ -39,8 +39,8 @@ class Categorical(Rowwise):
     predictors f, H H' = (I - 1 1' / K) / 2, and each predictor has the sharing prior, independently given the
     hyperparameters. Relabelling the classes therefore changes nothing but names, a scale is one number per
     feature and not per class, and the log odds of any two classes have the prior that the log odds have under
-    `Bernoulli()`: with two classes it is `Bernoulli()`, but that levels are measured from equal odds of all
-    classes and not from their shares.
+    `Bernoulli()`: with two classes it is `Bernoulli()`. Levels are measured from the shares of the classes
+    among all rows.
 
     Targets are labels: a categorical column, which may have classes that no row shows, or whole numbers,
     taken as names; ``.astype("category")`` makes one of strings. Reported weights are eta's, one vector for
@@ -83,6 +83,20 @@ class Categorical(Rowwise):
                 remedy="Make it a categorical column with all its classes.",
             )
         return data
+
+    def standardization(self, data: TaskData) -> Standardization:
+        """Features are standardised, and every predictor has the level of the shares of the classes.
+
+        Half a row of every class is added.
+        """
+        plain, K = super().standardization(data), len(data.classes)
+        level = np.zeros(K - 1)
+        if plain.target == "pooled" and data.has_intercept:
+            seen = data.observed
+            counts = None if data.weights is None else data.weights[seen]
+            share = np.bincount(data.y[seen].astype(int), weights=counts, minlength=K) + 0.5
+            level = 2 * contrasts(K).numpy().T @ np.log(share)  # H'H = I / 2, and H'1 = 0
+        return replace(plain, level_by_predictor=level)
 
     def num_outputs(self, classes: tuple[str, ...]) -> int:
         """K - 1."""

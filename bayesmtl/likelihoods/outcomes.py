@@ -38,26 +38,26 @@ class Outcomes:
 
     def derivatives(self, g: torch.Tensor) -> Derivatives:
         """log p(y | g) and its first two derivatives in g."""
-        at = self.likelihood.derivatives(self.rows.y, self.rows.offset + g, self._given)
+        at = self.likelihood.derivatives(self.rows.y, self.rows.known + g, self._given)
         return Derivatives(*(part * self.rows.weights for part in at))
 
     def value(self, g: torch.Tensor) -> torch.Tensor:
         """log p(y | g) alone."""
-        at = self.likelihood.value(self.rows.y, self.rows.offset + g, self._given)
+        at = self.likelihood.value(self.rows.y, self.rows.known + g, self._given)
         return at * self.rows.weights
 
     def information(self, g: torch.Tensor, at: Derivatives) -> torch.Tensor:
         """The precision that stands for each row in Laplace's method, given the derivatives at g."""
         if self.likelihood.log_concave:
             return -at.second
-        precision = self.likelihood.information(self.rows.y, self.rows.offset + g, self._given)
+        precision = self.likelihood.information(self.rows.y, self.rows.known + g, self._given)
         return precision * self.rows.weights
 
     def information_change(
         self, g: torch.Tensor, variances: torch.Tensor, informative: torch.Tensor
     ) -> torch.Tensor:
         """The derivative in g of sum_i v_i omega_i with v fixed, where precisions are not held up."""
-        f, weights = self.rows.offset + g, self.rows.weights
+        f, weights = self.rows.known + g, self.rows.weights
         return self.likelihood.information_change(
             self.rows.y, f, variances, weights, informative, self._given
         )
@@ -66,7 +66,7 @@ class Outcomes:
         """The precision that a step towards the mode is made with, given the derivatives at g."""
         if self.likelihood.log_concave:
             return -at.second
-        precision = self.likelihood.step_precision(self.rows.y, self.rows.offset + g, self._given)
+        precision = self.likelihood.step_precision(self.rows.y, self.rows.known + g, self._given)
         return precision * self.rows.weights
 
     def start(self) -> torch.Tensor:
@@ -74,7 +74,7 @@ class Outcomes:
 
         Of the rows' shape, with values of the hyperparameters in front where offsets differ between them.
         """
-        start = self.likelihood.start(self.rows.y, self._given) - self.rows.offset
+        start = self.likelihood.start(self.rows.y, self._given) - self.rows.known
         start = torch.where(self.rows.real, start, 0.0)
         return start.expand(torch.broadcast_shapes(start.shape, self.rows.shape))
 

@@ -165,8 +165,7 @@ class LinearModel:
         likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
         likelihood.check_targets(data.y[data.observed], data.task[data.observed], data.target_name, trials)
         rows = StandardRows.of(data, data.task, standardization, likelihood)
-        num_outputs = self.likelihood.num_outputs(data.classes)
-        laid_out = None if self.likelihood.compresses else rows.laid_out(data.num_tasks, num_outputs)
+        laid_out = None if self.likelihood.compresses else rows.laid_out(data.num_tasks)
         return self._problem_of(data, standardization, rows.statistics(data.num_tasks), laid_out)
 
     def _problem_of(

@@ -99,7 +99,7 @@ class Fit:
         assert isinstance(self.data, TaskData)
         likelihood = self.likelihood.of_tasks(self.task_names, self.standardization.target_scale)
         rows = StandardRows.of(self.data, self.data.task, self.standardization, likelihood)
-        return rows.laid_out(len(self.task_names), self.likelihood.num_outputs(self.schema.classes))
+        return rows.laid_out(len(self.task_names))
 
     @cached_property
     def posterior(self) -> xr.Dataset:

@@ -69,7 +69,8 @@ def posterior_dataset(
     classes = tuple(coordinates["class"].tolist())
     of_class = ("class",) if classes else ()
     if sharing.has_population:
-        mean = likelihood.class_weights(draws.basis[:, :, 0].flatten(0, 1).numpy(), classes)
+        mean = standardization.with_level(draws.basis[:, :, 0].flatten(0, 1).numpy())
+        mean = likelihood.class_weights(mean, classes)
         if standardization.target == "task":
             add("population", ("feature",), mean, "standardised")
         else:
@@ -85,7 +86,7 @@ def posterior_dataset(
             dims, coordinates = (own,), {**coordinates, own: tasks[list(reported.tasks)]}
         add(name, dims, values, unit)
     if weights.shape[1]:
-        of_tasks_and_classes = likelihood.class_weights(weights, classes)
+        of_tasks_and_classes = likelihood.class_weights(standardization.with_level(weights), classes)
         if classes:  # tasks next to features, as their targets' scales may differ
             by_class = standardization.weights_to_user(of_tasks_and_classes.swapaxes(1, 2))
             in_units = by_class.swapaxes(1, 2)

@@ -98,7 +98,7 @@ class RowUpdate:
             compressed, scale = statistics.compress(), standardization.target_scale
             likelihood = fit.likelihood.of_tasks(task_names, scale)
             standard = StandardRows.of(source, task, standardization, likelihood)
-            laid_out = standard.laid_out(T, fit.likelihood.num_outputs(fit.schema.classes))
+            laid_out = standard.laid_out(T)
             return Problem(fit.sharing, fit.likelihood, compressed, task_names, scale, rows=laid_out)
 
         def alone(t: int) -> Problem:

@@ -57,8 +57,7 @@ def yes_and_no() -> tuple[bm.TaskData, bm.TaskData]:
     labelled = data_of(codes, ("no", "yes"))
     task = np.array(labelled.task_names)[labelled.task]
     X, y = labelled.X[:, 1:], codes.astype(float)
-    counted = bm.TaskData.from_arrays(X, y, task, weights=labelled.weights)
-    return labelled, counted.with_target_standardization("none")  # the level of classes has no centre
+    return labelled, bm.TaskData.from_arrays(X, y, task, weights=labelled.weights)
 
 
 def problem_of(model: bm.LinearModel, data: bm.TaskData) -> Problem:
@@ -229,7 +228,9 @@ def test_counts_of_one_task_by_quadrature():
     eta = np.stack([np.zeros_like(first), first, second])
     log_p = eta - np.log(np.exp(eta).sum(0))
     covariance = scale**2 * np.array([[1.0, 0.5], [0.5, 1.0]])  # of eta_2 - eta_1 and eta_3 - eta_1
-    square = np.einsum("ixy,ij,jxy->xy", eta[1:], np.linalg.inv(covariance), eta[1:])
+    level = np.log(counts[1:] + 0.5) - np.log(counts[0] + 0.5)  # which the prior is about
+    apart = eta[1:] - level[:, None, None]
+    square = np.einsum("ixy,ij,jxy->xy", apart, np.linalg.inv(covariance), apart)
     logs = np.tensordot(counts, log_p, axes=1) - 0.5 * square
     weight = np.exp(logs - logs.max())
     weight /= weight.sum()
@@ -281,7 +282,8 @@ def test_joint_density_of_four_classes(name):
     state = joint.state(x)
     by_class = LIKELIHOOD.class_weights(state.weights.numpy(), data.classes)
     X = problem.likelihood.standardization(data).standardize_features(data.X)
-    eta = np.einsum("nd,snkd->snk", X, by_class[:, data.task])
+    level = np.log(np.bincount(data.y.astype(int), weights=data.weights) + 0.5)
+    eta = np.einsum("nd,snkd->snk", X, by_class[:, data.task]) + level
     log_p = special.log_softmax(eta, axis=-1)[:, np.arange(N), data.y.astype(int)]
     expected = state.log_prior + torch.from_numpy((data.weights * log_p).sum(1))
     torch.testing.assert_close(joint.log_density(x), expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import special, stats
@@ -96,6 +97,32 @@ def test_extreme_targets_have_finite_levels(case):
     assert likelihood.level_of(data, np.zeros(N, dtype=bool)) == 0.0
     bare = bm.TaskData.from_arrays(data.X[:, 1:], data.y, data.task, intercept=False)
     assert center(model, bare) == 0.0
+
+
+def test_classes_have_the_level_of_their_shares():
+    """Of three classes in shares of 1 : 4 : 15, half a row added: in prior draws and in the rows."""
+    y = np.repeat(["few", "some", "many"], [2, 8, 30])
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(
+        {"y": pd.Categorical(y), "x": rng.normal(3.0, 1.0, N), "task": rng.integers(0, 3, N)}
+    )
+    data = bm.TaskData.from_frame(frame, task="task", target="y", features=["x"])
+    model = bm.LinearModel(bm.Pooled(bm.Fixed(1e-6)), bm.Categorical())
+    counts = np.array([(y == name).sum() + 0.5 for name in data.classes])
+    prior = model.sample_prior(data, num_draws=2, seed=0)
+    log_odds = np.log(counts) - np.log(counts).mean()
+    np.testing.assert_allclose(prior["population"][0, 0, :, 0], log_odds, atol=1e-4)
+    np.testing.assert_allclose(prior["weights"][0, 0, 0, :, 0], log_odds, atol=1e-4)
+    fit = model.fit(data, method="laplace", seed=0, num_draws=20, progress=False)
+    chances = fit.predict(data.to_frame()).probabilities().to_numpy()
+    np.testing.assert_allclose(chances, np.tile(counts / counts.sum(), (N, 1)), atol=1e-4)
+    frame["weight"] = rng.integers(1, 4, N).astype(float)
+    weighted = bm.TaskData.from_frame(frame, task="task", target="y", features=["x"], weights="weight")
+    repeated = data._rows(np.repeat(np.arange(N), frame["weight"].astype(int)))
+    levels = [model._standardization(d).level_by_predictor for d in (weighted, repeated)]
+    np.testing.assert_allclose(*levels)
+    none = model._standardization(data.with_target_standardization("none"))
+    assert none.level_by_predictor.tolist() == [0.0, 0.0]
 
 
 def test_functions_have_levels_too(case):
