@@ -34,7 +34,8 @@ def soft_sums(terms: TaskTerms, share: torch.Tensor) -> tuple[torch.Tensor, torc
 
 def entropy(share: torch.Tensor) -> torch.Tensor:
     """Entropy of independent clusters of the tasks, (..., T, K) -> (...)."""
-    return -torch.special.xlogy(share, share).sum((-1, -2))
+    found: torch.Tensor = -torch.special.xlogy(share, share).sum((-1, -2))
+    return found
 
 
 def log_sticks(number: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

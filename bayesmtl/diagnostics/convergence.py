@@ -20,7 +20,6 @@ RISE_ERRORS = 3.0
 DISAGREEMENT_LIMIT = 0.5  # standard deviations between restarts
 RISE_STILL = 0.1  # nats of a bound that never falls, in one round
 LAST_STICK_LIMIT = 0.1  # expected tasks in the last cluster there can be
-APART_LIMIT = 0.1  # difference of probabilities that two tasks are together
 UNINFORMED = 0.1  # share of the prior's 90 % interval by which no quantile of the posterior has moved
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SCREENED = 30
@@ -293,20 +292,19 @@ def _partition_bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
 
 def _partition_bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """What coordinate ascent over partitions approximates, and how its restarts compare."""
-    notes = [
-        "Tasks are in clusters independently of each other, around one partition, and hyperparameters "
-        "follow a normal distribution given that: partitions and intervals are too certain; "
-        'method="gibbs" for comparison.'
-    ]
-    gap, apart = (
-        float(sample_stats[name].flat[0]) for name in ("start_disagreement", "restart_disagreement")
+    gap, number, largest = (
+        float(sample_stats[name].flat[0]) for name in ("start_disagreement", "num_partitions", "largest_part")
     )
+    notes = [
+        "Around a partition tasks are in clusters independently of each other: partitions come out too "
+        'certain; method="gibbs" for comparison.'
+    ]
     if gap > RISE_LEAST:
-        notes.append(f"Restarts ended up to {gap:.1f} nats of evidence apart; the best one is used.")
-    if apart > APART_LIMIT:
+        notes.append(f"Restarts ended up to {gap:.1f} nats of evidence apart.")
+    if number > 1:
         notes.append(
-            f"Restarts with about the same evidence disagree by up to {apart:.2f} about the probability that "
-            "two tasks are together: there are several such partitions, and one is described."
+            f"They found {number:.0f} different partitions that count, the best with probability "
+            f"{largest:.2f}; there may be others."
         )
     return notes
 

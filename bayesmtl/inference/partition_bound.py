@@ -35,6 +35,7 @@ from bayesmtl.inference.target import differentiate, finite_or_least
 from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Values
 from bayesmtl.sharing.exchangeable import ExchangeablePartition
+from bayesmtl.sharing.partition import in_order
 
 How = Literal["roughly", "finely"]
 
@@ -198,6 +199,19 @@ class Ascent:
             return torch.eye(0, dtype=shares.point.dtype)
         density = _GivenShares(self, shares, self.data_given(shares))
         return spread_root(density, shares.point, rng)
+
+    def numberings(self, shares: Shares) -> float:
+        """What a partition is worth beyond one numbering of its clusters, of which q covers no other.
+
+        Of the most probable clusters: log p(partition) - log E[prod_k pi_k^N_k], log K! without sticks.
+        """
+        problem, cluster = self.problem, shares.share.argmax(1)
+        assert isinstance(problem.sharing, ExchangeablePartition)
+        with torch.no_grad():
+            _, at = self._at(shares.point[None], shares, self.data_given(shares))
+            hard = torch.nn.functional.one_hot(cluster, shares.share.shape[1]).double()
+            whole = problem.sharing.log_partition(in_order(cluster[None]), at.values)
+            return float(whole - at.prior(hard))
 
     def _at(self, points: torch.Tensor, shares: Shares, data: CompressedTasks) -> tuple[torch.Tensor, _At]:
         """Log prior (B,) at points (B, P), and what the bound needs there."""

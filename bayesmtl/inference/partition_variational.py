@@ -22,41 +22,44 @@ from bayesmtl.sharing.exchangeable import ExchangeablePartition
 from bayesmtl.sharing.partition import PartitionSharing, in_order
 
 NUM_DRAWS = 250  # by default, per chain; they are independent
-STARTS = (1, 2, 4, 8, 16)  # clusters of k-means that restarts begin with, and then as many as there can be
+STARTS = (1, 2, 3, 4, 8, 16)  # clusters of k-means that restarts begin with, and then as many as there can be
 MOST_AT_FIRST = 40  # clusters, unless the last of them turns out to be needed
 MOST = 320
 LAST_STICK = 0.1  # expected tasks in the last cluster from which on there must be more of them
-RIVAL = 3.0  # nats below the best restart from which on another one does not count
+RIVAL = 7.0  # nats below the best restart from which on another one has no part: a thousandth
+_ALIKE = 0.05  # difference of probabilities that two tasks are together up to which restarts are one
+_HOPELESS = 10.0  # nats per hyperparameter that no difference in width makes up for
 _ENOUGH = {"roughly": 0.05, "finely": 1e-3}  # nats in a round
 _PAIRS_AT_ONCE = 500  # tasks, beside all
 
 
 def partition_variational(problem: Problem, settings: Settings) -> Draws:
-    """Approximate the partition by independent clusters of the tasks, hyperparameters by a normal.
+    """Approximate the partition by independent clusters of the tasks around one partition, or a few.
 
-    The posterior of the clusters is approximated by prod_t q(c_t), a table of probabilities for each task,
-    and that of the weights of the clusters by independent sticks: as many as are needed, 40 at first, twice
-    as many while the last still holds a tenth of a task. What is maximised is a lower bound (ELBO) of
-    log p(y, hyperparameters), with the cluster means and the tasks' departures integrated out, by coordinate
-    ascent: a round updates all q(c_t) until they settle, merges clusters where that raises the bound, and
-    climbs in the hyperparameters. So the bound never falls. With a logit link a round also updates the
-    parameters of the quadratic bound of the logistic function, one per row (Jaakkola and Jordan, 2000), which
-    is the mean-field approximation of the Polya-Gamma variables.
+    Around a partition, the posterior of the clusters is approximated by prod_t q(c_t), a table of
+    probabilities for each task, and that of the weights of the clusters by independent sticks: as many as are
+    needed, 40 at first, twice as many while the last still holds a tenth of a task. What is maximised is a
+    lower bound (ELBO) of log p(y, hyperparameters), with the cluster means and the tasks' departures
+    integrated out, by coordinate ascent: a round updates all q(c_t) until they settle, merges clusters where
+    that raises the bound, and climbs in the hyperparameters. So the bound never falls. With a logit link a
+    round also updates the parameters of the quadratic bound of the logistic function, one per row (Jaakkola
+    and Jordan, 2000), which is the mean-field approximation of the Polya-Gamma variables.
 
     Hyperparameters then get the normal distribution that the curvature of the bound at its top gives them.
     Draws take those, the partition from q, and cluster means and weights from their posterior given both.
 
-    Restarts begin with all tasks together, with k-means of the tasks' own estimates into 2, 4, 8 and 16
-    clusters, and with as many clusters as there can be. They are compared by the bound with that normal
-    integrated over: scales of cluster means are as good as free where there is one cluster, and well known
-    where there are many, so that the heights of the bounds do not compare. The best goes on until it settles.
+    Restarts begin with all tasks together, with k-means of the tasks' own estimates into 2, 3, 4, 8 and 16
+    clusters, and with as many clusters as there can be. They are compared by their evidence: the bound with
+    that normal integrated over (scales of cluster means are as good as free where there is one cluster, and
+    well known where there are many, so that heights do not compare) and with all numberings of the clusters.
+    Restarts that end in different partitions share the draws in proportion to it; most often one has all.
     `num_warmup` is the most rounds that a restart takes each time.
 
-    Approximates: tasks move between clusters independently of each other, around one partition; so partitions
-    come out too certain, most of all where several are about as probable, and hyperparameters do not know of
-    that doubt. `method="gibbs"` has no such error; this engine is for many tasks and for a first look.
-    `Fit.check` says whether the bound still rose, whether there were clusters enough, and by how much the
-    restarts disagree.
+    Approximates: around a partition tasks move between clusters independently of each other, and the only
+    partitions are those that restarts find. So partitions come out too certain, above all where many are
+    about as probable; where clusters are plain they come out right. `method="gibbs"` has no such error; this
+    engine is for many tasks and for a first look. `Fit.check` says whether the bound still rose, whether
+    there were clusters enough, and how the restarts compare; it cannot see what none of them found.
 
     Source: Blei and Jordan (2006) for the sticks and the family; Xue, Liao, Carin and Krishnapuram (2007) for
     tasks with logistic outcomes, who take `within="none"`, a normal-gamma base and factorised cluster means.
@@ -67,14 +70,29 @@ def partition_variational(problem: Problem, settings: Settings) -> Draws:
     refuse_checkpoint(settings, "svi")
     rng = np.random.default_rng(settings.seed)
     ascent = Ascent.of(problem)
-    shares, stats = best_of_restarts(ascent, settings.num_warmup, rng, progress=settings.progress)
-    return _draws(ascent, shares, stats, settings, rng)
+    parts, stats = best_of_restarts(ascent, settings.num_warmup, rng, progress=settings.progress)
+    return _draws(ascent, parts, stats, settings, rng)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One part of the approximation, around one partition.
+
+    Args:
+        shares: Where an ascent ended.
+        root: Root of the covariance of q(hyperparameters), shape (P, P).
+        probability: Of this part.
+    """
+
+    shares: Shares
+    root: torch.Tensor
+    probability: float
 
 
 def best_of_restarts(
     ascent: Ascent, rounds: int, rng: np.random.Generator, *, progress: bool = False
-) -> tuple[Shares, dict[str, float]]:
-    """Where the best restart ended, and what `Fit.check` is told."""
+) -> tuple[list[Part], dict[str, float]]:
+    """The approximation, most probable parts first, and what `Fit.check` is told."""
     problem = ascent.problem
     assert isinstance(problem.sharing, PartitionSharing)
     problem.sharing.check_tasks(problem.tasks.num_tasks)
@@ -84,17 +102,43 @@ def best_of_restarts(
     for _ in iterations(0, len(starts), f"{len(starts)} restarts", show=progress):
         share, point = starts[len(runs)], problem.space.initial(rng, 1)[0]
         runs.append(with_enough(ascent, ascend(ascent, ascent.first(point, share), rounds), rounds))
-    evidence = [run.elbo[-1] + volume(ascent.root(run.shares, rng)) for run in runs]
-    top = max(evidence)
-    rivals = [run for run, value in zip(runs, evidence, strict=True) if value > top - RIVAL]
-    best = ascend(ascent, runs[evidence.index(top)].shares, rounds, "finely")
-    return best.shares, {
-        "elbo": best.elbo[-1],
-        "elbo_rise": best.rise,
-        "last_stick": last_stick(ascent, best.shares),
-        "start_disagreement": top - min(evidence),
-        "restart_disagreement": max(_apart(best.shares, run.shares) for run in rivals),
+    evidence = np.array(_evidences(ascent, runs, rng))
+    kept: list[tuple[Run, torch.Tensor, float]] = []
+    for place in np.argsort(-evidence, kind="stable"):
+        run = runs[place]
+        if evidence[place] < evidence.max() - RIVAL or any(_alike(run.shares, k.shares) for k, *_ in kept):
+            continue
+        run = ascend(ascent, run.shares, rounds, "finely")
+        root = ascent.root(run.shares, rng)
+        kept.append((run, root, _evidence(ascent, run, root)))
+    top = max(value for *_, value in kept)
+    total = sum(math.exp(value - top) for *_, value in kept)
+    parts = [Part(run.shares, root, math.exp(value - top) / total) for run, root, value in kept]
+    return sorted(parts, key=lambda part: -part.probability), {
+        "elbo": max(run.elbo[-1] for run, *_ in kept),
+        "elbo_rise": max(run.rise for run, *_ in kept),
+        "last_stick": max(last_stick(ascent, run.shares) for run, *_ in kept),
+        "start_disagreement": float(np.ptp(evidence)),
+        "num_partitions": float(len(parts)),
+        "largest_part": max(part.probability for part in parts),
     }
+
+
+def _evidences(ascent: Ascent, runs: list[Run], rng: np.random.Generator) -> list[float]:
+    """Of all restarts; of those far below the best by the most that their volume can be."""
+    top, P = max(run.elbo[-1] for run in runs), len(runs[0].shares.point)
+    most = 0.5 * P * math.log(2 * math.pi)  # widths are 1 at most
+    return [
+        _evidence(ascent, run, ascent.root(run.shares, rng))
+        if run.elbo[-1] > top - _HOPELESS * P - RIVAL
+        else run.elbo[-1] + most
+        for run in runs
+    ]
+
+
+def _evidence(ascent: Ascent, run: Run, root: torch.Tensor) -> float:
+    """log of what a part of the posterior around one partition holds."""
+    return run.elbo[-1] + volume(root) + ascent.numberings(run.shares)
 
 
 def has_bound(sharing: Sharing, likelihood: Likelihood) -> bool:
@@ -171,23 +215,39 @@ def volume(root: torch.Tensor) -> float:
 
 
 def _draws(
-    ascent: Ascent, shares: Shares, stats: dict[str, float], settings: Settings, rng: np.random.Generator
+    ascent: Ascent, parts: list[Part], stats: dict[str, float], settings: Settings, rng: np.random.Generator
 ) -> Draws:
-    """Independent draws from q."""
+    """Independent draws from q, in random order."""
     problem = ascent.problem
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
-    membership = in_order(drawn_clusters(shares.share, C * N, rng))
-    root = ascent.root(shares, rng)
-    points = shares.point + standard_normal(rng, C * N, len(root)) @ root.T
-    if len(problem.unseen):
-        points = problem.space.redraw_tasks(points, problem.unseen, rng)
-    return complete_given_partitions(
-        replace(problem, tasks=ascent.data_given(shares)),
-        points.reshape(C, N, -1),
-        membership.reshape(C, N, -1),
+    P = len(parts[0].shares.point)
+    number = rng.multinomial(C * N, [part.probability for part in parts])
+    place = torch.from_numpy(rng.permutation(C * N)).split(number.tolist())
+    drawn, where = list[Draws](), list[torch.Tensor]()
+    for part, at in zip(parts, place, strict=True):
+        if not len(at):
+            continue
+        membership = in_order(drawn_clusters(part.shares.share, len(at), rng))
+        points = part.shares.point + standard_normal(rng, len(at), P) @ part.root.T
+        if len(problem.unseen):
+            points = problem.space.redraw_tasks(points, problem.unseen, rng)
+        data = replace(problem, tasks=ascent.data_given(part.shares))
+        drawn.append(complete_given_partitions(data, points[None], membership[None], {}, rng, complete=True))
+        where.append(at)
+    back = torch.cat(where).argsort()
+
+    def laid_out(tensors: list[torch.Tensor]) -> torch.Tensor:
+        joined = torch.cat([tensor[0] for tensor in tensors])[back]
+        return joined.reshape(C, N, *joined.shape[1:])
+
+    num_rows = max(draws.basis.shape[2] for draws in drawn)
+    bases = [torch.nn.functional.pad(d.basis, (0, 0, 0, num_rows - d.basis.shape[2])) for d in drawn]
+    return Draws(
+        {name: laid_out([d.hyperparameters[name] for d in drawn]) for name in drawn[0].hyperparameters},
+        laid_out(bases),
+        laid_out([d.weights for d in drawn]),
+        laid_out([d.factors for d in drawn]),
         {name: np.full((C, N), value) for name, value in stats.items()},
-        rng,
-        complete=True,
     )
 
 
@@ -198,11 +258,11 @@ def drawn_clusters(share: torch.Tensor, num_draws: int, rng: np.random.Generator
     return (uniform > edges).sum(2).clamp(max=share.shape[1] - 1)
 
 
-def _apart(one: Shares, other: Shares) -> float:
-    """The largest difference of two tasks' probabilities of being together."""
-    gap = 0.0
+def _alike(one: Shares, other: Shares) -> bool:
+    """Whether no two tasks' probabilities of being together differ by more than a little."""
     for rows in torch.arange(len(one.share)).split(_PAIRS_AT_ONCE):
         together = one.share[rows] @ one.share.T - other.share[rows] @ other.share.T
         together[torch.arange(len(rows)), rows] = 0.0  # a task is with itself
-        gap = max(gap, float(together.abs().max()))
-    return gap
+        if float(together.abs().max()) > _ALIKE:
+            return False
+    return True

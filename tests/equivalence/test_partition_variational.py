@@ -11,8 +11,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import xarray as xr
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import blocks_of, cluster_moments, draw_clustered, log_marginal_clusters
@@ -22,6 +24,7 @@ from bayesmtl.algebra.soft_clusters import (
     soft_sums,
     worth_of_merging,
 )
+from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.inference import Problem, StandardRows, handles
 from bayesmtl.inference.partition_bound import Ascent, Shares, weight_moments
 from bayesmtl.inference.partition_variational import (
@@ -287,3 +290,61 @@ def test_refuses_what_has_no_bound():
     ):
         assert not handles("svi", sharing, likelihood)
     assert handles("svi", bm.DirichletProcess(), bm.Binomial(trials=3))
+
+
+def test_plain_clusters_are_those_of_enumeration():
+    """Hyperparameters known and clusters far apart: the probability of the one partition is nearly 1 in both.
+
+    Where clusters overlap the bound is far off: `benchmarks.partition_variational`.
+    """
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(5), 20)
+    y = np.where(np.isin(task, (1, 3)), 4.0, -4.0) + 0.5 * rng.normal(size=100)
+    data = bm.TaskData.from_arrays(np.zeros((100, 0)), y, task)
+    known = {"scale": bm.Fixed(0.1), "spread": bm.Fixed(1.0)}
+    model = bm.LinearModel(bm.DirichletProcess(bm.Fixed(0.01), **known), bm.Gaussian(noise=0.5))
+    fit = model.fit(data, method="svi", seed=0, num_draws=50, progress=False)
+    partitions = all_partitions(5)
+    exact = fit.problem.given(partitions).value(torch.zeros(len(partitions), 0).double()).softmax(0)
+    together = (partitions[:, :, None] == partitions[:, None]).double()
+    expected = (exact[:, None, None] * together).sum(0).numpy()
+    np.testing.assert_allclose(fit.partition().co_clustering, expected, atol=0.02)
+    assert 0.98 < expected[0, 2] < 1 and expected[0, 1] < 1e-6
+    assert fit.check().ok and "evidence apart" in str(fit.check())
+
+
+def test_what_check_says_of_a_bound():
+    """A bound that still rose, clusters that did not suffice, and several partitions."""
+    stats = {"elbo_rise": 0.0, "last_stick": 0.0, "start_disagreement": 0.0, "num_partitions": 1.0}
+    stats |= {"largest_part": 1.0}
+
+    def said(**changed: float) -> Check:
+        full = {name: np.full((1, 4), value) for name, value in (stats | changed).items()}
+        return check_draws(xr.Dataset(), full, method="svi", complete=True)
+
+    assert said().ok and "too certain" in said().notes[0] and len(said().notes) == 1
+    assert "larger num_warmup" in str(said(elbo_rise=0.2)) and not said(elbo_rise=0.2).ok
+    assert 'method="gibbs"' in said(last_stick=0.3).messages[0] and not said(last_stick=0.3).ok
+    assert "2 different partitions" in said(num_partitions=2.0, largest_part=0.7).notes[-1]
+    assert "12.0 nats" in said(start_disagreement=12.0).notes[-1]
+
+
+@pytest.mark.parametrize("outcome", [bm.Gaussian(), bm.Bernoulli()])
+def test_new_tasks_join_the_clusters_of_a_fit(outcome):
+    """`condition` learns a new task from the clusters of the others, which stay as they are."""
+    rng = np.random.default_rng(2)
+    task = np.repeat(np.arange(5), 40)
+    x = rng.normal(size=200)
+    f = np.where(task % 2, 3.0, -3.0) * x
+    y = f + rng.normal(size=200) if outcome == bm.Gaussian() else (rng.random(200) < 1 / (1 + np.exp(-f)))
+    frame = pd.DataFrame({"task": [f"task_{t}" for t in task], "x": x, "y": y.astype(float)})
+    columns = {"task": "task", "target": "y", "features": ["x"]}
+    data = bm.TaskData.from_frame(frame[task < 4], **columns)
+    model = bm.LinearModel(bm.DirichletProcess(within="none"), outcome)
+    fit = model.fit(data, method="svi", seed=0, num_draws=50, progress=False)
+    assert fit.method == "svi" and fit.partition().point.nunique() == 2
+    known = fit.condition(frame[task == 4][:12])
+    together = known.partition().co_clustering.sel(task="task_4")
+    assert together.sel(task_other=["task_0", "task_2"]).min() > 0.9
+    old = known.partition().point.loc[list(fit.task_names)]
+    assert old.tolist() == fit.partition().point.tolist()
