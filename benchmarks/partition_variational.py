@@ -23,8 +23,6 @@ from benchmarks.common import Options, main, school, table, verdict
 from benchmarks.partition_calibration import KNOWN, exact, pairs, simulate
 from benchmarks.partitions import FEW, LONG, REDUCED, clustered_data, many_tasks, timed
 
-DP = bm.LinearModel(bm.DirichletProcess())
-
 
 def enumerated(num_sets: int, rows: int) -> dict[str, float]:
     """Probabilities that two of five tasks are together, by the bound and by enumeration."""
@@ -53,6 +51,7 @@ def weights_apart(one: bm.Fit, other: bm.Fit) -> tuple[float, float]:
 
 def run(options: Options) -> str:
     reduced = options.reduced
+    model = bm.LinearModel(bm.Clusters(2) if reduced else bm.DirichletProcess())
     few = pd.DataFrame(
         {
             f"{rows} rows": enumerated(2 if reduced else 100, rows)
@@ -61,22 +60,22 @@ def run(options: Options) -> str:
     )
     data = clustered_data(2, 0.3, 0, num_tasks=5)[0] if reduced else school("every level")
     length = REDUCED if reduced else LONG
-    bound, bound_seconds = timed(DP, data, {"method": "svi"})
-    gibbs, gibbs_seconds = timed(DP, data, length)
+    bound, bound_seconds = timed(model, data, {"method": "svi"})
+    gibbs, gibbs_seconds = timed(model, data, length)
     apart, ratio = weights_apart(bound, gibbs)
     index = []
     for seed in range(1, 2 if reduced else 21):
         some, truth, known = clustered_data(4, 0.0, seed, num_tasks=5 if reduced else 30)
         row = {"oracle": adjusted_rand_score(truth, known)}
         for name, how in (("bound", {"method": "svi"}), ("gibbs", REDUCED if reduced else FEW)):
-            point = timed(DP, some, how)[0].partition().point.reindex(some.task_names)
+            point = timed(model, some, how)[0].partition().point.reindex(some.task_names)
             row[name] = adjusted_rand_score(truth, point)
         index.append(row)
     found = pd.DataFrame(index)
     many = many_tasks(4 if reduced else 2000)
-    large, seconds = timed(DP, many, {"method": "svi"})
+    large, seconds = timed(model, many, {"method": "svi"})
     short = {"num_chains": 1, "num_warmup": 10, "num_draws": 10}
-    iteration = timed(DP, many, short)[1] / 20
+    iteration = timed(model, many, short)[1] / 20
     score = adjusted_rand_score(np.arange(many.num_tasks) % 8, large.partition(250).point)
     return "\n".join(
         [

@@ -340,7 +340,7 @@ def test_new_tasks_join_the_clusters_of_a_fit(outcome):
     frame = pd.DataFrame({"task": [f"task_{t}" for t in task], "x": x, "y": y.astype(float)})
     columns = {"task": "task", "target": "y", "features": ["x"]}
     data = bm.TaskData.from_frame(frame[task < 4], **columns)
-    model = bm.LinearModel(bm.DirichletProcess(within="none"), outcome)
+    model = bm.LinearModel(bm.Clusters(2, within="none"), outcome)
     fit = model.fit(data, method="svi", seed=0, num_draws=50, progress=False)
     assert fit.method == "svi" and fit.partition().point.nunique() == 2
     known = fit.condition(frame[task == 4][:12])
