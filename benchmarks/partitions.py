@@ -265,8 +265,8 @@ def run(options: Options) -> str:
         verdict(
             "mean adjusted Rand index of at least .95",
             ok=bool(found["point partition"].mean() >= 0.95),
-            found=f"{found['point partition'].mean():.3f}, oracle {found['oracle'].mean():.3f}; at least .95, "
-            f"or as good as the oracle, on {int(as_good.sum())} of {len(found)} data sets",
+            found=f"{found['point partition'].mean():.3f}, oracle {found['oracle'].mean():.3f}; at least "
+            f".95, or as good as the oracle, on {int(as_good.sum())} of {len(found)} data sets",
         ),
     ]
     return "\n".join(lines)
