@@ -103,12 +103,14 @@ class Ascent:
 
     Args:
         problem: The posterior.
+        merges: Whether a round merges clusters where that raises the bound.
         shape: b of every row, where there are rows, shape (N,).
         kappa: Of every row, shape (N,).
         constant: Sum of c_i.
     """
 
     problem: Problem
+    merges: bool = True
     shape: torch.Tensor | None = None
     kappa: torch.Tensor | None = None
     constant: float = 0.0
@@ -125,7 +127,7 @@ class Ascent:
         weight = rows.weights
         shape, kappa = torch.as_tensor(form.shape) * weight, torch.as_tensor(form.kappa) * weight
         at_zero = problem.rowwise.value(rows.y, torch.zeros_like(rows.y), given) * weight
-        return cls(problem, shape, kappa, float((at_zero + shape * np.log(2)).sum()))
+        return cls(problem, True, shape, kappa, float((at_zero + shape * np.log(2)).sum()))
 
     @property
     def rows(self) -> TaskRows:
@@ -245,7 +247,7 @@ class Ascent:
                 before, bound = bound, float(at.bound(share))
                 if bound - before < _SETTLED:
                     break
-            merged = _merged(at, share)
+            merged = _merged(at, share) if self.merges else None
             if merged is None:
                 return replace(shares, share=share)
             share = _in_order_of_size(at, merged)

@@ -28,6 +28,7 @@ MOST = 320
 LAST_STICK = 0.1  # expected tasks in the last cluster from which on there must be more of them
 RIVAL = 7.0  # nats below the best restart from which on another one has no part: a thousandth
 _ALIKE = 0.05  # difference of probabilities that two tasks are together up to which restarts are one
+_FEW = 4  # clusters up to which a restart keeps those that it begins with
 _HOPELESS = 10.0  # nats per hyperparameter that no difference in width makes up for
 _ENOUGH = {"roughly": 0.05, "finely": 1e-3}  # nats in a round
 _PAIRS_AT_ONCE = 500  # tasks, beside all
@@ -52,7 +53,8 @@ def partition_variational(problem: Problem, settings: Settings) -> Draws:
     clusters, and with as many clusters as there can be. They are compared by their evidence: the bound with
     that normal integrated over (scales of cluster means are as good as free where there is one cluster, and
     well known where there are many, so that heights do not compare) and with all numberings of the clusters.
-    Restarts that end in different partitions share the draws in proportion to it; most often one has all.
+    Restarts that end in different partitions share the draws in proportion to it; most often one has all. So
+    that few clusters stay in the running beside fewer, restarts from at most four do not merge any.
     `num_warmup` is the most rounds that a restart takes each time.
 
     Approximates: around a partition tasks move between clusters independently of each other, and the only
@@ -101,14 +103,16 @@ def best_of_restarts(
     runs = list[Run]()
     for _ in iterations(0, len(starts), f"{len(starts)} restarts", show=progress):
         share, point = starts[len(runs)], problem.space.initial(rng, 1)[0]
-        runs.append(with_enough(ascent, ascend(ascent, ascent.first(point, share), rounds), rounds))
+        number = int((share.sum(0) > 0).sum())
+        own = replace(ascent, merges=number > _FEW)
+        runs.append(with_enough(own, ascend(own, ascent.first(point, share), rounds), rounds))
     evidence = np.array(_evidences(ascent, runs, rng))
     kept: list[tuple[Run, torch.Tensor, float]] = []
     for place in np.argsort(-evidence, kind="stable"):
         run = runs[place]
         if evidence[place] < evidence.max() - RIVAL or any(_alike(run.shares, k.shares) for k, *_ in kept):
             continue
-        run = ascend(ascent, run.shares, rounds, "finely")
+        run = ascend(replace(ascent, merges=False), run.shares, rounds, "finely")
         root = ascent.root(run.shares, rng)
         kept.append((run, root, _evidence(ascent, run, root)))
     top = max(value for *_, value in kept)

@@ -313,6 +313,24 @@ def test_plain_clusters_are_those_of_enumeration():
     assert fit.check().ok and "evidence apart" in str(fit.check())
 
 
+def test_partitions_about_as_probable_share_the_draws():
+    """One cluster or two, by enumeration .39 to .61: means exactly as far apart as said."""
+    rng = np.random.default_rng(0)
+    task, noise = np.repeat(np.arange(6), 20), rng.normal(size=120)
+    noise -= np.array([noise[task == t].mean() for t in range(6)])[task]
+    data = bm.TaskData.from_arrays(np.zeros((120, 0)), np.where(task % 2, 0.18, -0.18) + 0.5 * noise, task)
+    known = {"scale": bm.Fixed(0.05), "spread": bm.Fixed(1.0)}
+    model = bm.LinearModel(bm.DirichletProcess(bm.Fixed(0.2), **known), bm.Gaussian(noise=0.5))
+    fit = model.fit(data, method="svi", seed=0, num_draws=250, progress=False)
+    partitions = all_partitions(6)
+    exact = fit.problem.given(partitions).value(torch.zeros(len(partitions), 0).double()).softmax(0)
+    expected = float(exact[partitions[:, 0] == partitions[:, 1]].sum())
+    assert 0.3 < expected < 0.5
+    # what is approximated, and five standard errors of a thousand draws
+    assert fit.partition().co_clustering[0, 1] == pytest.approx(expected, abs=0.05 + 0.08)
+    assert "2 different partitions" in str(fit.check())
+
+
 def test_what_check_says_of_a_bound():
     """A bound that still rose, clusters that did not suffice, and several partitions."""
     stats = {"elbo_rise": 0.0, "last_stick": 0.0, "start_disagreement": 0.0, "num_partitions": 1.0}
