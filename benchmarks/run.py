@@ -23,6 +23,7 @@ NAMES = (
     "landmine_posterior",
     "partitions",
     "partition_calibration",
+    "partition_variational",
     "landmine_clusters",
     "landmine_known_groups",
     "calibration",

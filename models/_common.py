@@ -88,9 +88,11 @@ def task_data(
     return data.select_tasks(data.task_names[:6]) if reduced else data
 
 
-def splits(data: bm.TaskData, *, reduced: bool) -> Iterator[tuple[bm.TaskData, bm.TaskData]]:
-    """Ten random splits, 75 % of every task's rows for training; reduced, one."""
-    for seed in range(1 if reduced else NUM_SPLITS):
+def splits(
+    data: bm.TaskData, *, reduced: bool, num_splits: int = NUM_SPLITS
+) -> Iterator[tuple[bm.TaskData, bm.TaskData]]:
+    """Random splits, 75 % of every task's rows for training; reduced, one."""
+    for seed in range(1 if reduced else num_splits):
         yield data.split(test=0.25, seed=seed)
 
 
@@ -186,10 +188,12 @@ BASELINES: dict[str, Method] = {
 }
 
 
-def compare(data: bm.TaskData, methods: Mapping[str, Method], *, reduced: bool) -> pd.DataFrame:
+def compare(
+    data: bm.TaskData, methods: Mapping[str, Method], *, reduced: bool, num_splits: int = NUM_SPLITS
+) -> pd.DataFrame:
     """Explained variance of every method on every split: one row per split."""
     rows = []
-    for train, test in splits(data, reduced=reduced):
+    for train, test in splits(data, reduced=reduced, num_splits=num_splits):
         rows.append({name: explained_variance(test.y, learn(train)(test)) for name, learn in methods.items()})
     return pd.DataFrame(rows)
 

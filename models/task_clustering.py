@@ -29,6 +29,7 @@ from _common import (
 
 import bayesmtl as bm
 
+NUM_SPLITS = 3  # on each of which two posteriors over partitions are sampled
 SHARING = bm.Clusters(3, within="full")
 KIND = ["school_gender", "denomination"]
 FULL = bm.Hierarchical(covariance="full")
@@ -52,7 +53,12 @@ def main() -> None:
         "one cluster": empirical_bayes(FULL),
     } | BASELINES
     literature = [SCHOOL_LITERATURE[key] for key in ("clustering", "gp", "mtfl")]
-    show(compare(data, methods, reduced=reduced), literature, what="School", reduced=reduced)
+    show(
+        compare(data, methods, reduced=reduced, num_splits=NUM_SPLITS),
+        literature,
+        what="School",
+        reduced=reduced,
+    )
 
 
 if __name__ == "__main__":

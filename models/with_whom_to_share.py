@@ -27,6 +27,7 @@ from _common import (
 
 import bayesmtl as bm
 
+NUM_SPLITS = 3  # on each of which two posteriors over partitions are sampled
 SHARING = bm.Clusters(2, basis="low_rank", rank=1)
 
 
@@ -39,7 +40,12 @@ def main() -> None:
         "one group, one direction": empirical_bayes(bm.LowRank(1)),
     } | BASELINES
     literature = [SCHOOL_LITERATURE[key] for key in ("clustering", "mtfl")]
-    show(compare(data, methods, reduced=reduced), literature, what="School", reduced=reduced)
+    show(
+        compare(data, methods, reduced=reduced, num_splits=NUM_SPLITS),
+        literature,
+        what="School",
+        reduced=reduced,
+    )
 
 
 if __name__ == "__main__":

@@ -96,22 +96,49 @@ def cluster_sums(values: torch.Tensor, membership: torch.Tensor, num_clusters: i
 
 
 @dataclass(frozen=True, eq=False)
-class _Blocks:
-    """The posterior of Z in blocks: mu, and every b_k given mu, each in units of its prior scale."""
+class Blocks:
+    """The posterior of Z in blocks: mu, and every b_k given mu, each in units of its prior scale.
 
-    L: torch.Tensor  # of every cluster, (B, K, D, D)
-    A: torch.Tensor  # (B, K, D, D)
-    a: torch.Tensor  # (B, K, D, 1)
-    L_mean: torch.Tensor  # of the precision of mu, (B, D, D)
-    a_mean: torch.Tensor  # (B, D, 1)
+    Args:
+        L: Cholesky factors of Lambda_k, shape (B, K, D, D).
+        A: Shape (B, K, D, D).
+        a: Shape (B, K, D, 1).
+        L_mean: Cholesky factor of the precision of mu, shape (B, D, D).
+        a_mean: L_mean^-1 times the linear term of mu, shape (B, D, 1).
+    """
+
+    L: torch.Tensor
+    A: torch.Tensor
+    a: torch.Tensor
+    L_mean: torch.Tensor
+    a_mean: torch.Tensor
+
+    @property
+    def log_worth(self) -> torch.Tensor:
+        """log of E[prod_k exp(q_k'z_k - z_k'P_k z_k / 2)] over the prior of Z, shape (B,)."""
+        log_det = self.L.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
+        log_det = log_det + self.L_mean.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        quadratic = (self.a**2).sum((-1, -2, -3)) + (self.a_mean**2).sum((-1, -2))
+        return 0.5 * quadratic - log_det
 
 
-def _blocks(terms: TaskTerms, structure: Structure) -> _Blocks:
-    membership, scales = structure.membership, structure.basis_scale
-    assert membership is not None and scales is not None
+def _blocks(terms: TaskTerms, structure: Structure) -> Blocks:
+    membership = structure.membership
+    assert membership is not None and structure.basis_scale is not None
     K = int(membership.max()) + 1
     P = cluster_sums(terms.precision, membership, K)
-    q = cluster_sums(terms.linear, membership, K)[..., None]
+    return blocks_of(P, cluster_sums(terms.linear, membership, K), structure.basis_scale)
+
+
+def blocks_of(P: torch.Tensor, q: torch.Tensor, scales: torch.Tensor) -> Blocks:
+    """The posterior of Z given what the tasks of every cluster say together.
+
+    Args:
+        P: Sums of Q_t over clusters, shape (B, K, D, D).
+        q: Sums of q_t, shape (B, K, D).
+        scales: Prior scales of mu and of the departures, shape (B, 2, D).
+    """
+    q = q[..., None]
     scale, spread = scales[:, 0], scales[:, 1][:, None, :, None]
     identity = torch.eye(P.shape[-1], dtype=P.dtype)
     L = cholesky_or_nan(identity + spread * P * spread.transpose(-1, -2))
@@ -120,7 +147,27 @@ def _blocks(terms: TaskTerms, structure: Structure) -> _Blocks:
     rest = (P - A.transpose(-1, -2) @ A).sum(1)
     linear = scale[..., None] * (q - A.transpose(-1, -2) @ a).sum(1)
     L_mean = cholesky_or_nan(identity + scale[:, :, None] * rest * scale[:, None, :])
-    return _Blocks(L, A, a, L_mean, torch.linalg.solve_triangular(L_mean, linear, upper=False))
+    return Blocks(L, A, a, L_mean, torch.linalg.solve_triangular(L_mean, linear, upper=False))
+
+
+def cluster_moments(blocks: Blocks, scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Posterior means (B, K, D) and covariances (B, K, D, D) of z_k = mu + b_k.
+
+    Args:
+        blocks: The posterior of Z.
+        scales: Prior scales of mu and of the departures, shape (B, 2, D).
+    """
+    scale, spread = scales[:, 0, :, None], scales[:, 1][:, None, :, None]
+    identity = torch.eye(scales.shape[-1], dtype=scales.dtype)
+    mean = scale * _solve_upper(blocks.L_mean, blocks.a_mean)
+    root = scale * _solve_upper(blocks.L_mean, identity.expand_as(blocks.L_mean))
+    # b_k = shift - slope mu + own noise with root `inner`
+    slope = spread * _solve_upper(blocks.L, blocks.A)
+    inner = spread * _solve_upper(blocks.L, identity.expand_as(blocks.L))
+    kept = identity - slope
+    z_root = torch.cat([kept @ root[:, None], inner], dim=-1)
+    m = kept @ mean[:, None] + spread * _solve_upper(blocks.L, blocks.a)
+    return m.squeeze(-1), z_root @ z_root.transpose(-1, -2)
 
 
 class _LogMarginalClusters(torch.autograd.Function):
@@ -141,10 +188,7 @@ class _LogMarginalClusters(torch.autograd.Function):
         blocks = _blocks(terms, structure)
         if any(ctx.needs_input_grad):
             ctx.gradients = _gradients(tasks, structure, noise, terms, blocks)
-        log_det = blocks.L.diagonal(dim1=-2, dim2=-1).log().sum((-1, -2))
-        log_det = log_det + blocks.L_mean.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        quadratic = (blocks.a**2).sum((-1, -2, -3)) + (blocks.a_mean**2).sum((-1, -2))
-        return terms.value + 0.5 * quadratic - log_det
+        return terms.value + blocks.log_worth
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -156,7 +200,7 @@ class _LogMarginalClusters(torch.autograd.Function):
 
 
 def _gradients(
-    tasks: CompressedTasks, structure: Structure, noise: torch.Tensor, terms: TaskTerms, blocks: _Blocks
+    tasks: CompressedTasks, structure: Structure, noise: torch.Tensor, terms: TaskTerms, blocks: Blocks
 ) -> tuple[torch.Tensor | None, ...]:
     """Gradients with respect to basis_scale, residual_scale, residual_factor and noise.
 

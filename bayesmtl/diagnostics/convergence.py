@@ -18,6 +18,8 @@ ESS_PER_CHAIN = 50  # 400 for four chains, the same source: enough for R-hat and
 RISE_LEAST = 1.0  # nats of an evidence bound; less than this no interval would show
 RISE_ERRORS = 3.0
 DISAGREEMENT_LIMIT = 0.5  # standard deviations between restarts
+RISE_STILL = 0.1  # nats of a bound that never falls, in one round
+LAST_STICK_LIMIT = 0.1  # expected tasks in the last cluster there can be
 UNINFORMED = 0.1  # share of the prior's 90 % interval by which no quantile of the posterior has moved
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SCREENED = 30
@@ -233,6 +235,8 @@ def _shown(names: list[str], limit: int = 4) -> str:
 
 def _bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """Judge stochastic optimisation: whether its bound still rose, and whether restarts ended alike."""
+    if "last_stick" in sample_stats:
+        return _partition_bound_messages(sample_stats)
     rise, error = (float(sample_stats[name].flat[0]) for name in ("elbo_rise", "elbo_rise_error"))
     messages = []
     if not rise <= max(RISE_LEAST, RISE_ERRORS * error):
@@ -252,6 +256,8 @@ def _bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
 
 def _bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """What an evidence bound approximates: everything by a normal, or the hyperparameters by a point."""
+    if "last_stick" in sample_stats:
+        return _partition_bound_notes(sample_stats)
     if "start_disagreement" not in sample_stats:
         return [
             "A normal approximation, fitted so that it is too narrow rather than too wide: intervals of "
@@ -264,6 +270,42 @@ def _bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
     gap = float(np.max(sample_stats["start_disagreement"]))
     if gap > RISE_LEAST:
         notes.append(f"Restarts ended at bounds that differ by {gap:.1f} nats; the better one is used.")
+    return notes
+
+
+def _partition_bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
+    """Judge coordinate ascent over partitions: whether it ended, and whether there were clusters enough."""
+    rise, last = (float(sample_stats[name].flat[0]) for name in ("elbo_rise", "last_stick"))
+    messages = []
+    if not rise <= RISE_STILL:
+        messages.append(
+            f"The evidence bound (ELBO) rose by {rise:.3f} in the last round; fit with a larger num_warmup, "
+            "which gives more of them."
+        )
+    if not last <= LAST_STICK_LIMIT:
+        messages.append(
+            f"The last of the clusters there can be holds {last:.1f} tasks, so more are needed than this "
+            'approximation has; fit by method="gibbs", which has no such limit.'
+        )
+    return messages
+
+
+def _partition_bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
+    """What coordinate ascent over partitions approximates, and how its restarts compare."""
+    gap, number, largest = (
+        float(sample_stats[name].flat[0]) for name in ("start_disagreement", "num_partitions", "largest_part")
+    )
+    notes = [
+        "Around a partition tasks are in clusters independently of each other: partitions come out too "
+        'certain; method="gibbs" for comparison.'
+    ]
+    if gap > RISE_LEAST:
+        notes.append(f"Restarts ended up to {gap:.1f} nats of evidence apart.")
+    if number > 1:
+        notes.append(
+            f"They found {number:.0f} different partitions that count, the best with probability "
+            f"{largest:.2f}; there may be others."
+        )
     return notes
 
 

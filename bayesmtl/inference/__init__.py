@@ -14,6 +14,7 @@ from bayesmtl.inference.exact import exact
 from bayesmtl.inference.laplace import laplace
 from bayesmtl.inference.nuts import nuts
 from bayesmtl.inference.partition_gibbs import partition_gibbs
+from bayesmtl.inference.partition_variational import has_bound, partition_variational
 from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
 from bayesmtl.inference.svi import svi
@@ -57,7 +58,9 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         >>> [name for name in ENGINES if handles(name, Hierarchical(), Bernoulli())]
         ['laplace', 'gibbs', 'nuts', 'svi']
     """
-    if sharing.has_partition:  # needs Gibbs moves, with all weights integrated out
+    if sharing.has_partition:  # needs Gibbs moves, or a bound, with all weights integrated out
+        if method == "svi":
+            return has_bound(sharing, likelihood)
         return method == "gibbs" and (likelihood.compresses or likelihood.augments)
     if likelihood.has_classes:  # those that take rows with several linear predictors
         return method in ("laplace", "nuts")
@@ -171,6 +174,7 @@ __all__ = [
     "laplace",
     "nuts",
     "partition_gibbs",
+    "partition_variational",
     "svi",
     "whole_number",
 ]

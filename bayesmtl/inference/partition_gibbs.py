@@ -50,7 +50,9 @@ def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
     (weights_rng,) = rng.spawn(1)
     sampler = PartitionSampler(problem, settings.num_warmup)
     points, membership, sample_stats, complete = run_chains(sampler, settings, rng)
-    return _complete(problem, points, membership, sample_stats, weights_rng, complete=complete)
+    return complete_given_partitions(
+        problem, points, membership, sample_stats, weights_rng, complete=complete
+    )
 
 
 def run_chains(
@@ -173,7 +175,7 @@ class PartitionSampler:
             state.stats.append(torch.stack([ones, 0 * ones, 0 * ones, state.value, 0 * ones], dim=1))
 
 
-def _complete(
+def complete_given_partitions(
     problem: Problem,
     points: torch.Tensor,
     membership: torch.Tensor,

@@ -13,6 +13,7 @@ from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.guide import Batches, Guide, pseudo_rows
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.nuts import import_pyro, private_randomness
+from bayesmtl.inference.partition_variational import partition_variational
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings, refuse_checkpoint
@@ -44,12 +45,17 @@ def svi(problem: Problem, settings: Settings) -> Draws:
     with the highest evidence bound (ELBO) is used. `Fit.check` judges whether the bound was still rising in
     the last third of the steps and whether restarts disagree.
 
+    Priors over partitions of the tasks have a scheme of their own, without Pyro and with all tasks at once:
+    `partition_variational`.
+
     Source: Hoffman, Blei, Wang and Paisley (2013) for minibatches; the conditional family is ours.
 
     Raises:
         MissingDependencyError: If Pyro is not installed.
         SpecificationError: If a checkpoint is asked for.
     """
+    if problem.sharing.has_partition:
+        return partition_variational(problem, settings)
     refuse_checkpoint(settings, "svi")
     rng = np.random.default_rng(settings.seed)
     num_steps = STEPS_PER_WARMUP * settings.num_warmup

@@ -101,13 +101,14 @@ class LinearModel:
                 rows Gaussian (a logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of
                 the tasks; "laplace", corrected by importance weights, for all likelihoods; "nuts" (full
                 posterior, slow) for all likelihoods and "svi" (approximate, by minibatches) for all but
-                `Categorical`, with Pyro; or "auto"; the fit records the choice and its reason.
+                `Categorical`, with Pyro; "svi" (approximate, without Pyro) for partitions of very many tasks;
+                or "auto"; the fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
             num_draws: Kept draws per chain; by default 500 of "exact", "gibbs" and "nuts" and 250 of the
                 others, whose draws are independent.
             num_warmup: Iterations per chain to adapt in ("exact", "gibbs" and "nuts"); "svi" takes five steps
-                for each.
+                for each, or with partitions at most so many rounds.
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact", "gibbs" and
                 "laplace").

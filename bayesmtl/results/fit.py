@@ -127,8 +127,8 @@ class Fit:
     @cached_property
     def _verdict(self) -> Check:
         judged = self.posterior
-        if self.sharing.has_partition:
-            stats = self.draws.sample_stats
+        stats = self.draws.sample_stats
+        if self.sharing.has_partition and "lp" in stats:  # there are chains
             judged = judged.assign(in_doubt(self.draws.hyperparameters["cluster"], stats, self.task_names))
         return check_draws(
             judged,

@@ -106,6 +106,12 @@ class Clusters(ExchangeablePartition):
         total = self.num_clusters * values["concentration"]
         return torch.lgamma(total + num_tasks) - torch.lgamma(total)
 
+    def sticks(self, values: Values, num_clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Beta(concentration, (K - k) concentration), k = 1 .. K - 1: Dirichlet weights one by one."""
+        concentration = values["concentration"].reshape(-1, 1)
+        left = torch.arange(self.num_clusters - 1, 0, -1)[:num_clusters]
+        return concentration.expand(-1, len(left)), concentration * left
+
     def log_partition(
         self, membership: torch.Tensor, values: Values, descriptors: torch.Tensor | None = None
     ) -> torch.Tensor:

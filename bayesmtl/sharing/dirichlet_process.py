@@ -57,3 +57,8 @@ class DirichletProcess(ExchangeablePartition):
         """log alpha (alpha + 1) .. (alpha + T - 1)."""
         alpha = values["concentration"]
         return torch.lgamma(alpha + num_tasks) - torch.lgamma(alpha)
+
+    def sticks(self, values: Values, num_clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Beta(1, alpha) (Sethuraman, 1994)."""
+        alpha = values["concentration"].reshape(-1, 1).expand(-1, num_clusters)
+        return torch.ones_like(alpha), alpha

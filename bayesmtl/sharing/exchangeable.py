@@ -42,6 +42,18 @@ class ExchangeablePartition(PartitionSharing):
     def log_total(self, num_tasks: int, values: Values) -> torch.Tensor:
         """Log of the product of the total weights offered to each task in turn, shape (B,)."""
 
+    @abstractmethod
+    def sticks(self, values: Values, num_clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same prior by stick breaking: independent v_k ~ Beta(first_k, second_k), shape (B, S) each.
+
+        A task is in cluster k with probability v_k prod_{l < k} (1 - v_l), as often as there are sticks, and
+        in the last of the clusters there can be with what is left.
+
+        Args:
+            values: Hyperparameter values, each of shape (B, ...).
+            num_clusters: S, sticks that are wanted; fewer where there can be no more clusters.
+        """
+
     def num_slots(self, membership: torch.Tensor, num_new: int) -> int:
         """Those occupied, and one for every further task."""
         return (int(membership.max()) + 1 if membership.shape[1] else 0) + num_new

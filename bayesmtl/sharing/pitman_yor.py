@@ -66,3 +66,9 @@ class PitmanYor(ExchangeablePartition):
         """log of concentration (concentration + 1) .. (concentration + T - 1)."""
         concentration = values["concentration"]
         return torch.lgamma(concentration + num_tasks) - torch.lgamma(concentration)
+
+    def sticks(self, values: Values, num_clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Beta(1 - discount, concentration + k discount), k = 1, 2, .."""
+        concentration = values["concentration"].reshape(-1, 1)
+        second = concentration + self.discount * torch.arange(1, num_clusters + 1)
+        return torch.full_like(second, 1.0 - self.discount), second

@@ -16,7 +16,14 @@ import bayesmtl
 import bayesmtl as bm
 from bayesmtl import likelihoods, sharing
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.inference import ENGINES, Draws, augmented_gibbs, handles, partition_gibbs
+from bayesmtl.inference import (
+    ENGINES,
+    Draws,
+    augmented_gibbs,
+    handles,
+    partition_gibbs,
+    partition_variational,
+)
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Parameter, Reported
 from bayesmtl.priors import HalfNormal, Prior
@@ -128,6 +135,8 @@ ENTRIES |= {
     for prior, outcome, engine in (
         (bm.LowRank(1), bm.Bernoulli(), "nuts"),
         (bm.Hierarchical("isotropic"), bm.Poisson(), "svi"),
+        # not by Pyro: partitions have a scheme of their own under that name
+        (bm.Clusters(2), bm.Gaussian(), "svi"),
     )
 }
 # A scale and a noise level for each task, on the engine that takes no time.
@@ -295,8 +304,8 @@ def test_no_engine_escapes():
                     returned = typing.get_type_hints(function).get("return")
                     if returned is Draws and parameters == ["problem", "settings"]:
                         found.add(function)
-    # "gibbs" is two samplers under one name
-    assert found == {*ENGINES.values(), augmented_gibbs, partition_gibbs}
+    # "gibbs" is two samplers under one name, "svi" two schemes
+    assert found == {*ENGINES.values(), augmented_gibbs, partition_gibbs, partition_variational}
     assert {engine for _, engine in ENTRIES.values()} == set(ENGINES)
 
 

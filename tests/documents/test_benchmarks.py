@@ -32,6 +32,7 @@ NEEDS = {
     "landmine_posterior": ("landmine", ("numpyro",)),
     "partitions": ("school", ()),
     "partition_calibration": (None, ()),
+    "partition_variational": (None, ()),
     "landmine_clusters": ("landmine", ()),
     "landmine_known_groups": ("landmine", ()),
     "calibration": (None, ()),
