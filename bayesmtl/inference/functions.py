@@ -154,6 +154,11 @@ class FunctionProblem(Target):
         return len(self.y)
 
     @property
+    def turning(self) -> str | None:
+        """See `Target.turning`."""
+        return self.sharing.turning(self.num_tasks)
+
+    @property
     def num_holes(self) -> int:
         """Cells of the grid without a target."""
         return 0 if self.grid is None else int((self.grid < 0).sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,17 +31,19 @@ class Proposal:
         root: Root of its scale matrix, shape (P, P).
         signed: Coordinates in which x and -x mean the same, bool (P,).
         side: A point on the wanted side, shape (P,).
+        tail: Degrees of freedom; by default 5 more than coordinates.
     """
 
     center: torch.Tensor
     root: torch.Tensor
     signed: torch.Tensor
     side: torch.Tensor
+    tail: float | None = None
 
     @property
     def degrees(self) -> float:
         """Degrees of freedom; more coordinates put a t's mass further out, and need lighter tails."""
-        return _DEGREES + len(self.center)
+        return _DEGREES + len(self.center) if self.tail is None else self.tail
 
     def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
         """Points on the wanted side, at most `number`, shape (M, P)."""
@@ -86,7 +88,7 @@ class Proposal:
         # a few heavy points have the spread of a line: keep a share of the old one
         share = 1 / (1 + len(center) * float((weights**2).sum()))
         covariance = share * covariance + (1 - share) * self.root @ self.root.T
-        return Proposal(center, torch.linalg.cholesky(covariance), self.signed, self.side)
+        return replace(self, center=center, root=torch.linalg.cholesky(covariance))
 
 
 @dataclass(frozen=True, eq=False)

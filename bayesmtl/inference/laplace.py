@@ -23,6 +23,7 @@ from bayesmtl.inference.mode import highest, rounded, search, spread_root
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.target import Density, Target
+from bayesmtl.inference.turned import Turned
 
 NUM_DRAWS = 250  # by default, per chain; they are independent but for repeats
 PROPOSALS_PER_DRAW = 1
@@ -35,6 +36,8 @@ _FIRST, _PER_COORDINATE = 40, 3
 # Points of all rounds, in first rounds: more where evaluations are cheap, until enough are effective. The
 # last is for matrices of so many rows and less, between them as many as take the same time.
 _LEAST_ROUNDS, _MOST_ROUNDS, _CHEAP = 5, 64, 150
+# Degrees of freedom there: loadings and scales that few data know have tails, and rounds can afford them.
+_TAIL = 7.0
 _ENTRIES_AT_ONCE = 2_000_000  # of matrices, for points evaluated together
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 8, 128
 
@@ -118,13 +121,16 @@ def weigh_hyperparameters(
         target = RecordedTarget(problem, journal)
         mode = highest(search(target, target, rng))
         centred = Centred(problem)
-        density = Recorded(centred, journal, number)
-        center = centred.there(mode.point[None])[0]
-        center, root = rounded(center, spread_root(density, center, rng))
-        proposal = Proposal(center, root, centred.signed, center)
+        center, signed, turned = centred.there(mode.point[None]), centred.signed, None
+        if problem.turning is not None:
+            turned = Turned.around(centred, *problem.space.place(problem.turning), center[0])
+            center, signed = turned.there(center), turned.signed(signed)
+        density = Recorded(turned or centred, journal, number)
+        center, root = rounded(center[0], spread_root(density, center[0], rng))
+        proposal = Proposal(center, root, signed, center, _TAIL)
         sample = pooled_sample(density, proposal, number, int(rounds * number), rng, at_once)
-    sample = replace(sample, points=centred.back(sample.points))
-    points = _resampled(sample, C * N, rng).reshape(C, N, -1)
+    points = _resampled(sample, C * N, rng)
+    points = centred.back(points if turned is None else turned.back(points, rng)).reshape(C, N, -1)
     return points, _judged(sample, mode.converged, C, N)
 
 

@@ -58,6 +58,11 @@ class Target(ABC):
         """Rows of the matrix that one evaluation factorises; infinite where it takes a search of its own."""
         return math.inf
 
+    @property
+    def turning(self) -> str | None:
+        """Name of a parameter (R, T) that the data know up to a rotation of its R rows, if there is one."""
+        return None
+
     def canonical(self, points: torch.Tensor) -> torch.Tensor:
         """Of points (B, P) that mean the same, such as reflections, always the same: where chains start."""
         return points
