@@ -138,6 +138,10 @@ class ParameterSpace:
             start += parameter.size
         return slices
 
+    def place(self, name: str) -> tuple[Parameter, int]:
+        """A parameter and the position of its first coordinate."""
+        return next((parameter, at.start) for parameter, at in self._slices() if parameter.name == name)
+
     def constrain(self, points: torch.Tensor) -> dict[str, torch.Tensor]:
         """From coordinates (B, P) to named values, each (B, *shape)."""
         return {p.name: p.constrain(points[:, where]) for p, where in self._slices()}

@@ -16,12 +16,16 @@ TASKS, EACH = 3, 8
 MASS = 0.9
 COVERED = (0.85, 0.95)
 LEAST_P = 1e-3
-"""Of a test that ranks are uniform: sixteen quantities of two models, a false alarm in sixty."""
+"""Of a test that ranks are uniform: thirty quantities of four models, a false alarm in thirty."""
 DEFAULT = Options.simulations
 USUAL = 100
+NAMES = [str(t) for t in range(TASKS)]
+PATH = pd.DataFrame(np.eye(TASKS, k=1) + np.eye(TASKS, k=-1), index=NAMES, columns=NAMES)
 MODELS = {
     "TaskCovariance": bm.MultitaskGP(sharing=bm.TaskCovariance()),
     "Hierarchical": bm.MultitaskGP(sharing=bm.Hierarchical()),
+    "LowRank": bm.MultitaskGP(sharing=bm.LowRank(2)),
+    "TaskGraph": bm.MultitaskGP(sharing=bm.TaskGraph(PATH)),
 }
 
 

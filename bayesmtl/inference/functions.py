@@ -148,6 +148,19 @@ class FunctionProblem(Target):
         return self.grid is not None and self.kernels.num_kernels == 1
 
     @property
+    def evaluation_size(self) -> float:
+        """See `Target.evaluation_size`."""
+        if self.on_grid:
+            assert self.grid is not None
+            return max(self.grid.shape)
+        return len(self.y)
+
+    @property
+    def turning(self) -> str | None:
+        """See `Target.turning`."""
+        return self.sharing.turning(self.num_tasks)
+
+    @property
     def num_holes(self) -> int:
         """Cells of the grid without a target."""
         return 0 if self.grid is None else int((self.grid < 0).sum())

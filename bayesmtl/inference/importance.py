@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
 _ROUNDS = 4  # of adapting the proposal
 _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
 _AT_ONCE = 8  # points evaluated together
+ENOUGH_POINTS = 400  # effective ones, for 90 % intervals to cover as much
 _SHARE_FROM = 20_000  # draws
 _MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
 
@@ -30,17 +31,19 @@ class Proposal:
         root: Root of its scale matrix, shape (P, P).
         signed: Coordinates in which x and -x mean the same, bool (P,).
         side: A point on the wanted side, shape (P,).
+        tail: Degrees of freedom; by default 5 more than coordinates.
     """
 
     center: torch.Tensor
     root: torch.Tensor
     signed: torch.Tensor
     side: torch.Tensor
+    tail: float | None = None
 
     @property
     def degrees(self) -> float:
         """Degrees of freedom; more coordinates put a t's mass further out, and need lighter tails."""
-        return _DEGREES + len(self.center)
+        return _DEGREES + len(self.center) if self.tail is None else self.tail
 
     def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
         """Points on the wanted side, at most `number`, shape (M, P)."""
@@ -85,7 +88,7 @@ class Proposal:
         # a few heavy points have the spread of a line: keep a share of the old one
         share = 1 / (1 + len(center) * float((weights**2).sum()))
         covariance = share * covariance + (1 - share) * self.root @ self.root.T
-        return Proposal(center, torch.linalg.cholesky(covariance), self.signed, self.side)
+        return replace(self, center=center, root=torch.linalg.cholesky(covariance))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,37 +127,49 @@ def weighted_sample(
 
 
 def pooled_sample(
-    density: Density, proposal: Proposal, number: int, num_rounds: int, rng: np.random.Generator
+    density: Density,
+    proposal: Proposal,
+    number: int,
+    most: int,
+    rng: np.random.Generator,
+    at_once: int = _AT_ONCE,
 ) -> WeightedSample:
     """Importance sampling for densities that are expensive: rounds are pooled, and none is thrown away.
 
-    Each round's proposal has the centre and spread of all weighted points before it. A point counts as drawn
-    from the equal mixture of all proposals, whichever it came from.
+    Each round's proposal has the centre and spread of all weighted points before it, and as many points as
+    all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came from.
+    Rounds end when 400 points are effective and the weights' tail is light.
 
     Source: Cornuet, Marin, Mira and Robert (2012), adaptive multiple importance sampling.
 
     Args:
         density: What is sampled.
         proposal: The first proposal.
-        number: Points of each round.
-        num_rounds: How many rounds.
+        number: Points of the first round.
+        most: Points of all rounds together.
         rng: Source of randomness.
+        at_once: Points evaluated together.
     """
     proposals: list[Proposal] = []
     sizes: list[float] = []
+    counts: list[int] = []
     points, value = proposal.center.new_zeros(0, len(proposal.center)), proposal.center.new_zeros(0)
-    log_weights, k = np.zeros(0), np.inf
-    for _ in range(num_rounds):
+    weights, k = value, np.inf
+    while len(points) < most:
         proposals.append(proposal)
         sizes.append(proposal.log_size(rng))
-        fresh = proposal.draw(number, rng)
+        fresh = proposal.draw(min(max(number, len(points)), most - len(points)), rng)
+        counts.append(len(fresh))
         points = torch.cat([points, fresh])
-        value = torch.cat([value, *(density.value(part) for part in fresh.split(_AT_ONCE))])
+        value = torch.cat([value, *(density.value(part) for part in fresh.split(at_once))])
         each = torch.stack([p.log_density(points) - s for p, s in zip(proposals, sizes, strict=True)])
-        mixture = torch.logsumexp(each, dim=0)
+        share = torch.tensor(counts, dtype=value.dtype)
+        mixture = torch.logsumexp(each + share.log()[:, None], dim=0)
         log_weights, k = smooth((value - mixture).numpy())
         weights = torch.from_numpy(np.exp(log_weights - log_weights.max()))
         weights = weights / weights.sum()
+        if 1 / float((weights**2).sum()) >= ENOUGH_POINTS and k < ENOUGH:
+            break
         proposal = proposal.adapted(points, weights)
     return WeightedSample(points, weights, k)
 

@@ -36,7 +36,7 @@ class StandardRows(NamedTuple):
         weights: How often rows count (n,), or None for once.
         offset: Known parts of the functions (n,), or None where the target was reduced by them.
         trials: Numbers of trials (n,), or None.
-        level: Known parts of the linear predictors of a row (C,), where it has several.
+        level: Known parts of the linear predictors of a row (C,), or None where it has one.
     """
 
     X: np.ndarray
@@ -45,7 +45,7 @@ class StandardRows(NamedTuple):
     weights: np.ndarray | None
     offset: np.ndarray | None
     trials: np.ndarray | None
-    level: np.ndarray
+    level: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -68,7 +68,8 @@ class StandardRows(NamedTuple):
         y = np.where(scaled, standardization.standardize_target(source.y - known, task), source.y)
         offset = None if scaled.all() else np.where(scaled, 0.0, known + standardization.target_center[task])
         X = standardization.standardize_features(source.X)
-        return cls(X, y, task, source.weights, offset, source.trials, standardization.level_by_predictor)
+        level = standardization.level_by_predictor if likelihood.has_classes else None
+        return cls(X, y, task, source.weights, offset, source.trials, level)
 
     def statistics(self, num_tasks: int) -> TaskStatistics:
         """Sufficient statistics of a Gaussian regression."""
@@ -78,7 +79,7 @@ class StandardRows(NamedTuple):
         """The rows themselves, in batches; with C linear predictors each where targets are classes."""
         further = {"weights": self.weights, "offset": self.offset, "trials": self.trials}
         rows = TaskRows.of(self.X, self.y, self.task, num_tasks, **further)
-        return SeveralRows.over(rows, torch.from_numpy(self.level.copy())) if len(self.level) else rows
+        return rows if self.level is None else SeveralRows.over(rows, torch.from_numpy(self.level.copy()))
 
 
 @dataclass(frozen=True, eq=False)

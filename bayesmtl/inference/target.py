@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
@@ -51,6 +52,16 @@ class Target(ABC):
     def target_acceptance(self) -> float:
         """Mean acceptance rate that step sizes adapt to: higher where the density has narrow corners."""
         return 0.8
+
+    @property
+    def evaluation_size(self) -> float:
+        """Rows of the matrix that one evaluation factorises; infinite where it takes a search of its own."""
+        return math.inf
+
+    @property
+    def turning(self) -> str | None:
+        """Name of a parameter (R, T) that the data know up to a rotation of its R rows, if there is one."""
+        return None
 
     def canonical(self, points: torch.Tensor) -> torch.Tensor:
         """Of points (B, P) that mean the same, such as reflections, always the same: where chains start."""

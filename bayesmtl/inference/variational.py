@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -69,6 +70,11 @@ class SparseProblem(FunctionProblem):
         """The inducing inputs."""
         assert self.inducing is not None
         return self.inducing
+
+    @property
+    def evaluation_size(self) -> float:
+        """Infinite: q is searched for at every point."""
+        return math.inf
 
     def reduced(self, rng: np.random.Generator) -> FunctionProblem | None:
         """None: evaluations do not cost more than sums over the rows."""

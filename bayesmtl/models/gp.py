@@ -50,7 +50,7 @@ class MultitaskGP:
     prior says what A and e are: `Independent()` e only, `Pooled()` one function g, `Hierarchical()` a shared
     function and one per task, `LowRank(rank)` `rank` functions with loadings of any sign besides the private
     ones (intrinsic coregionalisation; relations may be negative), `TaskCovariance()` a free task covariance
-    (LKJ(2), its default, calls weak relations likely; LKJ(0.5) expects strong ones, of either sign),
+    (LKJ(0.5), its default over functions, expects relations of either sign; LKJ(2) calls weak ones likely),
     `TaskGraph(adjacency)` the covariance of a known graph,
     `Clusters(K)`, `DirichletProcess()`, `PitmanYor()` functions of clusters, and tasks around them. Every
     task has inputs of its own. A specification only: immutable, without data. Inputs are the features of the

@@ -84,6 +84,36 @@ class Adjacency:
         A = (A + A.T) / 2
         return cls(tuple(rows), tuple(tuple(float(weight) for weight in row) for row in A))
 
+    @classmethod
+    def of_neighbours(cls, descriptors: Any, num_neighbours: int) -> Adjacency:
+        """An edge of weight 1 between tasks one of which is among the nearest of the other.
+
+        Distances are Euclidean, each descriptor in units of its standard deviation over the tasks. Of equally
+        distant tasks all are neighbours, so that their order has no effect.
+
+        Args:
+            descriptors: A DataFrame with one row for each task and columns of numbers.
+            num_neighbours: Neighbours of each task at least, from 1 to T - 1.
+
+        Raises:
+            SpecificationError: If the table has no named tasks or no columns, names repeat, a descriptor is
+                missing, no number or the same for all tasks, or there are not so many neighbours.
+        """
+        values, names = _numbers(descriptors)
+        if not isinstance(num_neighbours, int | np.integer) or not 1 <= num_neighbours < len(names):
+            raise SpecificationError(
+                "num_neighbours",
+                expected=f"a whole number from 1 to {len(names) - 1}, for {len(names)} tasks",
+                found=repr(num_neighbours),
+                remedy="Give how many tasks each is joined to at least.",
+            )
+        apart = np.sqrt(((values[:, None] - values) ** 2).sum(-1))
+        np.fill_diagonal(apart, np.inf)
+        farthest = np.sort(apart, axis=1)[:, num_neighbours - 1]
+        near = apart <= farthest[:, None] * (1 + _ROUNDING)
+        A = (near | near.T).astype(float)
+        return cls(names, tuple(tuple(float(weight) for weight in row) for row in A))
+
     def ordered(self, task_names: Sequence[str]) -> Adjacency:
         """The same graph with the tasks in this order.
 
@@ -119,6 +149,50 @@ class Adjacency:
         parts = connected_components(A.numpy(), directed=False, return_labels=False)
         values[:parts] = 0.0
         return values, vectors
+
+
+def _numbers(descriptors: Any) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Descriptors (T, Q) in units of their standard deviations, and the tasks' names."""
+
+    def refuse(expected: str, found: str, remedy: str) -> SpecificationError:
+        return SpecificationError("descriptors", expected=expected, found=found, remedy=remedy)
+
+    if not isinstance(descriptors, pd.DataFrame):
+        raise refuse(
+            "a DataFrame with the names of the tasks as its index",
+            type(descriptors).__name__,
+            "Write pd.DataFrame(values, index=names), or give data.descriptors.",
+        )
+    names = [str(name) for name in descriptors.index]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if len(names) < 2 or descriptors.shape[1] == 0 or repeated:
+        raise refuse(
+            "at least one column, and two rows of different names",
+            f"{descriptors.shape[1]} columns, {len(names)} rows"
+            + (f"; repeated: {listing(repeated)}" if repeated else ""),
+            "Give every task one row.",
+        )
+    try:
+        values = descriptors.to_numpy(dtype=float)
+    except (TypeError, ValueError) as error:
+        raise refuse("numbers", str(error), "Write categories as columns of 0 and 1.") from None
+    if not np.isfinite(values).all():
+        t, q = np.argwhere(~np.isfinite(values))[0]
+        raise refuse(
+            "finite numbers",
+            f"{values[t, q]} in {descriptors.columns[q]!r} of {names[t]!r}",
+            "Fill it in, or leave the column out.",
+        )
+    constant = [
+        str(name) for name, column in zip(descriptors.columns, values.T, strict=True) if not np.ptp(column)
+    ]
+    if constant:
+        raise refuse(
+            "descriptors that differ between tasks",
+            f"the same {listing(constant)} for all",
+            "Leave it out: it cannot say who is close to whom.",
+        )
+    return (values - values.mean(0)) / values.std(0), tuple(names)
 
 
 def _wrong(expected: str, found: str, remedy: str) -> SpecificationError:

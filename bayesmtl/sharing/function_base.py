@@ -91,6 +91,10 @@ class FunctionSharing(ABC):
     def report(self, values: Values) -> dict[str, Reported]:
         """What to show of the hyperparameters: only what is free of signs and rotations."""
 
+    def turning(self, num_tasks: int) -> str | None:
+        """Name of a parameter (R, T) whose rotation, of its R rows, leaves `structure` as it is."""
+        return None
+
     def with_new_tasks(
         self, values: Values, num_new: int, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:

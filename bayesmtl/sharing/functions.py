@@ -257,6 +257,9 @@ class _Mixed(FunctionSharing):
         }
         return shown | report_mean_scale(self.sharing.mean_scale, values)
 
+    def turning(self, num_tasks: int) -> str | None:
+        return "loadings" if not self._of_each and 1 < self.sharing.rank <= num_tasks else None
+
     def with_new_tasks(
         self, values: Values, num_new: int, rng: np.random.Generator
     ) -> dict[str, torch.Tensor]:

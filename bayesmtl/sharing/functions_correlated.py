@@ -9,6 +9,7 @@ import torch
 from bayesmtl.algebra.functions import TaskStructure
 from bayesmtl.algebra.inducing import Roots
 from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.priors import LKJ
 from bayesmtl.sharing.function_base import (
     FunctionSharing,
     of_all,
@@ -20,14 +21,18 @@ from bayesmtl.sharing.function_base import (
 )
 from bayesmtl.sharing.task_covariance import TaskCovariance
 
+_CORRELATION = LKJ(0.5)  # by default
+
 
 @dataclass(frozen=True)
 class Correlated(FunctionSharing):
     """`TaskCovariance`: Omega = S C S with C ~ LKJ and S = shape_scale diag(task_scale).
 
     The intrinsic coregionalisation model with a free task covariance: functions have any correlations, and
-    nothing is private. Levels are independent given the population's, Lambda = mean_scale^2 11' +
-    level_scale^2 I: one number per task says little about a correlation.
+    nothing is private. C ~ LKJ(.5) by default, which expects relations, of either sign: with LKJ(2) three
+    rows of a function that mirrors another one do not convince it. Levels are independent given the
+    population's, Lambda = mean_scale^2 11' + level_scale^2 I: one number per task says little about a
+    correlation.
 
     Source: Bonilla, Chai and Williams (2008), who maximise a free Omega; here it has a prior and a posterior.
     """
@@ -42,10 +47,11 @@ class Correlated(FunctionSharing):
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
         """Scales of shapes and levels, and the correlation."""
         prior, T = self.sharing, num_tasks
+        correlation = prior.correlation or _CORRELATION
         return (
             Parameter("shape_scale", (), prior.scale, "signed"),
             Parameter("task_scale", (T,), prior.task_scale, "log", ("task",)),
-            Parameter("task_correlation", (T, T), prior.correlation, "correlation", ("task", "task_other")),
+            Parameter("task_correlation", (T, T), correlation, "correlation", ("task", "task_other")),
             Parameter("mean_scale", (), prior.mean_scale, "signed"),
             Parameter("level_scale", (), prior.scale, "signed"),
         )

@@ -32,8 +32,10 @@ class TaskCovariance(Sharing):
 
     Args:
         correlation: Prior of Omega. Each correlation is marginally 2 Beta(b, b) - 1 with b = concentration -
-            1 + T / 2; with the default concentration of 2 and 4 tasks 90 % of its mass lies within .62 of
-            zero, with 10 tasks within .46.
+            1 + T / 2. The default for weights is LKJ(2): with 4 tasks 90 % of its mass lies within .62 of
+            zero, with 10 tasks within .46; it lies below -.5 with probability .156, .085 and .034 for 2, 5
+            and 10 tasks. The default for functions, where a task may have few rows, is LKJ(.5): below -.5
+            with .333, .156 and .059.
         scale: Prior of the scales of the features; the default HalfNormal(1) puts 90 % of its mass below 1.64
             standardised units.
         task_scale: Prior of how widely each task departs, in units of the others; the default LogNormal(1,
@@ -53,13 +55,20 @@ class TaskCovariance(Sharing):
 
     has_correlation: ClassVar[bool] = True
 
-    correlation: LKJ = field(default_factory=LKJ)
+    correlation: LKJ | None = None
     scale: Prior = field(default_factory=HalfNormal)
     task_scale: Prior = field(default_factory=lambda: LogNormal(1.0, 0.5))
     mean_scale: Prior = field(default_factory=HalfNormal)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not (self.correlation is None or isinstance(self.correlation, LKJ)):
+            raise SpecificationError(
+                "correlation",
+                expected="a prior such as LKJ(2.0)",
+                found=repr(self.correlation),
+                remedy="A prior of correlation matrices belongs here.",
+            )
         check_mean_scale(self.mean_scale)
         for name in ("scale", "task_scale"):
             prior = getattr(self, name)
@@ -73,12 +82,12 @@ class TaskCovariance(Sharing):
 
     def parameters(self, num_tasks: int, num_features: int) -> tuple[Parameter, ...]:
         """The population's scale, the scales of features and of tasks, and the correlation of tasks."""
-        T = num_tasks
+        T, correlation = num_tasks, self.correlation or LKJ()
         return (
             Parameter("mean_scale", (), self.mean_scale, "signed"),
             Parameter("residual_scale", (num_features,), self.scale, "signed", ("feature",)),
             Parameter("task_scale", (T,), self.task_scale, "log", ("task",)),
-            Parameter("task_correlation", (T, T), self.correlation, "correlation", ("task", "task_other")),
+            Parameter("task_correlation", (T, T), correlation, "correlation", ("task", "task_other")),
         )
 
     def structure(self, values: Values, num_tasks: int, num_features: int) -> Structure:

@@ -31,7 +31,8 @@ class TaskGraph(Sharing):
     Without edges, or with a coupling of 0, it is `Hierarchical`; with all edges and a coupling that grows
     beyond bounds the tasks are one, as under `Pooled`. A task that was never seen has no edges: its weights
     are mu plus N(0, diag(scale^2)), the widest that the prior gives. To use edges of a task without rows, let
-    the data and the graph both name it. One evaluation costs of the order of (T D)^3.
+    the data and the graph both name it. One evaluation costs of the order of (T D)^3: eigenvectors of the
+    Laplacian take tasks apart only where all have the same inputs.
 
     Args:
         adjacency: A DataFrame with the weights of edges, at least 0, and the names of the tasks along both
@@ -79,6 +80,32 @@ class TaskGraph(Sharing):
                 found=repr(self.scale),
                 remedy="Use Pooled() for tasks that do not differ.",
             )
+
+    @classmethod
+    def from_descriptors(cls, descriptors: Any, *, num_neighbours: int = 3, **priors: Prior) -> Self:
+        """The graph that joins each task to those whose descriptors are nearest, with edges of weight 1.
+
+        Distances are Euclidean, each descriptor in units of its standard deviation over the tasks; two tasks
+        are joined if either is among the nearest of the other. How much edges mean is inferred (`coupling`),
+        so that descriptors which say nothing do little harm.
+
+        Args:
+            descriptors: A DataFrame with one row for each task, named by its index, and columns of numbers,
+                such as `data.descriptors`.
+            num_neighbours: How many tasks each is joined to at least; ties count as neighbours.
+            priors: `coupling`, `scale` and `mean_scale`, as above.
+
+        Raises:
+            SpecificationError: If a descriptor is missing, no number or the same for all tasks, names repeat,
+                or there are not so many neighbours; on fitting, if the tasks are not those of the data.
+
+        Example:
+            >>> import pandas as pd
+            >>> sites = pd.DataFrame({"km": [0.0, 1.0, 2.5, 9.0]}, index=["a", "b", "c", "d"])
+            >>> TaskGraph.from_descriptors(sites, num_neighbours=1).adjacency.weights[2]
+            (0.0, 1.0, 0.0, 1.0)
+        """
+        return cls(Adjacency.of_neighbours(descriptors, num_neighbours), **priors)
 
     def of_tasks(self, task_names: Sequence[str]) -> Self:
         """The graph with its tasks in the order of the data."""

@@ -202,3 +202,62 @@ def test_the_tasks_of_graph_and_data_are_the_same():
 def test_a_scale_of_nothing():
     with pytest.raises(SpecificationError, match=r"^`scale`: expected (.|\n)*Pooled"):
         bm.TaskGraph(graph(), scale=bm.Fixed(0.0))
+
+
+def test_neighbours_by_descriptors_are_those_of_a_plain_loop():
+    """Two descriptors of very different sizes; every pair looked at by itself."""
+    rng = np.random.default_rng(0)
+    names = [f"t{i}" for i in range(12)]
+    table = pd.DataFrame({"small": rng.normal(size=12), "large": 1e6 * rng.normal(size=12)}, index=names)
+    graph = bm.TaskGraph.from_descriptors(table, num_neighbours=3)
+    scaled = (table - table.mean()) / table.std(ddof=0)
+    for t in names:
+        for u in names:
+            nearest = [
+                scaled.sub(scaled.loc[a]).pow(2).sum(axis=1).drop(a).nsmallest(3).index
+                for a in (t, u)
+            ]  # fmt: skip
+            joined = t != u and (u in nearest[0] or t in nearest[1])
+            assert graph.adjacency.weights[names.index(t)][names.index(u)] == float(joined)
+    shuffled = bm.TaskGraph.from_descriptors(table.iloc[::-1], num_neighbours=3)
+    assert shuffled.of_tasks(names).adjacency == graph.adjacency
+
+
+def test_equally_distant_tasks_are_all_neighbours():
+    table = pd.DataFrame({"x": [0.0, 1.0, 2.0]}, index=["a", "b", "c"])
+    graph = bm.TaskGraph.from_descriptors(table, num_neighbours=1, coupling=bm.Fixed(2.0))
+    assert graph.adjacency.weights == ((0.0, 1.0, 0.0), (1.0, 0.0, 1.0), (0.0, 1.0, 0.0))
+    assert graph.coupling == bm.Fixed(2.0)
+
+
+@pytest.mark.parametrize(
+    "table, parameter, found",
+    [
+        (np.zeros((3, 1)), "descriptors", "ndarray"),
+        (pd.DataFrame({"x": [1.0, np.nan]}, index=["a", "b"]), "descriptors", "nan in 'x' of 'b'"),
+        (pd.DataFrame({"x": [1.0, 1.0]}, index=["a", "b"]), "descriptors", "the same 'x'"),
+        (pd.DataFrame({"x": ["u", "v"]}, index=["a", "b"]), "descriptors", "'u'"),
+        (pd.DataFrame({"x": [1.0, 2.0]}, index=["a", "a"]), "descriptors", "repeated: 'a'"),
+        (pd.DataFrame(index=["a", "b"]), "descriptors", "0 columns"),
+        (pd.DataFrame({"x": [1.0, 2.0]}, index=["a", "b"]), "num_neighbours", "3"),
+    ],
+    ids=["array", "missing", "constant", "text", "repeated", "no column", "too few tasks"],
+)
+def test_descriptors_that_give_no_graph_are_refused(table, parameter, found):
+    with pytest.raises(bm.errors.SpecificationError, match=parameter) as error:
+        bm.TaskGraph.from_descriptors(table)
+    assert found in str(error.value)
+
+
+def test_a_task_without_descriptors_is_named():
+    data = bm.TaskData.from_arrays(np.arange(6.0)[:, None], np.arange(6.0) ** 2, list("aabbcc"))
+    table = pd.DataFrame({"x": [0.0, 1.0]}, index=["a", "b"])
+    model = bm.LinearModel(sharing=bm.TaskGraph.from_descriptors(table, num_neighbours=1))
+    with pytest.raises(bm.errors.SpecificationError, match="none for 'c'"):
+        model.fit(data, seed=0, progress=False)
+
+
+def test_a_graph_from_descriptors_is_saved_as_a_graph():
+    table = pd.DataFrame({"x": [0.0, 1.0, 5.0]}, index=["a", "b", "c"])
+    graph = bm.TaskGraph.from_descriptors(table, num_neighbours=1)
+    assert bm.TaskGraph.from_fields(graph.to_dict()) == graph

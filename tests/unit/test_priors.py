@@ -207,3 +207,15 @@ def test_correlations_shrink_with_many_features():
     """As `Hierarchical` says."""
     assert bm.Hierarchical().correlation == LKJ(2.0)
     assert correlation_within(2.0, 20) < correlation_within(2.0, 3) < correlation_within(2.0, 2)
+
+
+@pytest.mark.parametrize("concentration, mass", [(0.5, (0.333, 0.156, 0.059)), (2.0, (0.156, 0.085, 0.034))])
+def test_prior_mass_of_negative_correlations_is_what_the_docstring_of_task_covariance_says(
+    concentration, mass
+):
+    """P(correlation < -.5) for 2, 5 and 10 tasks, of 20,000 matrices; standard errors are below .0034."""
+    rng = np.random.default_rng(0)
+    for T, expected in zip((2, 5, 10), mass, strict=True):
+        L = LKJ(concentration).sample(rng, (20_000, T, T))
+        first = (L[:, 0] * L[:, -1]).sum(-1)
+        assert abs((first < -0.5).mean() - expected) < 0.015

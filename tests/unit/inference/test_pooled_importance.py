@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 import bayesmtl as bm
 from bayesmtl.inference.centred import Centred
-from bayesmtl.inference.importance import Proposal, pooled_sample
+from bayesmtl.inference.importance import ENOUGH, ENOUGH_POINTS, Proposal, pooled_sample
 
 
 class _Known:
@@ -25,15 +26,16 @@ class _Known:
 def test_pooled_weights_give_the_moments_of_a_known_density():
     """E|s| = sqrt(2 / pi), E y = .3, Var y = .09 * 2 + .25, from a poor first proposal.
 
-    The weights of 4000 points leave over 2000 effective ones: standard errors are below .015, that of the
+    The weights of the points leave over 2000 effective ones: standard errors are below .015, that of the
     variance below .025; limits are five of them.
     """
     center = torch.tensor([0.3, 0.0], dtype=torch.float64)
     signed = torch.tensor([True, False])
     first = Proposal(center, 0.5 * torch.eye(2, dtype=torch.float64), signed, center)
-    sample = pooled_sample(_Known(), first, 1000, 4, np.random.default_rng(0))
-    assert len(sample.points) == 4000 and (sample.points[:, 0] >= 0).all()
+    sample = pooled_sample(_Known(), first, 4000, 16_000, np.random.default_rng(0))
+    assert (sample.points[:, 0] >= 0).all()
     weights = sample.weights
+    assert 1 / float((weights**2).sum()) > 2000
     np.testing.assert_allclose(weights.sum(), 1.0)
     scale, y = sample.points.T
     assert abs(float(weights @ scale) - np.sqrt(2 / np.pi)) < 0.075
@@ -41,6 +43,37 @@ def test_pooled_weights_give_the_moments_of_a_known_density():
     assert abs(mean - 0.3) < 0.075
     assert abs(float(weights @ (y - mean) ** 2) - 0.43) < 0.125
     assert sample.pareto_k < 0.7
+
+
+@pytest.mark.parametrize("most, reached", [(150, False), (6_000, True)])
+def test_rounds_go_on_until_enough_points_are_effective_or_there_are_as_many_as_allowed(most, reached):
+    """Rounds double what there is: 50, 100, 200, ...; a poor first proposal needs some of them."""
+    center = torch.tensor([0.3, 0.0], dtype=torch.float64)
+    signed = torch.tensor([True, False])
+    first = Proposal(center, 0.5 * torch.eye(2, dtype=torch.float64), signed, center)
+    sample = pooled_sample(_Known(), first, 50, most, np.random.default_rng(0))
+    effective = 1 / float((sample.weights**2).sum())
+    assert (effective >= ENOUGH_POINTS and sample.pareto_k < ENOUGH) == reached
+    assert len(sample.points) == most if not reached else len(sample.points) < most
+
+
+def test_unequal_rounds_count_by_their_size():
+    """A second round of one point changes the weighted mean of 20,000 by next to nothing.
+
+    It moves by one weight of many thousands. Counted as much as the first, the second proposal, which is
+    wider, would have taken weight from the points of the tail.
+    """
+    center = torch.tensor([0.3, 0.0], dtype=torch.float64)
+    signed = torch.tensor([True, False])
+    narrow = Proposal(center, 0.35 * torch.eye(2, dtype=torch.float64), signed, center)
+
+    one = pooled_sample(_Known(), narrow, 20_000, 20_000, np.random.default_rng(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bayesmtl.inference.importance.ENOUGH_POINTS", np.inf)
+        two = pooled_sample(_Known(), narrow, 20_000, 20_001, np.random.default_rng(0))
+    assert len(two.points) == len(one.points) + 1
+    before, after = (float(s.weights @ s.points[:, 0]) for s in (one, two))
+    assert abs(after - before) < 0.01, (before, after)
 
 
 def test_proposals_on_one_side_can_be_compared():
