@@ -54,7 +54,7 @@ def run(options: Options) -> str:
     model = bm.LinearModel(bm.Clusters(2) if reduced else bm.DirichletProcess())
     few = pd.DataFrame(
         {
-            f"{rows} rows": enumerated(2 if reduced else 100, rows)
+            f"{rows} rows": enumerated(1 if reduced else 100, rows)
             for rows in ((4,) if reduced else (4, 15, 60))
         }
     )
@@ -72,7 +72,7 @@ def run(options: Options) -> str:
             row[name] = adjusted_rand_score(truth, point)
         index.append(row)
     found = pd.DataFrame(index)
-    many = many_tasks(4 if reduced else 2000)
+    many = data if reduced else many_tasks(2000)
     large, seconds = timed(model, many, {"method": "svi"})
     short = {"num_chains": 1, "num_warmup": 10, "num_draws": 10}
     iteration = timed(model, many, short)[1] / 20
