@@ -77,7 +77,7 @@ def simulated(model: bm.MultitaskGP, number: int) -> tuple[pd.DataFrame, pd.Data
 
 
 def run(options: Options) -> str:
-    number = 4 if options.reduced else (USUAL if options.simulations == DEFAULT else options.simulations)
+    number = 2 if options.reduced else (USUAL if options.simulations == DEFAULT else options.simulations)
     rows, lines = {}, []
     start = time.process_time()
     for label, model in MODELS.items():
