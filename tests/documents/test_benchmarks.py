@@ -160,7 +160,7 @@ def test_landmine_goes_on_where_it_stopped(tmp_path, monkeypatch):
 def test_landmine_protocol():
     from sklearn.metrics import log_loss, roc_auc_score
 
-    from benchmarks.landmine_protocol import scores, split
+    from benchmarks.landmine_protocol import differences, scores, split
 
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"field": np.repeat(["b", "a"], 40), "feature_1": rng.normal(size=80), "mine": 0})
@@ -176,7 +176,12 @@ def test_landmine_protocol():
     expected = [
         np.mean([score(test["mine"][f], p[f]) for f in fields]) for score in (roc_auc_score, log_loss)
     ]
-    np.testing.assert_allclose(scores(p, test), expected)
+    np.testing.assert_allclose(scores(p, test), [*expected, log_loss(test["mine"], p)])
+    rows = pd.DataFrame(
+        {"method": ["a", "a", "b", "b"], "cells": 20, "draw": [0, 1, 1, 0], "AUC": [3, 5, 1, 2]}
+    )
+    rows = rows.assign(**{"log loss": 0.0, "log loss over all cells": 0.0})
+    assert "| AUC | +2.5000 (1.5000) |" in differences(rows, "a", "b")[0]  # of the same draws: 1 and 4
 
 
 def test_table_is_markdown():
