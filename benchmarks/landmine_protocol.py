@@ -51,9 +51,13 @@ def split(frame: pd.DataFrame, cells: int, draw: int) -> tuple[pd.DataFrame, pd.
 
 
 def task_data(frame: pd.DataFrame) -> bm.TaskData:
-    """Cells as data: one task for each field, nine features and an intercept."""
+    """Cells as data: one task for each field, nine features and a level.
+
+    A field is described by the means of its features over the same cells, which need no digging.
+    """
     features = [name for name in frame.columns if name.startswith("feature_")]
-    return bm.TaskData.from_frame(frame, task="field", target="mine", features=features)
+    means = frame.groupby("field")[features].mean().add_prefix("mean_")
+    return bm.TaskData.from_frame(frame, task="field", target="mine", features=features, descriptors=means)
 
 
 SCORES = ["AUC", "log loss", "log loss over all cells"]
