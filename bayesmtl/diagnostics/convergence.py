@@ -210,7 +210,7 @@ def check_draws(
         told, worth_knowing = _correction_messages(sample_stats)
         messages.extend(told)
         notes.extend(worth_knowing)
-    elif method == "svi":  # independent draws, too
+    elif method in ("svi", "mean_field"):  # independent draws, too
         table = mixing_table(xr.Dataset())
         messages.extend(_bound_messages(sample_stats))
         notes.extend(_bound_notes(sample_stats))
@@ -275,6 +275,8 @@ def _bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
 
 def _partition_bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """Judge coordinate ascent over partitions: whether it ended, and whether there were clusters enough."""
+    if _corrected(sample_stats):  # which does not hang on where the ascent ended
+        return []
     rise, last = (float(sample_stats[name].flat[0]) for name in ("elbo_rise", "last_stick"))
     messages = []
     if not rise <= RISE_STILL:
@@ -290,15 +292,27 @@ def _partition_bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
     return messages
 
 
+def _corrected(sample_stats: dict[str, np.ndarray]) -> bool:
+    """Whether importance weights took the mean field out of a set of partitions."""
+    return bool(np.all(sample_stats.get("corrected", np.zeros(1))))
+
+
 def _partition_bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """What coordinate ascent over partitions approximates, and how its restarts compare."""
     gap, number, largest = (
         float(sample_stats[name].flat[0]) for name in ("start_disagreement", "num_partitions", "largest_part")
     )
+    if _corrected(sample_stats):
+        effective = float(sample_stats["importance_ess"].flat[0])
+        return [f"Mean field was corrected by importance weights (effective sample size {effective:.0f})."]
     notes = [
         "Around a partition tasks are in clusters independently of each other: partitions come out too "
         'certain; method="gibbs" for comparison.'
     ]
+    if "pareto_k" in sample_stats:
+        k = float(sample_stats["pareto_k"].flat[0])
+        why = f"few draws would carry all the weight, Pareto k {k:.2f}" if np.isfinite(k) else "too many tasks"
+        notes.append(f"Importance weights could not correct that ({why}).")
     if gap > RISE_LEAST:
         notes.append(f"Restarts ended up to {gap:.1f} nats of evidence apart.")
     if number > 1:

@@ -14,7 +14,7 @@ from bayesmtl.inference.exact import exact
 from bayesmtl.inference.laplace import laplace
 from bayesmtl.inference.nuts import nuts
 from bayesmtl.inference.partition_gibbs import partition_gibbs
-from bayesmtl.inference.partition_variational import has_bound, partition_variational
+from bayesmtl.inference.partition_variational import has_bound, mean_field, partition_variational
 from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
 from bayesmtl.inference.svi import svi
@@ -34,6 +34,7 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "gibbs": gibbs,
     "nuts": nuts,
     "svi": svi,
+    "mean_field": mean_field,
 }
 """Every engine by the name that `fit(method=...)` takes."""
 
@@ -59,9 +60,11 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         ['laplace', 'gibbs', 'nuts', 'svi']
     """
     if sharing.has_partition:  # needs Gibbs moves, or a bound, with all weights integrated out
-        if method == "svi":
+        if method in ("svi", "mean_field"):
             return has_bound(sharing, likelihood)
         return method == "gibbs" and (likelihood.compresses or likelihood.augments)
+    if method == "mean_field":
+        return False
     if likelihood.has_classes:  # those that take rows with several linear predictors
         return method in ("laplace", "nuts")
     if method in ("laplace", "nuts", "svi"):
@@ -127,6 +130,8 @@ def _why_not(method: str, sharing: Sharing, likelihood: Likelihood) -> str:
         return "It takes rows with one linear predictor."
     if sharing.has_partition:
         return f'{type(sharing).__name__} has partitions of the tasks; "auto" chooses an engine that fits.'
+    if method == "mean_field":
+        return "It is for partitions of the tasks."
     if method == "gibbs":
         return "It needs a partition of the tasks, or rows that auxiliary variables make Gaussian."
     return "Its weights do not integrate out exactly."
@@ -172,6 +177,7 @@ __all__ = [
     "gibbs",
     "handles",
     "laplace",
+    "mean_field",
     "nuts",
     "partition_gibbs",
     "partition_variational",

@@ -18,6 +18,8 @@ _ROUNDS = 4  # of adapting the proposal
 _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
 _AT_ONCE = 8  # points evaluated together
 ENOUGH_POINTS = 400  # effective ones, for 90 % intervals to cover as much
+_EQUAL = 8  # decimals of log weights that differ by more than rounding
+_AGAIN = 5  # times that a largest weight comes up where there is no larger one
 _SHARE_FROM = 20_000  # draws
 _MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
 
@@ -183,9 +185,9 @@ def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
     if np.ptp(log_weight) < 1e-8:  # the weights say nothing
         return log_weight, -np.inf
     S = len(log_weight)
-    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :]
-    if len(np.unique(tail)) < 5:  # too few draws, or too few different ones
-        return log_weight, np.inf
+    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :].round(_EQUAL)
+    if len(np.unique(tail)) < 5:  # a largest weight met again and again; too few draws, or different ones
+        return log_weight, -np.inf if (tail == tail[-1:]).sum() >= _AGAIN else np.inf
     smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
     return smoothed, float(k)
 
