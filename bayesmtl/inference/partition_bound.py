@@ -125,7 +125,7 @@ class Ascent:
         form = problem.rowwise.polya_gamma(rows.y.numpy(), given)
         assert form is not None
         weight = rows.weights
-        shape, kappa = torch.as_tensor(form.shape) * weight, torch.as_tensor(form.kappa) * weight
+        shape, kappa = (torch.from_numpy(np.array(part)) * weight for part in (form.shape, form.kappa))
         at_zero = problem.rowwise.value(rows.y, torch.zeros_like(rows.y), given) * weight
         return cls(problem, True, shape, kappa, float((at_zero + shape * np.log(2)).sum()))
 

@@ -241,7 +241,7 @@ def test_a_fit_without_partition_refuses(lab_fit):
     ids=str,
 )
 def test_other_engines_refuse_partitions(lab_data, sharing, method):
-    engines, name = "'auto' or 'gibbs' or 'svi'", type(sharing).__name__
+    engines, name = "'auto' or 'gibbs' or 'svi' or 'mean_field'", type(sharing).__name__
     wanted = rf"`method`: expected {engines} for {name} with Gaussian, found '{method}'"
     with pytest.raises(SpecificationError, match=wanted):
         bm.LinearModel(sharing).fit(lab_data, method=method, seed=0)
@@ -253,9 +253,10 @@ def test_the_bound_refuses_clusters_that_differ_in_more_than_their_mean(lab_data
         bm.LinearModel(bm.Clusters(2, scales="cluster")).fit(lab_data, method="svi", seed=0)
 
 
-def test_the_bound_writes_no_checkpoint(lab_data, tmp_path):
-    with pytest.raises(SpecificationError, match='`checkpoint`: expected none under method="svi"'):
-        bm.LinearModel(bm.Clusters(2)).fit(lab_data, method="svi", seed=0, checkpoint=tmp_path / "run")
+@pytest.mark.parametrize("method", ["svi", "mean_field"])
+def test_the_bound_writes_no_checkpoint(lab_data, tmp_path, method):
+    with pytest.raises(SpecificationError, match=f'`checkpoint`: expected none under method="{method}"'):
+        bm.LinearModel(bm.Clusters(2)).fit(lab_data, method=method, seed=0, checkpoint=tmp_path / "run")
 
 
 def test_gibbs_refuses_other_priors(lab_data):
