@@ -21,7 +21,7 @@ from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.slice import slice_sample
 from bayesmtl.inference.target import finite_or_least
-from bayesmtl.parameters import Parameter
+from bayesmtl.parameters import Parameter, ParameterSpace
 from bayesmtl.priors import HalfNormal
 from bayesmtl.sharing.partition import PartitionSharing
 
@@ -52,37 +52,42 @@ def move_scales(
     Returns:
         Coordinates, shape (C, P).
     """
-    sharing = problem.sharing
+    sharing, space = problem.sharing, problem.space
     assert isinstance(sharing, PartitionSharing)
-    points, start = points.clone(), 0
-    of_partition = {parameter.name for parameter in sharing.partition_parameters()}
-    for parameter in problem.space.parameters:
-        where = slice(start, start + parameter.size)
-        start = where.stop
-        if parameter.name in of_partition:
-            for position in range(where.start, where.stop):
-                points[:, position] = _of_partition(problem, sharing, points, membership, position, rng)
-        elif parameter.name == "cluster_scale" and parameter.size:
-            with torch.no_grad():
-                points[:, where] = _spread(problem, parameter, points, membership, rng)
+    points, of_partition = points.clone(), sharing.partition_parameters()
+    if any(parameter.size for parameter in of_partition):
+        start = space.place(of_partition[0].name)[1]
+        own = ParameterSpace(of_partition)
+        where = slice(start, start + own.size)
+        points[:, where] = _of_partition(own, problem, points[:, where], membership, rng)
+    parameter, start = space.place("cluster_scale")
+    if parameter.size:
+        with torch.no_grad():
+            points[:, start : start + parameter.size] = _spread(problem, parameter, points, membership, rng)
     return points
 
 
 def _of_partition(
+    space: ParameterSpace,
     problem: Problem,
-    sharing: PartitionSharing,
     points: torch.Tensor,
     membership: torch.Tensor,
-    position: int,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    def log_density(x: torch.Tensor) -> torch.Tensor:
-        tried = points.clone()
-        tried[:, position] = x
-        log_prior, values = problem.space.log_prior(tried)
-        return finite_or_least(log_prior + sharing.log_partition(membership, values, problem.descriptors))
+    """Coordinates (C, size) of the hyperparameters of the partition's prior, one after the other."""
+    sharing, points = problem.sharing, points.clone()
+    assert isinstance(sharing, PartitionSharing)
+    for position in range(space.size):
 
-    return slice_sample(log_density, points[:, position], rng)
+        def log_density(x: torch.Tensor, position: int = position) -> torch.Tensor:
+            tried = points.clone()
+            tried[:, position] = x
+            log_prior, values = space.log_prior(tried)
+            given = sharing.log_partition(membership, values, problem.descriptors)
+            return finite_or_least(log_prior + given)
+
+        points[:, position] = slice_sample(log_density, points[:, position], rng)
+    return points
 
 
 def _spread(
