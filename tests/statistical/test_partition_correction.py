@@ -65,6 +65,15 @@ def test_svi_agrees_with_enumeration(prior):
     assert gap(model.fit(data, method="mean_field", seed=0, progress=False), exact) > 6
 
 
+@pytest.mark.parametrize("prior", ["Pitman-Yor", "two clusters"])
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_gibbs_agrees_with_enumeration(prior):
+    """Beside the Dirichlet process, which `test_partitions` has; 1000 draws, taken for 400."""
+    model, data = bm.LinearModel(PRIORS[prior], bm.Gaussian(noise=0.8)), test_partitions.toy_rows()
+    fit = model.fit(data, seed=0, num_chains=10, num_draws=100, num_warmup=20, progress=False)
+    assert fit.method == "gibbs" and gap(fit, enumerated(model, data)) < 4.5
+
+
 @pytest.mark.parametrize(
     "within, likelihood",
     [
