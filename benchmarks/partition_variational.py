@@ -24,7 +24,6 @@ from benchmarks.common import Options, main, school, table, verdict
 from benchmarks.partition_calibration import KNOWN, exact, pairs, simulate
 from benchmarks.partitions import FEW, LONG, REDUCED, clustered_data, many_tasks, timed
 
-
 ENGINES = {"mean field": mean_field, "corrected": partition_variational}
 NUM_DRAWS = 1000
 

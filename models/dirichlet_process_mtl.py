@@ -51,20 +51,13 @@ def learned(train: pd.DataFrame, sharing: bm.sharing.Sharing, method: str, *, re
     return model.fit(data, method=method, seed=0, num_chains=4, num_draws=number, progress=False, **length)
 
 
-def score(
-    sharing: bm.sharing.Sharing, method: str, seed: int, frame: pd.DataFrame, *, reduced: bool
-) -> float:
-    train, test = some_cells(frame, CELLS, seed)
-    fit = learned(train, sharing, method, reduced=reduced)
-    return mean_area(test, fit.predict(test, kind="latent").mean)
-
-
-def as_new(method: str, seed: int, frame: pd.DataFrame, *, reduced: bool) -> tuple[float, float]:
+def as_new(
+    together: bm.Fit, method: str, seed: int, frame: pd.DataFrame, *, reduced: bool
+) -> tuple[float, float]:
     """Mean area over every second field: new one by one to a fit of the others, and all learned at once."""
     train, test = some_cells(frame, CELLS, seed)
     new = sorted(frame["field"].unique(), key=int)[1::2]
     others = learned(train[~train["field"].isin(new)], DP, method, reduced=reduced)
-    together = learned(train, DP, method, reduced=reduced)
     asymmetric, rows = [], test[test["field"].isin(new)]
     for field in new:
         here = rows["field"] == field
@@ -80,16 +73,23 @@ def main() -> None:
     if reduced:
         frame = frame[frame["field"].isin(["1", "16"])].drop(columns=[f"feature_{d}" for d in range(4, 10)])
     num_splits = 1 if reduced else NUM_SPLITS
-    scores = {
-        name: [score(*how, seed, frame, reduced=reduced) for seed in range(num_splits)]
-        for name, how in METHODS.items()
-    }
+    scores: dict[str, list[float]] = {name: [] for name in METHODS}
+    together = {}
+    for name, (sharing, method) in METHODS.items():
+        for seed in range(num_splits):
+            train, test = some_cells(frame, CELLS, seed)
+            fit = learned(train, sharing, method, reduced=reduced)
+            scores[name].append(mean_area(test, fit.predict(test, kind="latent").mean))
+            if sharing is DP:
+                together[method, seed] = fit
     heading = (
         f"Landmine, {CELLS} cells per field, mean AUC over fields, mean and sd over {num_splits} split(s)"
     )
     show_scores(heading, scores, reduced=reduced)
     halves = {
-        method: [as_new(method, seed, frame, reduced=reduced) for seed in range(num_splits)]
+        method: [
+            as_new(together[method, seed], method, seed, frame, reduced=reduced) for seed in range(num_splits)
+        ]
         for method in (("mean_field",) if reduced else ("gibbs", "mean_field"))
     }
     of_new = {

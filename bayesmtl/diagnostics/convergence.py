@@ -311,7 +311,9 @@ def _partition_bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
     ]
     if "pareto_k" in sample_stats:
         k = float(sample_stats["pareto_k"].flat[0])
-        why = f"few draws would carry all the weight, Pareto k {k:.2f}" if np.isfinite(k) else "too many tasks"
+        why = (
+            f"few draws would carry all the weight, Pareto k {k:.2f}" if np.isfinite(k) else "too many tasks"
+        )
         notes.append(f"Importance weights could not correct that ({why}).")
     if gap > RISE_LEAST:
         notes.append(f"Restarts ended up to {gap:.1f} nats of evidence apart.")

@@ -1,8 +1,8 @@
 """Importance weights that take the mean field out of draws of partitions.
 
-Tasks come one after the other, in an order drawn for each draw, and each joins a cluster or opens one with its
-probability given the clusters of those before it and their data, weights, cluster means and mu integrated out.
-The product of what the choices of all tasks add up to is an unbiased estimate of p(y | hyperparameters), so
+Tasks come one after the other, in an order drawn for each draw, and each joins a cluster or opens one with
+its probability given the clusters of those before it and their data, weights, cluster means and mu integrated
+out. The product of what the choices of all tasks add up to is an unbiased estimate of p(y | hyperparameters), so
 that partition and hyperparameters, these drawn from a proposal, have the weight
 
     p(hyperparameters) prod_t sum_k p(c_t = k, y_t | tasks before t) / proposal(hyperparameters),
@@ -192,7 +192,9 @@ class Sample:
         """Whether the weights can be used."""
         return self.weighted.pareto_k <= RELIABLE and self.effective >= LEAST_EFFECTIVE
 
-    def resampled(self, number: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def resampled(
+        self, number: int, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Equally weighted draws in a random order: which, points (number, P) and partitions (number, T)."""
         keep = torch.from_numpy(rng.permutation(systematic(self.weighted.weights, number, rng)))
         return keep, self.weighted.points[keep], self.partitions[keep]

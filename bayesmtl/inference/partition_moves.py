@@ -9,8 +9,8 @@ that moving a task costs D x D algebra. Two kinds of moves leave the posterior o
   are merged. The proposal is accepted by Metropolis and Hastings (sequential allocation: Dahl, 2005, after
   Jain and Neal, 2004). The order of the tasks is drawn independently of the state, so that it has the same
   density in the reverse move; with many tasks its second is every other time one whose data are like those
-  of its first, since few pairs at random would be in two clusters that belong together. Where clusters have numbers that mean something (a gate), the one that opens
-  draws its number from those that are free.
+  of its first, since few pairs at random would be in two clusters that belong together. Where clusters have
+  numbers that mean something (a gate), the one that opens draws its number from those that are free.
 
 In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's. Q_t and q_t lie in one
 matrix, [[Q_t, q_t], [q_t', 0]], so that sums are single additions; with [[I, 0], [0, huge]] added, its

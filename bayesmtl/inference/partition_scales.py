@@ -7,9 +7,9 @@ metric for Hamiltonian trajectories cannot fit both, so tau has moves of its own
 - given Z, with b_kd / tau_d held fixed: normal times the prior.
 
 The first moves far where the data know b, the second where they do not (interweaving: Yu and Meng, 2011).
-The same two move the scales within clusters, given Z and the departures e_t of the tasks: beside trajectories,
-which are slow where many features have scales near 0. What belongs to the partition's prior depends on
-nothing but the partition.
+The same two move the scales within clusters, given Z and the departures e_t of the tasks: beside
+trajectories, which are slow where many features have scales near 0. What belongs to the partition's prior
+depends on nothing but the partition.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def moved_given_partition(problem: Problem) -> torch.Tensor:
 def move_scales(
     problem: Problem, points: torch.Tensor, membership: torch.Tensor, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Move the hyperparameters of the partition's prior, and the spreads of cluster means and within clusters.
+    """Move the hyperparameters of the partition's prior, the spread of cluster means, and the scales within.
 
     Args:
         problem: A problem whose `tasks` are Gaussian data, the same for all chains or one set for each.

@@ -42,8 +42,8 @@ def partition_variational(problem: Problem, settings: Settings) -> Draws:
     Mean field makes partitions too certain, and sees those only that a restart found. So hyperparameters are
     drawn from a multivariate t around what it found, and each draw gets a partition of its own by sequential
     imputation: tasks choose their clusters one after the other, given the exact density of their data with
-    the weights, the cluster means and mu integrated out (`partition_correction`). Weighted by the true density
-    over the proposal's, Pareto-smoothed and resampled, the draws are those of the exact posterior,
+    the weights, the cluster means and mu integrated out (`partition_correction`). Weighted by the true
+    density over the proposal's, Pareto-smoothed and resampled, the draws are those of the exact posterior,
     hyperparameters included, up to the error of a finite number of them. The proposal adapts to its weighted
     draws, up to ten times as many as are wanted. With a logit link the weights also take out what the
     expansion of the likelihood gets wrong.

@@ -1,4 +1,4 @@
-"""Partitions under outcomes that auxiliary variables make Gaussian: against enumeration, and getting it right.
+"""Partitions under outcomes that auxiliary variables make Gaussian: enumeration, and getting it right.
 
 False-alarm budget: 1e-4 for this file. Enumeration compares 6 x 10 probabilities at 4.5 standard errors (7e-6
 each), with fewer independent draws assumed than there are; Geweke's tests have 2 x 9 p-values judged at 1e-6.
