@@ -291,10 +291,17 @@ class Arrangement(NamedTuple):
         inputs, which = np.unique(X, axis=0, return_inverse=True)
         if len(inputs) > _SHARED * len(X):
             return cls()
+        # inputs of the same tasks side by side: where tasks have parts of the inputs of others, theirs are
+        # neighbours, and pieces of the kernels are read where they are
+        has = np.zeros((num_tasks, len(inputs)), dtype=bool)
+        has[task, which.ravel()] = True
+        order = np.lexsort(~has[::-1])
+        position = np.empty(len(inputs), dtype=np.int64)
+        position[order] = np.arange(len(inputs))
         # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
         grid = grid_positions(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
         return cls(
-            torch.from_numpy(inputs),
-            torch.from_numpy(which.ravel()),
-            None if grid is None else torch.from_numpy(grid),
+            torch.from_numpy(inputs[order]),
+            torch.from_numpy(position[which.ravel()]),
+            None if grid is None else torch.from_numpy(grid[order]),
         )

@@ -17,7 +17,8 @@ ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
 _ROUNDS = 4  # of adapting the proposal
 _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
 _AT_ONCE = 8  # points evaluated together
-ENOUGH_POINTS = 400  # effective ones, for 90 % intervals to cover as much
+ENOUGH_POINTS = 1000  # effective ones, for 90 % intervals to cover as much
+_GROWTH = 0.3  # of all points so far, in the next round: small, so that most come from a proposal that fits
 _SHARE_FROM = 20_000  # draws
 _MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
 
@@ -136,9 +137,9 @@ def pooled_sample(
 ) -> WeightedSample:
     """Importance sampling for densities that are expensive: rounds are pooled, and none is thrown away.
 
-    Each round's proposal has the centre and spread of all weighted points before it, and as many points as
-    all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came from.
-    Rounds end when 400 points are effective and the weights' tail is light.
+    Each round's proposal has the centre and spread of all weighted points before it, and three points for
+    ten of all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came
+    from. Rounds end when 400 points are effective and the weights' tail is light.
 
     Source: Cornuet, Marin, Mira and Robert (2012), adaptive multiple importance sampling.
 
@@ -158,7 +159,7 @@ def pooled_sample(
     while len(points) < most:
         proposals.append(proposal)
         sizes.append(proposal.log_size(rng))
-        fresh = proposal.draw(min(max(number, len(points)), most - len(points)), rng)
+        fresh = proposal.draw(min(max(number, int(_GROWTH * len(points))), most - len(points)), rng)
         counts.append(len(fresh))
         points = torch.cat([points, fresh])
         value = torch.cat([value, *(density.value(part) for part in fresh.split(at_once))])

@@ -35,11 +35,11 @@ _SLOW, _FEW_PROPOSALS = 1_000_000, 400
 _FIRST, _PER_COORDINATE = 40, 3
 # Points of all rounds, in first rounds: more where evaluations are cheap, until enough are effective. The
 # last is for matrices of so many rows and less, between them as many as take the same time.
-_LEAST_ROUNDS, _MOST_ROUNDS, _CHEAP = 5, 64, 150
+_LEAST_ROUNDS, _MOST_ROUNDS, _CHEAP = 5, 256, 75
 # Degrees of freedom there: loadings and scales that few data know have tails, and rounds can afford them.
 _TAIL = 7.0
-_ENTRIES_AT_ONCE = 2_000_000  # of matrices, for points evaluated together
-_LEAST_AT_ONCE, _MOST_AT_ONCE = 8, 128
+# Of matrices, for points evaluated together: more than the processor's cache holds makes each slower.
+_ENTRIES_AT_ONCE, _MOST_AT_ONCE = 1_000_000, 128
 
 
 def laplace(problem: Problem, settings: Settings) -> Draws:
@@ -115,7 +115,7 @@ def weigh_hyperparameters(
     number = _FIRST + _PER_COORDINATE * problem.space.size
     size = problem.evaluation_size
     rounds = min(max(_MOST_ROUNDS * (_CHEAP / size) ** 2, _LEAST_ROUNDS), _MOST_ROUNDS)
-    at_once = min(max(int(_ENTRIES_AT_ONCE / size**2), _LEAST_AT_ONCE), _MOST_AT_ONCE)
+    at_once = min(max(int(_ENTRIES_AT_ONCE / size**2), 1), _MOST_AT_ONCE)
     journal = Journal(problem, settings)
     with kept(journal):
         target = RecordedTarget(problem, journal)
