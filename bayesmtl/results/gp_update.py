@@ -10,6 +10,7 @@ import torch
 
 from bayesmtl.errors import DataError, SpecificationError
 from bayesmtl.parameters import Values
+from bayesmtl.results.evidence import without_evidence
 from bayesmtl.results.gp_given import given_data
 from bayesmtl.results.gp_prediction import in_chunks, length, with_fresh_tasks
 
@@ -49,6 +50,7 @@ def condition(fit: GPFit, new: Any) -> GPFit:
         schema=schema,
         data=data,
         standardization=fit.standardization.with_tasks(len(added)) if added else fit.standardization,
+        sample_stats=without_evidence(fit.sample_stats),
         added_tasks=(*fit.added_tasks, *added),
     )
     fit.likelihood.check(
