@@ -100,7 +100,7 @@ def run(options: Options) -> str:
                 verdict(
                     f"{label}: 90 % intervals of task correlations cover 85 to 95 %",
                     ok=COVERED[0] <= share <= COVERED[1],
-                    found=f"{100 * share:.1f} % of {number} x {len(pairs)}, standard error {100 * error:.1f} %",
+                    found=f"{100 * share:.1f} % of {number} x {len(pairs)}, standard error {100 * error:.1f}",
                 ),
                 f"- Of the first {ASKED} data sets alone {100 * first:.1f} %.",
             ]

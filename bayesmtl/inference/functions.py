@@ -62,7 +62,8 @@ class FunctionProblem(Target):
         grid: Rows by input and task, shape (m, T), in the order of `inputs`, where tasks have nearly
             all the same, -1 for a missing cell; `None` elsewhere.
         weight: How many times the rows count; above 1 where they stand for more rows of their kind.
-        level: Known part of every task's function, shape (T,); `None` where targets are standardised.
+        level: Known part of every task's function, shape (T,), 0 where targets are standardised; `None` where
+            all are.
     """
 
     kernels: Kernels
@@ -91,6 +92,11 @@ class FunctionProblem(Target):
         return ParameterSpace(
             (*self.kernels.parameters(D), *self.sharing.parameters(T), *self.likelihood.parameters(T))
         )
+
+    @cached_property
+    def of_rows(self) -> Likelihood:
+        """The likelihood that tells these tasks apart by their positions."""
+        return self.likelihood.of_tasks(self.task_names, self.target_scale)
 
     @property
     def unseen(self) -> np.ndarray:
@@ -258,11 +264,13 @@ def problem_of(
     """The posterior that data give, from the rows whose target was observed; an intercept is no input."""
     rows = data.observed
     X = standardization.standardize_features(data.X[rows])[:, 1 if data.has_intercept else 0 :]
-    y, level = data.y[rows], None
-    if likelihood.scales_target:
-        y = standardization.standardize_target(y, data.task[rows])
-    else:
-        level = torch.from_numpy(standardization.target_center.copy())
+    task, level = data.task[rows], None
+    scaled = likelihood.of_tasks(data.task_names, standardization.target_scale).scaled_rows(
+        np.arange(data.num_tasks)
+    )
+    y = np.where(scaled[task], standardization.standardize_target(data.y[rows], task), data.y[rows])
+    if not scaled.all():
+        level = torch.from_numpy(np.where(scaled, 0.0, standardization.target_center))
     X = np.ascontiguousarray(X)
     return FunctionProblem(
         kernels,
@@ -270,10 +278,10 @@ def problem_of(
         likelihood,
         torch.from_numpy(X),
         torch.from_numpy(y),
-        torch.from_numpy(data.task[rows]),
+        torch.from_numpy(task),
         data.task_names,
         standardization.target_scale,
-        *Arrangement.of(X, data.task[rows], data.num_tasks),
+        *Arrangement.of(X, task, data.num_tasks),
         level=level,
     )
 

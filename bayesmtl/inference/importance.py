@@ -186,8 +186,8 @@ def pooled_sample(
             break
         proposal = proposal.adapted(points, weights)
     shares = torch.softmax(raw, dim=0)
-    variance = float((shares**2).sum()) - 1 / len(points)
-    return WeightedSample(points, weights, k, float(torch.logsumexp(raw, dim=0)), math.sqrt(max(variance, 0.0)))
+    error = math.sqrt(max(float((shares**2).sum()) - 1 / len(points), 0.0))
+    return WeightedSample(points, weights, k, float(torch.logsumexp(raw, dim=0)), error)
 
 
 def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:

@@ -123,15 +123,18 @@ class GPFit:
         reports = {
             **self.problem.kernels.report(flat),
             **self.problem.sharing.report(flat),
-            **self.likelihood.report(flat),
+            **self.problem.of_rows.report(flat),
         }
         tasks = np.array(self.task_names, dtype=str)
         names = {"task": tasks, "task_other": tasks, "feature": np.array(self.feature_names, dtype=str)}
         arrays = {}
         for name, reported in reports.items():
             values, unit = in_user_units(reported, self.standardization, self.likelihood.unit)
-            shaped = values.reshape(C, N, *values.shape[1:])
-            arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *reported.dims), attrs={"unit": unit})
+            shaped, dims = values.reshape(C, N, *values.shape[1:]), reported.dims
+            if reported.tasks is not None and "task" in dims:  # some of them: a dimension of their own
+                dims = (f"{name}_task",)
+                names[dims[0]] = tasks[list(reported.tasks)]
+            arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *dims), attrs={"unit": unit})
         used = {dim for array in arrays.values() for dim in array.dims[2:]}
         coords = {
             dim: names.get(str(dim), np.arange(max(a.sizes.get(dim, 0) for a in arrays.values())))

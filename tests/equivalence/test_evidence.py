@@ -105,8 +105,6 @@ def test_it_is_saved_and_is_not_that_of_further_rows(tmp_path):
     further = fit.condition(rows(4))
     with pytest.raises(SpecificationError, match="before it was conditioned"):
         _ = further.log_evidence
-    other = bm.MultitaskGP(sharing=bm.Pooled()).fit(
-        rows(), method="empirical_bayes", seed=0, progress=False
-    )
+    other = bm.MultitaskGP(sharing=bm.Pooled()).fit(rows(), method="empirical_bayes", seed=0, progress=False)
     with pytest.raises(SpecificationError, match='method="laplace"'):
         _ = other.log_evidence
