@@ -26,8 +26,9 @@ from bayesmtl.algebra.kronecker import (
     log_marginal_of_grid,
     on_cells,
 )
+from bayesmtl.algebra.kronecker_held import HeldGrid, log_marginal_held
 from bayesmtl.data import Standardization, TaskData
-from bayesmtl.inference.target import Target
+from bayesmtl.inference.target import Density, Target, differentiate, finite_or_least
 from bayesmtl.kernels import Kernel, Kernels
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
@@ -154,6 +155,17 @@ class FunctionProblem(Target):
         return self.grid is not None and self.kernels.num_kernels == 1
 
     @property
+    def num_held(self) -> int:
+        """The kernel's coordinates, where one eigendecomposition of it serves all values of the others."""
+        if not self.on_grid or self.num_holes:
+            return 0
+        return sum(parameter.size for parameter in self.kernels.parameters(self.X.shape[1]))
+
+    def held(self, first: torch.Tensor) -> Density:
+        """See `Target.held`."""
+        return _Held(self, first)
+
+    @property
     def evaluation_size(self) -> float:
         """See `Target.evaluation_size`."""
         if self.on_grid:
@@ -243,6 +255,39 @@ class FunctionProblem(Target):
         for array in (self.X.numpy(), self.y.numpy(), self.task.numpy(), self.target_scale, level):
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+class _Held(Density):
+    """The density of all hyperparameters but the kernel's, these held at one value."""
+
+    def __init__(self, problem: FunctionProblem, first: torch.Tensor):
+        self.problem, self.first = problem, first
+        with torch.no_grad():
+            whole = torch.cat([first, first.new_zeros(problem.space.size - len(first))])
+            kernel = problem._over_inputs(problem.space.constrain(whole[None]))[:, 0]
+        assert problem.grid is not None
+        usable = bool(torch.isfinite(kernel).all())
+        self.grid = HeldGrid.of(kernel, on_cells(problem.y, problem.grid)) if usable else None
+
+    def log_density(self, rest: torch.Tensor) -> torch.Tensor:
+        """As `FunctionProblem.log_density` at one point, the held coordinates in front."""
+        if self.grid is None:
+            return rest.sum(1) * torch.nan
+        points = torch.cat([self.first[None], rest], dim=1)
+        log_prior, values = self.problem.space.log_prior(points)
+        tasks, noise = self.problem.structure(values), self.problem.noise(values, 1)
+        return log_prior + self.problem.weight * log_marginal_held(tasks, noise, self.grid)
+
+    def value(self, points: torch.Tensor) -> torch.Tensor:
+        """See `Density.value`."""
+        with torch.no_grad():
+            return torch.cat([finite_or_least(self.log_density(point[None])) for point in points])
+
+    def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Density.value_and_gradient`."""
+        parts = [differentiate(self.log_density, point[None]) for point in points]
+        values, gradients = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(gradients)
 
 
 def parts(
