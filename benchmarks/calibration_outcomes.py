@@ -50,12 +50,12 @@ LIKELIHOODS: dict[str, bm.likelihoods.Likelihood] = {
 }
 ENGINES: dict[str, tuple[list[str], list[str]]] = {
     "svi": (
-        list(SHARINGS)[:5],
-        ["Gaussian", "Poisson", "NegativeBinomial", "StudentT", "a likelihood for each task"],
+        ["Hierarchical diagonal", "Hierarchical full", "TaskCovariance", "TaskGraph"],
+        ["Gaussian", "Poisson", "StudentT", "a likelihood for each task"],
     ),
     "nuts": (
-        list(SHARINGS)[:5],
-        ["Poisson", "NegativeBinomial", "StudentT", "Categorical", "a likelihood for each task"],
+        ["Hierarchical diagonal", "TaskCovariance"],
+        ["Poisson", "StudentT", "Categorical", "a likelihood for each task"],
     ),
     "laplace": (
         list(SHARINGS),

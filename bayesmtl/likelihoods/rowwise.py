@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import torch
 
-from bayesmtl.data import Standardization, TaskData
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import DataError, SpecificationError, listing
 from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
 from bayesmtl.likelihoods.polya_gamma import polya_gamma
@@ -62,6 +62,9 @@ class Rowwise(Likelihood):
     """
 
     scales_target: ClassVar[bool] = False
+
+    is_rate: ClassVar[bool] = False
+    """Whether levels are logarithms of rates per unit of exposure, so that exp(offset) is what adds up."""
 
     @property
     def log_concave(self) -> bool:
@@ -180,7 +183,18 @@ class Rowwise(Likelihood):
         offset = np.zeros(len(y)) if data.offset is None else data.offset[rows]
         return self.level(y, counts, offset, None if data.trials is None else data.trials[rows])
 
-    def standardization(self, data: TaskData) -> Standardization:
+    def level_of_sums(self, data: TaskSummaries) -> float:
+        """`level` of all observed rows from sums over them, which say the same.
+
+        Of a task's rows it needs how often they count, and means: a row for each task has these.
+        """
+        if not data.has_intercept:
+            return 0.0
+        mean = data.moments.averages()
+        offset = mean["log_exposure" if self.is_rate else "offset"]
+        return self.level(mean["y"], mean["counts"], offset, mean["trials"])
+
+    def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Features are standardised; the linear predictor is centred unless targets are to be left alone.
 
         Raises:
@@ -199,9 +213,13 @@ class Rowwise(Likelihood):
         as_it_is = data.with_target_standardization("none").standardization()
         if data.target_standardization == "none":
             return as_it_is
-        trials = None if data.trials is None else data.trials[data.observed]
-        self.check_target(data.y[data.observed], data.target_name, trials)
-        center = np.full(data.num_tasks, self.level_of(data, data.observed))
+        if isinstance(data, TaskSummaries):
+            level = self.level_of_sums(data)
+        else:
+            trials = None if data.trials is None else data.trials[data.observed]
+            self.check_target(data.y[data.observed], data.target_name, trials)
+            level = self.level_of(data, data.observed)
+        center = np.full(data.num_tasks, level)
         return dataclasses.replace(as_it_is, target_center=center, target="pooled")
 
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:

@@ -91,12 +91,14 @@ class Fit:
             self.statistics.compress(),
             self.task_names,
             self.standardization.target_scale,
-            rows=None if self.likelihood.compresses else self._rows(),
+            rows=self._rows(),
             descriptors=standardised(self, self.schema.descriptors),
         )
 
-    def _rows(self) -> TaskRows:
-        assert isinstance(self.data, TaskData)
+    def _rows(self) -> TaskRows | None:
+        """The rows themselves, where sums do not stand for them and they are in memory."""
+        if self.likelihood.compresses or isinstance(self.data, TaskSummaries):
+            return None
         likelihood = self.likelihood.of_tasks(self.task_names, self.standardization.target_scale)
         rows = StandardRows.of(self.data, self.data.task, self.standardization, likelihood)
         return rows.laid_out(len(self.task_names))
@@ -265,7 +267,8 @@ class Fit:
             A new Fit, in which the new tasks are known (and listed in `added_tasks`).
 
         Raises:
-            DataError: If no row has a target, or one has a target that the likelihood gives no probability.
+            DataError: If no row has a target, or one has a target that the likelihood gives no probability,
+                or the likelihood is not Gaussian and the training rows were not loaded.
             SpecificationError: If tasks are standardised one by one and a task is new.
         """
         return update.condition(self, new, descriptors)
