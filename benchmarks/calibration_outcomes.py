@@ -3,9 +3,9 @@
 A pair of a model and an engine is one row of results/calibration_outcomes.csv, kept as soon as it is known; a
 later run goes on from there (delete the file to start anew) and reports what is there after `--cap` seconds.
 
-"gibbs" and "nuts" approximate nothing and have to pass. "laplace" is corrected by importance weights where the
-rows let it, and "svi" is a normal approximation: with so few rows as here the table shows how far that goes,
-and their docstrings and `Fit.check` say what is found.
+"gibbs" and "nuts" approximate nothing and have to pass. "laplace" is corrected by importance weights where
+the rows let it, and "svi" is a normal approximation: with so few rows as here the table shows how far that
+goes, and their docstrings and `Fit.check` say what is found.
 """
 
 from __future__ import annotations
@@ -120,9 +120,10 @@ def run(options: Options) -> str:
     failed = frame.index[frame["p (all quantities)"] < limit].tolist()
     sizes = ", ".join(map(str, ROWS_PER_TASK))
     lines = [
-        f"4 tasks with {sizes} rows; {NUM_CHAINS} independent draws per fit, of nuts {LENGTHS['nuts']['num_chains']}. "
-        f"A pair fails below p = {limit:.1e} (false-alarm probability {FALSE_ALARM:g} in all). Mean ranks are "
-        ".5 and spreads 1 where posteriors are right; a spread above 1 means intervals that are too narrow.",
+        f"4 tasks with {sizes} rows; {NUM_CHAINS} independent draws per fit, of nuts "
+        f"{LENGTHS['nuts']['num_chains']}. A pair fails below p = {limit:.1e} (false-alarm probability "
+        f"{FALSE_ALARM:g} in all). Mean ranks are .5 and spreads 1 where posteriors are right; a spread "
+        "above 1 means intervals that are too narrow.",
         "",
         table(frame),
         "",

@@ -129,8 +129,8 @@ def summarise(
         # pure=False: a file may have changed since a cluster last read it
         results = (future.result() for future in client.map(read_part, parts, pure=False))
     moments = next(results)
-    for further in results:  # in the order of the files, wherever they were read
-        moments = moments.merge(further)
+    for others in results:  # in the order of the files, wherever they were read
+        moments = moments.merge(others)
     if not moments.count.sum():
         raise DataError(
             str(target),

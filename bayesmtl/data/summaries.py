@@ -52,9 +52,9 @@ class RowChunk:
 class TaskSummaries:
     """Sums per task that stand for the rows, in the user's units; made by `TaskData.from_parquet`.
 
-    `LinearModel.fit` takes them in place of a TaskData. Where the likelihood is Gaussian the sums are all that
-    is needed, and what follows works as usual: predictions, similarities (over the observed rows' inputs by
-    default), new tasks, further rows by `condition`, files. For outcomes and counts "svi" reads the rows
+    `LinearModel.fit` takes them in place of a TaskData. Where the likelihood is Gaussian the sums are all
+    that is needed, and what follows works as usual: predictions, similarities (over the observed rows' inputs
+    by default), new tasks, further rows by `condition`, files. For outcomes and counts "svi" reads the rows
     again from the files, a chunk at a time, and never holds more than some of them. What looks at single
     rows, such as `Fit.to_datatree` with its pointwise log likelihood, says that it cannot.
 

@@ -7,11 +7,11 @@ sum over t and i of l_ti, expected value of                     `StreamedBatches
     T/T_b sum over t in batch of n_t/|S_t| |S_t|/m sum of l_ti
 L's mode given hyperparameters, G_t and b_t there               `mode_sums`: a pass for each Newton step
 
-A pass holds a sample of the rows: some tasks drawn at random (all, where they fit) and of each at most M rows,
-every subset of that size as likely as any other. Which these are is drawn before the pass, from the numbers
-of rows that the sums know, so the order of the rows in the files is irrelevant: files sorted by task or by
-time do as well as shuffled ones. Minibatches are drawn from the sample until they have had as many rows as
-it has, then a new pass replaces it: used more often, its own noise would be learned as differences of tasks.
+A pass holds a sample of the rows: some tasks drawn at random (all, where they fit) and of each at most M
+rows, every subset of that size as likely as any other. Which these are is drawn before the pass, from the
+numbers of rows that the sums know, so the order of the rows in the files is irrelevant: files sorted by task
+or by time do as well as shuffled ones. Minibatches are drawn from the sample until they have had as many rows
+as it has, then a new pass replaces it: used more often, its noise would be learned as differences of tasks.
 """
 
 from __future__ import annotations

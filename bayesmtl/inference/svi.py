@@ -44,8 +44,8 @@ def svi(problem: Problem, settings: Settings) -> Draws:
 
     Steps use up to 128 tasks and 64 rows of each, drawn at random, so that a step's cost does not grow with
     the data. Rows that are not loaded (`TaskData.from_parquet`) are read in passes over the files, in any
-    order: five passes to where a restart sets out, and then one for every half a million rows that minibatches
-    have had, which leaves as many at random in memory, for the next ones (`bayesmtl.inference.stream`).
+    order: five passes to where a restart sets out, and then one for every half a million rows that
+    minibatches have had, which leaves as many at random in memory (`bayesmtl.inference.stream`).
 
     Every restart takes five steps for each warm-up iteration asked for (`num_warmup`); the one
     with the highest evidence bound (ELBO) is used. `Fit.check` judges whether the bound was still rising in
@@ -139,9 +139,9 @@ def batches_of(problem: Problem) -> Batches:
 
 
 def _optimise(guide: Guide, num_steps: int, progress: object, rng: np.random.Generator) -> Run:
-    """Adam on the evidence bound, its rate falling from step to step; parameters are means over the last steps.
+    """Adam on the evidence bound, its rate falling from step to step.
 
-    The mean has a fraction of the noise that minibatches leave in every single step.
+    The result is the mean over the last steps, which has a fraction of the noise of any single one.
     """
     pyro = import_pyro("svi")
     batches = batches_of(guide.problem)

@@ -201,6 +201,9 @@ class Rowwise(Likelihood):
             DataError: If a target has no probability.
             SpecificationError: If tasks are to be standardised one by one.
         """
+        if isinstance(data, TaskSummaries):
+            for chunk in data.chunks(features=False):
+                self.check_target(chunk.y, data.target_name, chunk.trials)
         if self.scales_target:
             return data.standardization()
         if data.target_standardization == "task":

@@ -157,15 +157,6 @@ class LinearModel:
         return fit
 
     def _standardization(self, data: TaskData | TaskSummaries) -> Standardization:
-        if not isinstance(data, TaskSummaries):
-            return self.likelihood.standardization(data)
-        if self.likelihood.compresses:
-            return data.standardization()
-        several = isinstance(self.likelihood, Mixed) or self.likelihood.has_classes
-        if several or not isinstance(self.likelihood, Rowwise):
-            raise data.need_rows(f"the likelihood {type(self.likelihood).__name__}")
-        for chunk in data.chunks(features=False):
-            self.likelihood.check_target(chunk.y, data.target_name, chunk.trials)
         return self.likelihood.standardization(data)
 
     def _problem(

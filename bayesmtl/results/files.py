@@ -46,7 +46,7 @@ def _group(arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
 
 def save(fit: Fit, path: str | Path) -> None:
     """See `Fit.save`."""
-    specification = {
+    specification: dict[str, Any] = {
         "sharing": fit.sharing.to_dict(),
         "likelihood": fit.likelihood.to_dict(),
         "schema": fit.schema.to_dict(),

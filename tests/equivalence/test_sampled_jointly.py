@@ -21,8 +21,8 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import ConvergenceWarning, MissingDependencyError, SpecificationError
-from bayesmtl.inference.gradient import _by_tape, value_and_gradient
 from bayesmtl.inference.batches import RowBatches, TaskBatches
+from bayesmtl.inference.gradient import _by_tape, value_and_gradient
 from bayesmtl.inference.guide import Guide
 from bayesmtl.inference.joint import Joint, informed, log_likelihood
 from bayesmtl.inference.nuts import Chain, collect, private_randomness

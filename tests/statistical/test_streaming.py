@@ -36,7 +36,7 @@ SETTINGS = {"seed": 0, "progress": False, "num_chains": 2, "num_draws": 200}
 
 
 def rows_of(num_tasks: int, rows_per_task: int, seed: int = 0) -> pd.DataFrame:
-    """Sorted by task, and by target inside: the worst order there is. Task sizes differ, some targets miss."""
+    """Sorted by task, and by target inside: the worst order there is. Sizes differ, some targets miss."""
     rng = np.random.default_rng(seed)
     size = rng.integers(1, 2 * rows_per_task, size=num_tasks)
     t = np.repeat(np.arange(num_tasks), size)
