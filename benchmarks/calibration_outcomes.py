@@ -95,14 +95,15 @@ def all_rows(kept: Path | None, num_simulations: int, names: list[str], cap: flo
         rows = known.to_dict(orient="index")
     deadline = time.perf_counter() + cap
     for name in names:
-        if rows.get(name, {}).get("simulations") == num_simulations:
+        sharing, likelihood, engine = RUNS[name]
+        number = num_simulations // 2 if engine == "nuts" else num_simulations  # chain after chain
+        if rows.get(name, {}).get("simulations") == number:
             continue
         if time.perf_counter() > deadline:
             break
-        sharing, likelihood, engine = RUNS[name]
         model = bm.LinearModel(SHARINGS[sharing], LIKELIHOODS[likelihood])
-        ranks = calibrate(model, num_simulations, method=engine, **LENGTHS[engine])
-        rows[name] = {"simulations": num_simulations} | row_of(ranks)
+        ranks = calibrate(model, number, method=engine, **LENGTHS[engine])
+        rows[name] = {"simulations": number} | row_of(ranks)
         print(name, rows[name], file=sys.stderr, flush=True)
         if kept is not None:
             pd.DataFrame.from_dict(rows, orient="index").to_csv(kept, index_label="run")

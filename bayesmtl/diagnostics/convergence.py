@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -178,6 +178,7 @@ def check_draws(
     complete: bool,
     prior: xr.Dataset | None = None,
     fuller: str = "exact",
+    further: Sequence[str] = (),
 ) -> Check:
     """Judge draws by R-hat, effective sample sizes and divergences, by Pareto k, or a mode by its optimiser.
 
@@ -188,6 +189,7 @@ def check_draws(
         complete: Whether all draws that were asked for are there.
         prior: Prior draws of some of the arrays, to say which of them the data did not inform.
         fuller: The engine that includes what a mode leaves out.
+        further: What else is worth knowing.
     """
     messages: list[str] = []
     notes: list[str] = []
@@ -226,7 +228,7 @@ def check_draws(
         shrunk, uninformed = contraction(posterior[list(prior.data_vars)], prior)
         if uninformed:
             notes.append(f"The data say nothing about {_shown(uninformed)}: the posterior is the prior.")
-    return Check(not messages, tuple(messages), table, tuple(notes), shrunk)
+    return Check(not messages, tuple(messages), table, (*notes, *further), shrunk)
 
 
 def _shown(names: list[str], limit: int = 4) -> str:

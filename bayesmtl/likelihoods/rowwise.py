@@ -158,6 +158,10 @@ class Rowwise(Likelihood):
         omega = torch.from_numpy(polya_gamma(form.shape * count, f.numpy(), rng))
         return GaussianRows(omega, torch.as_tensor(form.kappa * count))
 
+    def yes_and_no(self, y: np.ndarray, trials: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which rows hold an event, and which a trial without one, bool (n,); `None` but for yes or no."""
+        return None
+
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
         """Any number of rows will do."""
 

@@ -18,10 +18,10 @@ from bayesmtl.algebra.conditional import draw_prior_basis
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
-from bayesmtl.diagnostics import Check, check_draws
+from bayesmtl.diagnostics import Check, check_draws, separation_notes
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
-from bayesmtl.likelihoods import Likelihood
+from bayesmtl.likelihoods import Likelihood, Rowwise
 from bayesmtl.results import datatree, files, prediction, update
 from bayesmtl.results.described import describe_new, standardised
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
@@ -138,7 +138,20 @@ class Fit:
             method=self.method,
             complete=self.draws.complete,
             prior=self._prior_of_reported(),
+            further=self._separation(),
         )
+
+    def _separation(self) -> list[str]:
+        """What `check` says of outcomes that have no finite estimate by themselves."""
+        data, likelihood = self.data, self.likelihood
+        if isinstance(data, TaskSummaries) or not isinstance(likelihood, Rowwise):
+            return []
+        seen = data.observed
+        trials = None if data.trials is None else data.trials[seen]
+        kinds = likelihood.yes_and_no(data.y[seen], trials)
+        if kinds is None:
+            return []
+        return separation_notes(data.X[seen], *kinds, data.task[seen], data.task_names, data.feature_names)
 
     def _prior_of_reported(self) -> xr.Dataset | None:
         """Prior draws of the hyperparameters and the population, where they are few and have no partition."""
