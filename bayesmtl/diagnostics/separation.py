@@ -33,7 +33,7 @@ def separation_notes(
 
     Example:
         >>> X, y = np.array([[1.0, 0.1], [1.0, 0.4], [1.0, 0.2], [1.0, 0.3]]), np.array([0.0, 1.0, 1.0, 1.0])
-        >>> separation_notes(X, y > 0, y < 1, np.array([0, 0, 1, 1]), ["a", "b"], ["level", "dose"])[0][:60]
+        >>> separation_notes(X, y > 0, y < 1, np.array([0, 0, 1, 1]), ["a", "b"], ["level", "dose"])[0][:59]
         "'dose' separates yes from no over all rows: the prior alone"
     """
     if not (yes.any() and no.any()):

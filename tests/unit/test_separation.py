@@ -64,8 +64,7 @@ def test_the_check_reports_it(likelihood):
     y[:10] = 0.0
     y[5] = np.nan
     data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["none", "b", "c"], 10))
-    fit = bm.LinearModel(likelihood=likelihood).fit(
-        data, method="laplace", seed=0, num_draws=20, progress=False
-    )
+    model = bm.LinearModel(likelihood=likelihood)
+    fit = model.fit(data, method="laplace", seed=0, num_draws=20, progress=False)
     told = [note for note in fit.check().notes if "In 1 of 3 tasks ('none')" in note]
     assert len(told) == (0 if isinstance(likelihood, bm.Poisson) else 1)
