@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from html import escape
 
@@ -36,16 +36,6 @@ class RowChunk:
     offset: np.ndarray | None
     weights: np.ndarray | None
     trials: np.ndarray | None
-
-    def take(self, where: np.ndarray) -> RowChunk:
-        """Some of the rows."""
-        further = (self.offset, self.weights, self.trials)
-        return RowChunk(
-            self.X[where],
-            self.y[where],
-            self.task[where],
-            *(None if values is None else values[where] for values in further),
-        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,35 +135,41 @@ class TaskSummaries:
         """The same data, whose targets models standardise "pooled", per "task", or not at all ("none")."""
         return replace(self, target_standardization=kind)
 
-    def chunks(self, *, features: bool = True) -> Iterator[RowChunk]:
+    def chunks(
+        self, *, features: bool = True, keep: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> Iterator[RowChunk]:
         """The observed rows, in the order of the files, read anew.
 
         Args:
             features: Whether to read them; without, X has no columns.
+            keep: Which rows of a chunk to give, and in which order, from the tasks of all of them (n,):
+                positions among these; all by default.
 
         Raises:
             DataError: If a file cannot be read, or does not hold the rows any more that were summed up.
         """
         position = {name: t for t, name in enumerate(self.task_names)}
-        read = np.zeros(self.num_tasks, dtype=np.int64)
+        read, codes = np.zeros(self.num_tasks, dtype=np.int64), dict[Hashable, int]()
+        one = int(features and self.has_intercept)
         for part in self.parts:
             for chunk in chunks(part if features else part.without_features()):
-                known = np.array(
-                    [position.get(label_of(label), -1) for label in chunk.labels], dtype=np.int64
-                )
-                seen = ~np.isnan(chunk.values[-1])
-                task = known[chunk.codes[seen]]
+                for label in chunk.labels:
+                    if label not in codes:
+                        codes[label] = position.get(label_of(label), -1)
+                where = np.flatnonzero(~np.isnan(chunk.values[-1]))
+                task = np.array([codes[label] for label in chunk.labels], dtype=np.int64)[chunk.codes[where]]
                 if (task < 0).any():
                     raise self._changed()
                 read += np.bincount(task, minlength=self.num_tasks)
-                given = chunk.values[:-1]
-                one = int(features and self.has_intercept)
-                X = np.ones((len(task), len(given) + one))
-                X[:, one:] = (given if seen.all() else given[:, seen]).T
-                further = {name: values[seen] for name, values in chunk.carried.items()}
+                if keep is not None:
+                    kept = keep(task)
+                    where, task = where[kept], task[kept]
+                X = np.empty((len(where), len(chunk.values) - 1 + one))
+                X[:, :one], X[:, one:] = 1.0, chunk.values[:-1, where].T
+                further = {name: values[where] for name, values in chunk.carried.items()}
                 yield RowChunk(
                     X,
-                    chunk.values[-1][seen],
+                    chunk.values[-1, where],
                     task,
                     *(further.get(name) for name in ("offset", "weights", "trials")),
                 )

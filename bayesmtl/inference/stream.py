@@ -35,6 +35,7 @@ ROWS_HELD = 2**19
 
 LEAST_ROWS = 8  # of a task: with fewer, some of the tasks are left for other passes
 _NEWTON_STEPS = 5  # to where pseudo-rows start; they are learned after that
+_SETS_AT_ONCE, _KEYS = 256, 2**20  # subsets drawn together, by random keys where these are no more
 _LEAST_PRECISION = 1e-10  # of a pseudo-row, as in `LaplaceMarginal`
 
 
@@ -72,33 +73,53 @@ class RowStream:
         """
         T, n = len(self.count), self.count
         tasks = np.arange(T) if num_tasks >= T else np.sort(rng.permutation(T)[:num_tasks])
-        first = n.cumsum() - n  # of each task, were the rows sorted by task
-        wanted = np.concatenate(
-            [
-                first[t]
-                + (np.arange(n[t]) if n[t] <= most else np.sort(rng.choice(n[t], most, replace=False)))
-                for t in tasks
-            ]
-        )
+        first, held = n.cumsum() - n, np.minimum(n[tasks], most)  # first row, were they sorted by task
+        wanted = np.repeat(first[tasks], held) + subsets(n[tasks], most, rng)
         behind = np.append(wanted, -1)  # what stands where a row has no place
-        D, seen = self.data.num_features, np.zeros(T, dtype=np.int64)
-        X, carried = np.empty((len(wanted), D)), np.zeros((4, len(wanted)))
-        for chunk in self.data.chunks():
-            order = np.argsort(chunk.task, kind="stable")
-            own = np.bincount(chunk.task, minlength=T)
-            task = chunk.task[order]
-            number = first[task] + seen[task] + np.arange(len(task)) - (own.cumsum() - own)[task]
-            place = np.searchsorted(wanted, number)
-            hit = behind[place] == number
-            some = chunk.take(order[hit])
-            rows = StandardRows.of(some, some.task, self.standardization, self.likelihood)
-            X[place[hit]] = rows.X
+        X = np.empty((len(wanted), self.data.num_features))
+        carried = np.zeros((4, len(wanted)))
+        seen, where = np.zeros(T, dtype=np.int64), wanted
+
+        def keep(task: np.ndarray) -> np.ndarray:
+            nonlocal where
+            # small numbers are sorted faster
+            order = np.argsort(task.astype(np.uint16) if T <= 2**16 else task, kind="stable")
+            own = np.bincount(task, minlength=T)
+            row = np.arange(len(task)) + np.repeat(first + seen - (own.cumsum() - own), own)
+            place = np.searchsorted(wanted, row)
+            hit = behind[place] == row
+            seen[:] += own
+            where = place[hit]
+            return np.asarray(order[hit])
+
+        for chunk in self.data.chunks(keep=keep):
+            rows = StandardRows.of(chunk, chunk.task, self.standardization, self.likelihood)
+            X[where] = rows.X
             for j, values in enumerate((rows.y, rows.offset, rows.trials, rows.weights)):
-                carried[j, place[hit]] = (0.0 if j == 1 else 1.0) if values is None else values
-            seen += own
-        held = np.minimum(n[tasks], most)
+                carried[j, where] = (0.0 if j == 1 else 1.0) if values is None else values
         carried[3] *= np.repeat(n[tasks] / np.maximum(held, 1), held)
         return HeldRows(tasks, held, X, *carried)
+
+
+def subsets(n: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """For each of the numbers n_t (T,) at most `most` numbers below it, one set after the other, each sorted.
+
+    All sets of a size are as likely.
+    """
+    most = min(most, int(n.max(initial=0)))
+    chosen = np.tile(np.arange(most), (len(n), 1))
+    large = np.flatnonzero(n > most)
+    large = large[np.argsort(n[large], kind="stable")]
+    for some in np.array_split(large, -(-len(large) // _SETS_AT_ONCE)) if len(large) else ():
+        width = int(n[some].max())
+        if width * len(some) <= _KEYS:
+            keys = rng.random((len(some), width))
+            keys[np.arange(width) >= n[some][:, None]] = 2.0  # there is no such number
+            chosen[some] = np.sort(np.argpartition(keys, most - 1, axis=1)[:, :most], axis=1)
+        else:
+            for t in some:
+                chosen[t] = np.sort(rng.choice(n[t], most, replace=False))
+    return np.asarray(chosen[np.arange(most) < np.minimum(n, most)[:, None]])
 
 
 class StreamedBatches:

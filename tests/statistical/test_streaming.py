@@ -6,6 +6,7 @@ False-alarm budget: 1e-4 for this file; seeds are fixed.
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
 from importlib import import_module
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 import bayesmtl as bm
 from bayesmtl.data import parquet
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference import choose
+from bayesmtl.inference import choose, stream
 from bayesmtl.inference.guide import Guide, pseudo_rows
 from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.inference.stream import StreamedBatches, mode_sums
@@ -93,6 +94,22 @@ def test_a_sample_has_every_row_of_a_task_as_often(tmp_path, small_chunks):
     assert np.all(np.abs(drawn / N - expected) < 6 * np.sqrt(expected * (1 - expected) / N) + 1e-9)
 
 
+@pytest.mark.parametrize("keys", [2**21, 0])
+def test_subsets_are_as_likely_as_any_other(keys, monkeypatch):
+    """All 1, 10 and 20 sets of three out of 3, 5 and 6, 4,000 times: 5 standard errors."""
+    monkeypatch.setattr(stream, "_KEYS", keys)
+    rng, n, found = np.random.default_rng(0), np.array([6, 2, 5, 3, 0]), Counter()
+    for _ in range(4000):
+        drawn = np.split(stream.subsets(n, 3, rng), [3, 5, 8, 11])
+        assert drawn[1].tolist() == [0, 1] and drawn[4].size == 0
+        found.update((size, *map(int, drawn[i])) for i, size in ((0, 6), (2, 5), (3, 3)))
+    number = {3: 1, 5: 10, 6: 20}
+    assert len(found) == 31 and all(len(set(one[1:])) == 3 for one in found)
+    for (size, *_), times in found.items():
+        p = 1 / number[size]
+        assert abs(times / 4000 - p) <= 5 * np.sqrt(p * (1 - p) / 4000)
+
+
 @pytest.mark.parametrize("most", [30, 10_000])
 def test_minibatches_of_a_sorted_file_are_unbiased(tmp_path, small_chunks, most):
     """The likelihood's part of the bound at fixed weights, over 2,500 minibatches: 5 standard errors."""
@@ -123,6 +140,7 @@ def test_minibatches_of_a_sorted_file_are_unbiased(tmp_path, small_chunks, most)
 def test_memory_does_not_grow_with_rows(tmp_path, monkeypatch):
     """What is allocated at the peak of a few minibatches, for 10,000 and for 80,000 rows, 2,000 held."""
     monkeypatch.setattr(parquet, "_CHUNK", 2_000)
+    monkeypatch.setattr(stream, "_KEYS", 2_000)
     peaks = []
     for n in (10_000, 80_000):
         rng = np.random.default_rng(0)
