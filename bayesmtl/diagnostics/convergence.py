@@ -217,11 +217,11 @@ def check_draws(
         table = mixing_table(xr.Dataset())
         messages.extend(_bound_messages(sample_stats))
         notes.extend(_bound_notes(sample_stats))
-        # of weights: functions have no restarts to compare
-        if "restart_disagreement" in sample_stats and any(name in posterior for name in _TASKS_CORRELATED):
+        of_weights = "restart_disagreement" in sample_stats  # functions have no restarts to compare
+        if of_weights and any(name in posterior for name in _TASKS_CORRELATED):
             notes.append(
-                "With correlated tasks that is a matter of factors: intervals of scales do not hold the truth "
-                "as often as they say (benchmark calibration_outcomes)."
+                "With correlated tasks that is a matter of factors: intervals of scales hold the truth less "
+                "often than they say (benchmark calibration_outcomes)."
             )
     else:
         table = mixing_table(posterior)

@@ -41,13 +41,13 @@ def separation_notes(
     notes = []
     whole = _separated(X, yes, no, np.zeros(len(X), dtype=int), 1)[0]
     if whole.any():
-        names = listing([feature_names[j] for j in np.flatnonzero(whole)])
+        names = listing([feature_names[j] for j in np.flatnonzero(whole).tolist()])
         notes.append(
             f"{names} separates yes from no over all rows: the prior alone says how large its weight is."
         )
     tasks = np.flatnonzero(_separated(X, yes, no, task, len(task_names)).any(axis=1))
     if len(tasks):
-        names = listing([task_names[t] for t in tasks], limit=4)
+        names = listing([task_names[t] for t in tasks.tolist()], limit=4)
         notes.append(
             f"In {len(tasks)} of {len(task_names)} tasks ({names}) all outcomes are alike or one feature "
             "separates yes from no: how large their weights are is known from the prior and the other tasks."
