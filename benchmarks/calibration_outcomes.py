@@ -124,7 +124,7 @@ def run(options: Options) -> str:
         f"4 tasks with {sizes} rows; {NUM_CHAINS} independent draws per fit, of nuts "
         f"{LENGTHS['nuts']['num_chains']}. A pair fails below p = {limit:.1e} (false-alarm probability "
         f"{FALSE_ALARM:g} in all). Mean ranks are .5 and spreads 1 where posteriors are right; a spread "
-        "above 1 means intervals that are too narrow.",
+        f"above 1 means intervals that are too narrow. {len(frame)} of {len(RUNS)} pairs so far.",
         "",
         table(frame),
         "",
