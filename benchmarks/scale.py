@@ -124,13 +124,14 @@ def posterior(sums: bm.TaskSummaries) -> dict[str, float]:
 def outcomes(path: str) -> dict[str, float]:
     """The posterior of a hierarchical logistic model of rows that are never all loaded."""
     data, start = summarise(path, "yes"), time.process_time()
-    length = {"num_draws": 25, "num_warmup": 200 if data.num_rows >= OUTCOMES[0] else 10}
+    whole = data.num_rows == OUTCOMES[0]  # elsewhere a few steps, which take as much memory
+    length = {"num_draws": 25, "num_warmup": 200 if whole else 10}
     fit = bm.LinearModel(bm.Hierarchical(), bm.Bernoulli()).fit(data, seed=0, progress=False, **length)
     stats = fit.draws.sample_stats
     assert fit.method == "svi"
     return {
         "cpu": time.process_time() - start,
-        "disagreement": float(stats["restart_disagreement"].flat[0]),
+        "disagreement": float(stats["restart_disagreement"].flat[0]) if whole else np.nan,
         "ok": float(fit.check().ok),
     }
 
@@ -235,7 +236,7 @@ def run(options: Options) -> str:
     asked = pd.DataFrame.from_dict(yes, orient="index")
     streamed = pd.DataFrame(
         {
-            "processor, s": asked["cpu"],
+            "processor, s": asked["cpu"].where(asked["disagreement"].notna()),
             "restarts apart, sd": asked["disagreement"],
             "largest memory, MB": [f"{value:.0f}" for value in asked["memory"]],
         }
@@ -253,6 +254,8 @@ def run(options: Options) -> str:
         "the search for the mode included.",
         "",
         table(streamed),
+        "",
+        "The rows of outcomes that have no time are a run of a few steps, for its memory.",
         "",
         *real,
         "",
@@ -275,8 +278,8 @@ def run(options: Options) -> str:
         ),
         verdict(
             "restarts of svi agree within .5 sd",
-            ok=bool((asked["disagreement"] <= 0.5).all()),
-            found=", ".join(f"{value:.2f}" for value in asked["disagreement"]),
+            ok=bool(asked["disagreement"].iloc[0] <= 0.5),
+            found=f"{asked['disagreement'].iloc[0]:.2f}",
         ),
     ]
     return "\n".join(lines)
