@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -21,6 +21,7 @@ DISAGREEMENT_LIMIT = 0.5  # standard deviations between restarts
 RISE_STILL = 0.1  # nats of a bound that never falls, in one round
 LAST_STICK_LIMIT = 0.1  # expected tasks in the last cluster there can be
 UNINFORMED = 0.1  # share of the prior's 90 % interval by which no quantile of the posterior has moved
+_TASKS_CORRELATED = ("task_correlation", "coupling")  # what priors of correlated tasks report
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SCREENED = 30
 
@@ -178,6 +179,7 @@ def check_draws(
     complete: bool,
     prior: xr.Dataset | None = None,
     fuller: str = "exact",
+    further: Sequence[str] = (),
 ) -> Check:
     """Judge draws by R-hat, effective sample sizes and divergences, by Pareto k, or a mode by its optimiser.
 
@@ -188,6 +190,7 @@ def check_draws(
         complete: Whether all draws that were asked for are there.
         prior: Prior draws of some of the arrays, to say which of them the data did not inform.
         fuller: The engine that includes what a mode leaves out.
+        further: What else is worth knowing.
     """
     messages: list[str] = []
     notes: list[str] = []
@@ -214,6 +217,12 @@ def check_draws(
         table = mixing_table(xr.Dataset())
         messages.extend(_bound_messages(sample_stats))
         notes.extend(_bound_notes(sample_stats))
+        of_weights = "restart_disagreement" in sample_stats  # functions have no restarts to compare
+        if of_weights and any(name in posterior for name in _TASKS_CORRELATED):
+            notes.append(
+                "With correlated tasks that is a matter of factors: intervals of scales hold the truth less "
+                "often than they say (benchmark calibration_outcomes)."
+            )
     else:
         table = mixing_table(posterior)
     if not table.empty:
@@ -226,7 +235,7 @@ def check_draws(
         shrunk, uninformed = contraction(posterior[list(prior.data_vars)], prior)
         if uninformed:
             notes.append(f"The data say nothing about {_shown(uninformed)}: the posterior is the prior.")
-    return Check(not messages, tuple(messages), table, tuple(notes), shrunk)
+    return Check(not messages, tuple(messages), table, (*notes, *further), shrunk)
 
 
 def _shown(names: list[str], limit: int = 4) -> str:

@@ -17,6 +17,7 @@ from bayesmtl.inference.partition_gibbs import partition_gibbs
 from bayesmtl.inference.partition_variational import has_bound, mean_field, partition_variational
 from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
+from bayesmtl.inference.stream import RowStream
 from bayesmtl.inference.svi import svi
 from bayesmtl.likelihoods import Likelihood, Mixed, Rowwise
 from bayesmtl.sharing import Sharing
@@ -84,6 +85,8 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
             likelihood, or not this one.
     """
     sharing, likelihood = problem.sharing, problem.likelihood
+    if problem.stream is not None:
+        return _choose_streaming(problem, method)
     able = [name for name in ENGINES if handles(name, sharing, likelihood)]
     pair = f"{type(sharing).__name__} with {type(likelihood).__name__}"
     if not able:
@@ -123,6 +126,30 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
         reason = f"{problem.tasks.num_tasks} tasks make every density evaluation slow"
         return "empirical_bayes", reason + '; method="exact" gives the full posterior and takes longer'
     return "exact", "Gaussian noise: the weights integrate out exactly, and the data are small enough"
+
+
+def _choose_streaming(problem: Problem, method: str) -> tuple[str, str]:
+    """The one engine that reads rows a chunk at a time."""
+    name = type(problem.likelihood).__name__
+    sharing = type(problem.sharing).__name__
+    if problem.sharing.has_partition:
+        raise SpecificationError(
+            "sharing",
+            expected=f"a prior without partitions of the tasks, for {name} and rows that are not loaded",
+            found=sharing,
+            remedy="Load the rows, or a sample of them, with TaskData.from_frame.",
+        )
+    if method not in ("auto", "svi"):
+        raise SpecificationError(
+            "method",
+            expected=f"'auto' or 'svi' for {name} and rows that are not loaded",
+            found=repr(method),
+            remedy="The others look at all rows in every step: load the rows, or a sample of them, with "
+            "TaskData.from_frame.",
+        )
+    if method == "svi":
+        return "svi", "asked for"
+    return "svi", "the rows are not loaded, and its steps look at a part of them"
 
 
 def _why_not(method: str, sharing: Sharing, likelihood: Likelihood) -> str:
@@ -168,6 +195,7 @@ __all__ = [
     "ENGINES",
     "Draws",
     "Problem",
+    "RowStream",
     "Settings",
     "StandardRows",
     "augmented_gibbs",

@@ -29,7 +29,6 @@ from bayesmtl.algebra.clusters import TaskTerms, draw_basis, task_terms
 from bayesmtl.algebra.conditional import WeightDraws
 from bayesmtl.algebra.soft_clusters import alone, worth_of_population
 from bayesmtl.inference.importance import (
-    ENOUGH_POINTS,
     RELIABLE,
     Proposal,
     WeightedSample,
@@ -50,7 +49,7 @@ _ENTRIES_AT_ONCE = 2_000_000  # of the tasks' matrices, and row values of candid
 # Entries of matrices that all draws together may handle: some tens of seconds. Where there would be more,
 # there are so many tasks that weights are of no use anyway.
 _MOST_ENTRIES = 1_000_000_000
-_MOST_ROUNDS = 10
+_FEWEST, _MOST_ROUNDS = 400, 10  # draws of a round, and rounds
 _USUAL = 10  # clusters that a task chooses from
 LEAST_EFFECTIVE = 100  # draws, for weights to be used
 
@@ -217,7 +216,7 @@ def weighted_partitions(
         f: Where there are rows, linear predictors to expand the likelihood at, shape (1, N).
     """
     T, D = problem.tasks.num_tasks, problem.tasks.num_features
-    number = max(number, ENOUGH_POINTS)
+    number = max(number, _FEWEST)
     entries = number * T * min(T, _USUAL) * D * D
     at_once = T * D * D
     if problem.rows is not None:
