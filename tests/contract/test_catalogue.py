@@ -311,7 +311,7 @@ def test_no_engine_escapes():
 
 
 def test_the_catalogue_covers_every_pair():
-    """Every registered class meets every engine that can work with it, but for those that one entry stands for."""
+    """Every registered class meets every engine that works with it, but those that one entry stands for."""
     entries = [(model, engine) for model, engine in ENTRIES.values() if engine not in STOOD_FOR]
     engines = [engine for engine in ENGINES if engine not in STOOD_FOR]
     pairs = {(type(model.sharing).__name__, engine) for model, engine in entries}
