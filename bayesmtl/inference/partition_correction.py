@@ -2,8 +2,8 @@
 
 Tasks come one after the other, in an order drawn for each draw, and each joins a cluster or opens one with
 its probability given the clusters of those before it and their data, weights, cluster means and mu integrated
-out. The product of what the choices of all tasks add up to is an unbiased estimate of p(y | hyperparameters), so
-that partition and hyperparameters, these drawn from a proposal, have the weight
+out. The product of what the choices of all tasks add up to is an unbiased estimate of
+p(y | hyperparameters), so that partition and hyperparameters, these drawn from a proposal, have the weight
 
     p(hyperparameters) prod_t sum_k p(c_t = k, y_t | tasks before t) / proposal(hyperparameters),
 

@@ -28,7 +28,9 @@ from bayesmtl.parameters import Parameter, ParameterSpace
 from bayesmtl.priors import HalfNormal
 from bayesmtl.sharing.partition import PartitionSharing
 
-_REPEATS = 4  # of drawing Z and tau in turn, which costs little once clusters are summed up
+# Of drawing Z and tau in turn, which costs little once clusters are summed up, and of moves of the
+# partition's prior where it has few hyperparameters.
+_REPEATS = 4
 _LEAST = 1e-8  # of a spread: where its density may grow without bound the chain turns
 
 
@@ -88,7 +90,7 @@ def _of_partition(
     """Coordinates (C, size) of the hyperparameters of the partition's prior, one after the other."""
     sharing, points = problem.sharing, points.clone()
     assert isinstance(sharing, PartitionSharing)
-    for position in range(space.size):
+    for position in max(1, _REPEATS // space.size) * list(range(space.size)):
 
         def log_density(x: torch.Tensor, position: int = position) -> torch.Tensor:
             tried = points.clone()
