@@ -152,12 +152,12 @@ def whole_fits(reduced: bool) -> tuple[pd.DataFrame, list[str]]:
         }
         lines += [
             verdict(
-                f"{m} x {T}: whole fits {FIT_NEEDED:.0f} times faster than {STEPS} steps of GPyTorch",
+                f"{len(X)} x {Y.shape[1]}: whole fits {FIT_NEEDED:.0f} times faster than {STEPS} steps of GPyTorch",
                 ok=theirs >= FIT_NEEDED * ours,
                 found=f"{theirs / ours:.1f} times",
             ),
             verdict(
-                f"{m} x {T}: at an equal or better marginal likelihood",
+                f"{len(X)} x {Y.shape[1]}: at an equal or better marginal likelihood",
                 ok=reached >= there,
                 found=f"{reached:.1f} against {there:.1f}",
             ),
@@ -193,7 +193,7 @@ def run(options: Options) -> str:
         if with_botorch:
             lines.append(
                 verdict(
-                    f"{m} x {T}: {THAN_BOTORCH:.0f} times faster than BoTorch",
+                    f"{inputs} x {T}: {THAN_BOTORCH:.0f} times faster than BoTorch",
                     ok=botorchs >= THAN_BOTORCH * ours,
                     found=f"{botorchs / ours:.0f} times",
                 )

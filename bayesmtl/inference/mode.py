@@ -27,8 +27,8 @@ _STEP = 1e-4  # of finite differences; gradients are exact, so that the error is
 _WIDEST = 1.0
 # Difference of log densities from which modes of a part of the data are different ones.
 _DIFFERENT = 0.1
-# Costly coordinates up to which others are searched for inside: over more of them a search takes so many steps
-# that one over all coordinates together has fewer costly evaluations.
+# Costly coordinates up to which others are searched for inside: over more of them a search takes so many
+# steps that one over all coordinates together has fewer costly evaluations.
 _MOST_HELD = 4
 _EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count as the same one, reflected
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
