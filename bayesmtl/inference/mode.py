@@ -27,6 +27,9 @@ _STEP = 1e-4  # of finite differences; gradients are exact, so that the error is
 _WIDEST = 1.0
 # Difference of log densities from which modes of a part of the data are different ones.
 _DIFFERENT = 0.1
+# Costly coordinates up to which others are searched for inside: over more of them a search takes so many
+# steps that one over all coordinates together has fewer costly evaluations.
+_MOST_HELD = 4
 _EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count as the same one, reflected
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
 _NUM_PROBES = 16
@@ -64,7 +67,7 @@ def search(density: Density, target: Target, rng: np.random.Generator) -> list[M
         rng: Source of randomness.
     """
     reduced = target.reduced(rng) if density is target else None
-    if reduced is not None and target.num_held:
+    if reduced is not None and 0 < target.num_held <= _MOST_HELD:
         from bayesmtl.inference.nested import search_nested  # which returns modes of this module
 
         return search_nested(target, reduced, target.space.initial(rng, NUM_REDUCED_STARTS), _DIFFERENT)
