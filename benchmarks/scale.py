@@ -238,6 +238,7 @@ def run(options: Options) -> str:
         {
             "processor, s": asked["cpu"].where(asked["disagreement"].notna()),
             "restarts apart, sd": asked["disagreement"],
+            "its own check": ["passed" if ok else "asks for more steps" for ok in asked["ok"]],
             "largest memory, MB": [f"{value:.0f}" for value in asked["memory"]],
         }
     ).rename_axis("yes/no outcomes")
