@@ -126,7 +126,7 @@ def run(options: Options) -> str:
         f"{FALSE_ALARM:g} in all). Mean ranks are .5 and spreads 1 where posteriors are right; a spread "
         f"above 1 means intervals that are too narrow. {len(frame)} of {len(RUNS)} pairs so far.",
         "",
-        table(frame),
+        table(frame.assign(**{"p (all quantities)": [f"{p:.2g}" for p in frame["p (all quantities)"]]})),
         "",
         *(
             verdict(

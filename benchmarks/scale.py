@@ -238,6 +238,7 @@ def run(options: Options) -> str:
         {
             "processor, s": asked["cpu"].where(asked["disagreement"].notna()),
             "restarts apart, sd": asked["disagreement"],
+            "its own check": np.where(asked["ok"] == 1, "passed", "asks for more steps"),
             "largest memory, MB": [f"{value:.0f}" for value in asked["memory"]],
         }
     ).rename_axis("yes/no outcomes")
@@ -255,7 +256,7 @@ def run(options: Options) -> str:
         "",
         table(streamed),
         "",
-        "The rows of outcomes that have no time are a run of a few steps, for its memory.",
+        "A run of outcomes without a time is one of a few steps, for its memory.",
         "",
         *real,
         "",
