@@ -42,7 +42,7 @@ ROWS_PER_TASK = (2, 4, 5, 8)
 FALSE_ALARM = 1e-4  # of the whole table
 
 _TASKS = [f"task_{t}" for t in range(len(ROWS_PER_TASK))]
-_PATH = pd.DataFrame(np.eye(4, k=1) + np.eye(4, k=-1), index=_TASKS, columns=_TASKS)
+PATH = pd.DataFrame(np.eye(4, k=1) + np.eye(4, k=-1), index=_TASKS, columns=_TASKS)
 
 MODELS: dict[str, bm.LinearModel] = {
     f"{name}, noise {noise}": bm.LinearModel(sharing, bm.Gaussian(noise="task" if noise == "task" else noise))
@@ -54,7 +54,7 @@ MODELS: dict[str, bm.LinearModel] = {
         "Hierarchical full": bm.Hierarchical("full"),
         "LowRank(1)": bm.LowRank(1),
         "TaskCovariance": bm.TaskCovariance(),
-        "TaskGraph": bm.TaskGraph(_PATH),
+        "TaskGraph": bm.TaskGraph(PATH),
     }.items()
     for noise in ("shared", "task", 0.7)
 }
@@ -153,9 +153,9 @@ def _log_density(
     elif "coupling" in flat:
         scale = flat["residual_scale"] / standardization.residual_scale_to_user(np.ones(D))
         apart = (weights - center[:, None]) / scale[:, None]
-        gaps = np.square(np.diff(apart, axis=1)).sum(axis=(1, 2))  # of tasks along `_PATH`
-        strength = flat["coupling"] * T / _PATH.to_numpy().sum()
-        precision = np.eye(T) + strength[:, None, None] * (np.diag(_PATH.sum()) - _PATH.to_numpy())
+        gaps = np.square(np.diff(apart, axis=1)).sum(axis=(1, 2))  # of tasks along `PATH`
+        strength = flat["coupling"] * T / PATH.to_numpy().sum()
+        precision = np.eye(T) + strength[:, None, None] * (np.diag(PATH.sum()) - PATH.to_numpy())
         joint += 0.5 * D * np.linalg.slogdet(precision)[1] - T * np.log(scale).sum(axis=1)
         joint -= 0.5 * (np.square(apart).sum(axis=(1, 2)) + strength * gaps)
     elif "task_scale" in flat:
@@ -229,6 +229,7 @@ def calibrate(
     *,
     fitter: bm.LinearModel | None = None,
     method: str = "exact",
+    num_chains: int = NUM_CHAINS,
     num_warmup: int = 100,
     num_draws: int = NUM_DRAWS,
     rows_per_task: tuple[int, ...] = ROWS_PER_TASK,
@@ -241,6 +242,7 @@ def calibrate(
         num_simulations: How many data sets.
         fitter: The model that is fitted; the simulating one unless the test is to be tested.
         method: The engine.
+        num_chains: Chains of a fit, and so the draws that a true value is ranked among.
         num_warmup: Iterations of each chain before its draws.
         num_draws: Iterations of each chain after that, of which the last is used.
         rows_per_task: Rows of each task.
@@ -261,7 +263,7 @@ def calibrate(
                 simulated,
                 method=method,
                 seed=seed + i,
-                num_chains=NUM_CHAINS,
+                num_chains=num_chains,
                 num_draws=num_draws,
                 num_warmup=num_warmup,
                 progress=False,
@@ -286,6 +288,20 @@ def run(options: Options) -> str:
     return table_of_runs(runs, options)
 
 
+def row_of(ranks: Ranks) -> dict[str, object]:
+    """What a table says of a calibration run."""
+    p_values = ranks.p_values()
+    worst = p_values["p"].idxmin()
+    return {
+        "quantities": len(p_values),
+        "worst quantity": worst,
+        "its mean rank": f"{p_values.loc[worst, 'mean rank']:.3f}",
+        "its spread": f"{p_values.loc[worst, 'spread']:.3f}",
+        "p (all quantities)": float(f"{ranks.p_value():.2g}"),
+        "seconds": f"{ranks.seconds:.0f}",
+    }
+
+
 def table_of_runs(runs: Sequence[tuple[str, bm.LinearModel, str]], options: Options) -> str:
     """Calibrate models under engines; one row each."""
     num_simulations = options.simulations
@@ -293,18 +309,7 @@ def table_of_runs(runs: Sequence[tuple[str, bm.LinearModel, str]], options: Opti
         runs, num_simulations = runs[:1], 3
     rows = {}
     for name, model, method in runs:
-        ranks = calibrate(model, num_simulations, method=method)
-        p_values = ranks.p_values()
-        worst = p_values["p"].idxmin()
-        rows[name] = {
-            "engine": method,
-            "quantities": len(p_values),
-            "worst quantity": worst,
-            "its mean rank": f"{p_values.loc[worst, 'mean rank']:.3f}",
-            "its spread": f"{p_values.loc[worst, 'spread']:.3f}",
-            "p (all quantities)": float(f"{ranks.p_value():.2g}"),
-            "seconds": f"{ranks.seconds:.0f}",
-        }
+        rows[name] = {"engine": method} | row_of(calibrate(model, num_simulations, method=method))
         print(name, rows[name], file=sys.stderr, flush=True)
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
     limit = FALSE_ALARM / len(frame)

@@ -10,6 +10,10 @@ features shared by all tasks in front. Here weights and cluster means are integr
 where there is no gate, the gate's weights have a prior and are sampled, Sigma is common to the clusters, and
 features are taken as they are. What is said of the paper is recalled, not checked.
 
+Three splits of School (the command below, 149 processor seconds): explained variance 38.2 % (sd .6), with the
+gate 38.2, one cluster 38.1, a random intercept 37.6, pooled 34.5, single-task 33.2. What describes the
+schools adds nothing to their pupils' scores here, and clusters hardly anything.
+
 Source: Bakker and Heskes (2003). Task clustering and gating for Bayesian multitask learning. JMLR 4.
 Run: python models/task_clustering.py [--reduced]
 """

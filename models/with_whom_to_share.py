@@ -9,6 +9,10 @@ The paper's data are pictures (handwritten digits, attributes of objects); these
 pages, so that its numbers are not comparable and none is quoted. What is said of the paper is recalled, not
 checked.
 
+Three splits of School (the command below, 118 processor seconds): explained variance 38.3 % (sd .6) with a
+direction for each of two groups, 38.1 without directions or with one group and one direction, a random
+intercept 37.6, pooled 34.5, single-task 33.2. The differences between the first three are within the splits'.
+
 Source: Kang, Grauman and Sha (2011). Learning with whom to share in multi-task feature learning. ICML.
 Run: python models/with_whom_to_share.py [--reduced]
 """

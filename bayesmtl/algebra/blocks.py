@@ -78,11 +78,11 @@ class Blocks:
             block = G[:, self.rows[t], self.rows[u]]
             to_level[:, t, u] = to_level[:, u, t] = block.sum((1, 2))
             left, right = self.inputs[t], self.inputs[u]
+            # every kernel at once: the block is read once
+            found = torch.einsum("bij,bqij->bq", block, _at(kernel, left, right))
+            to_shape[:, :, t, u] = to_shape[:, :, u, t] = found
             twice = 1.0 if t == u else 2.0
-            for q in range(kernel.shape[1]):
-                found = torch.einsum("bij,bij->b", block, _at(kernel[:, q], left, right))
-                to_shape[:, q, t, u] = to_shape[:, q, u, t] = found
-                _add(to_kernel[:, q], left, right, block, twice * shape[:, q, t, u, None, None])
+            _add(to_kernel, left, right, block[:, None], twice * shape[:, :, t, u, None, None])
         return to_shape, to_level, to_kernel
 
 
@@ -93,9 +93,9 @@ def _neighbours(position: torch.Tensor) -> Where:
 
 
 def _at(kernel: torch.Tensor, left: Where, right: Where) -> torch.Tensor:
-    """Entries (B, n_t, n_u) of kernels (B, m, m)."""
-    part = kernel[:, left] if isinstance(left, slice) else kernel.index_select(1, left)
-    return part[:, :, right] if isinstance(right, slice) else part.index_select(2, right)
+    """Entries (..., n_t, n_u) of kernels (..., m, m)."""
+    part = kernel[..., left, :] if isinstance(left, slice) else kernel.index_select(-2, left)
+    return part[..., right] if isinstance(right, slice) else part.index_select(-1, right)
 
 
 def _add(
@@ -103,14 +103,14 @@ def _add(
 ) -> None:
     """Add weight times a block to the inputs of its rows, which may repeat."""
     if isinstance(left, slice) and isinstance(right, slice):
-        to_kernel[:, left, right].addcmul_(block, weight)
+        to_kernel[..., left, right].addcmul_(block, weight)
         return
     weighted = block * weight
     if not isinstance(left, slice):
-        rows = block.new_zeros(len(block), to_kernel.shape[1], block.shape[2])
-        weighted = rows.index_add_(1, left, weighted)
+        rows = weighted.new_zeros(*weighted.shape[:2], to_kernel.shape[-2], weighted.shape[-1])
+        weighted = rows.index_add_(-2, left, weighted)
         left = slice(None)
     if isinstance(right, slice):
-        to_kernel[:, left, right] += weighted
+        to_kernel[..., left, right] += weighted
     else:
-        to_kernel[:, left].index_add_(2, right, weighted)
+        to_kernel[..., left, :].index_add_(-1, right, weighted)

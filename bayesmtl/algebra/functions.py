@@ -175,7 +175,8 @@ class _LogMarginal(torch.autograd.Function):
         P = torch.nn.functional.one_hot(task, shape.shape[-1]).to(G.dtype)
         to_noise = 2 * noise * (G.diagonal(dim1=-2, dim2=-1) @ P)
         if ctx.blocks is not None:
-            to_shape, to_level, to_kernel = ctx.blocks.pull_back(G, shape, kernel)
+            # G is symmetric, and its transpose lies in memory as the kernels do
+            to_shape, to_level, to_kernel = ctx.blocks.pull_back(G.mT, shape, kernel)
             return to_shape, to_level, to_kernel, to_noise, None, None, None
         to_level = P.T @ (G @ P)
         shapes, kernels = [], []

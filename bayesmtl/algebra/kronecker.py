@@ -112,19 +112,8 @@ def _decompose(
     observed: torch.Tensor,
 ) -> GridFactor:
     m, T = kernel.shape[-1], noise.shape[-1]
-    lam, Q = torch.linalg.eigh(kernel)
-    omega, U = torch.linalg.eigh(shape / (noise[:, :, None] * noise[:, None, :]))
-    lam, omega = lam.clamp(min=0.0), omega.clamp(min=0.0)
-    P = U / noise[:, :, None]
-    inverse_d = 1 / (lam[:, :, None] * omega[:, None, :] + 1)
-    q = Q.sum(1)
-    h = (q.square()[:, :, None] * inverse_d).sum(1)
-    H = (P * h[:, None, :]) @ P.transpose(-1, -2)
-    inner = torch.eye(T, dtype=kernel.dtype) + level @ H
-    M = torch.linalg.solve(inner, level)
-    logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + torch.linalg.slogdet(inner)[1]
-    none = kernel.new_zeros(len(kernel), 0, m, T)
-    whole = GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet, none)
+    whole = decompose_tasks(shape, level, noise, *decompose_inputs(kernel))
+    Q, P = whole.Q, whole.P
     i, t = torch.nonzero(~observed, as_tuple=True)
     if not len(i):
         return whole
@@ -132,7 +121,32 @@ def _decompose(
     W = _solve_projected(whole, Q[:, i, :, None] * P[:, t, None, :])
     L, _ = torch.linalg.cholesky_ex(W[:, :, i, t].transpose(-1, -2))
     V = torch.linalg.solve_triangular(L, W.flatten(2), upper=False).unflatten(2, (m, T))
-    return whole._replace(V=V, logdet=logdet + 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+    return whole._replace(V=V, logdet=whole.logdet + 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1))
+
+
+def decompose_inputs(kernel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """lambda (B, m) and Q (B, m, m) of k (B, m, m): the part that costs O(m^3)."""
+    lam, Q = torch.linalg.eigh(kernel)
+    return lam.clamp(min=0.0), Q
+
+
+def decompose_tasks(
+    shape: torch.Tensor, level: torch.Tensor, noise: torch.Tensor, lam: torch.Tensor, Q: torch.Tensor
+) -> GridFactor:
+    """All the rest of the factor of a complete grid, in O(T^3 + m T^2), given `decompose_inputs`."""
+    m, T = Q.shape[-1], noise.shape[-1]
+    omega, U = torch.linalg.eigh(shape / (noise[:, :, None] * noise[:, None, :]))
+    omega = omega.clamp(min=0.0)
+    P = U / noise[:, :, None]
+    inverse_d = 1 / (lam[:, :, None] * omega[:, None, :] + 1)
+    q = Q.sum(1)
+    h = (q.square()[:, :, None] * inverse_d).sum(1)
+    H = (P * h[:, None, :]) @ P.transpose(-1, -2)
+    inner = torch.eye(T, dtype=lam.dtype) + level @ H
+    M = torch.linalg.solve(inner, level)
+    logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + torch.linalg.slogdet(inner)[1]
+    none = lam.new_zeros(len(lam), 0, m, T)
+    return GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet, none)
 
 
 def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
@@ -230,6 +244,17 @@ def on_cells(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.where(rows >= 0, values[..., rows.clamp(min=0)], 0.0)
 
 
+def over_inputs(
+    weight: torch.Tensor, P: torch.Tensor, D: torch.Tensor, q: torch.Tensor, M: torch.Tensor
+) -> torch.Tensor:
+    """sum_k weight_k of the blocks of K^-1 in the kernel's eigenvectors, (B, T, T); D is `inverse_d`."""
+    weighted = weight[:, :, None] * D
+    mixed = (weighted * q.square()[:, :, None]).transpose(-1, -2) @ D
+    rotated = P.transpose(-1, -2) @ M @ P
+    block: torch.Tensor = P @ (torch.diag_embed(weighted.sum(1)) - rotated * mixed) @ P.transpose(-1, -2)
+    return block
+
+
 class _GridMarginal(torch.autograd.Function):
     """log N(Y; 0, K) and its gradient by hand, because that of an eigendecomposition blows up at ties.
 
@@ -257,23 +282,15 @@ class _GridMarginal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         shape, kernel, noise, A, Q, P, D, q, H, M, lam, omega = ctx.saved_tensors
-        transposed = P.transpose(-1, -2)
-        rotated = transposed @ M @ P
-
-        def over_inputs(weight: torch.Tensor) -> torch.Tensor:
-            """sum_k weight_k of the blocks of K^-1 in the kernel's eigenvectors, (B, T, T)."""
-            weighted = weight[:, :, None] * D
-            mixed = (weighted * q.square()[:, :, None]).transpose(-1, -2) @ D
-            block: torch.Tensor = P @ (torch.diag_embed(weighted.sum(1)) - rotated * mixed) @ transposed
-            return block
-
+        rotated = P.transpose(-1, -2) @ M @ P
         half = 0.5 * upstream[0][:, None, None]
         sums = A.sum(2)
         to_level = sums.mT @ sums - (H - H @ M @ H)
         side = A.transpose(1, 2).flatten(2)  # (B, m, p T)
         smoothed = (kernel @ side).reshape(len(A), -1, A.shape[-1])
-        to_shape = side.reshape(smoothed.shape).mT @ smoothed - over_inputs(lam)
-        variance = A.square().sum((1, 2)) - over_inputs(torch.ones_like(lam)).diagonal(dim1=-2, dim2=-1)
+        to_shape = side.reshape(smoothed.shape).mT @ smoothed - over_inputs(lam, P, D, q, M)
+        every = over_inputs(torch.ones_like(lam), P, D, q, M)
+        variance = A.square().sum((1, 2)) - every.diagonal(dim1=-2, dim2=-1)
         to_noise = upstream[0][:, None] * noise * variance
         strength = omega * rotated.diagonal(dim1=-2, dim2=-1)
         # Q (diag - sum_t strength_t (q D_t)(q D_t)') Q', of which all but the diagonal has rank T

@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 
 from bayesmtl.algebra.clusters import Blocks, TaskTerms, cluster_moments
+from bayesmtl.algebra.collapsed import cholesky_or_nan
 
 
 def soft_sums(terms: TaskTerms, share: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,25 +106,43 @@ def worth_of_merging(
         second: Clusters, shape (M,).
     """
     spread, scale = scales[0, 1], scales[0, 0]
-    own = _alone(P[0], q[0], spread)
-    merged = _alone(P[0, first] + P[0, second], q[0, first] + q[0, second], spread)
+    own = alone(P[0], q[0], spread)
+    merged = alone(P[0, first] + P[0, second], q[0, first] + q[0, second], spread)
     value, rest, linear = (
         all_.sum(0) - all_[first] - all_[second] + new for all_, new in zip(own, merged, strict=True)
     )
-    identity = torch.eye(P.shape[-1], dtype=P.dtype)
-    L = torch.linalg.cholesky(identity + scale[:, None] * rest * scale)
-    a = torch.linalg.solve_triangular(L, (scale * linear)[..., None], upper=False)
-    found: torch.Tensor = value + 0.5 * (a**2).sum((-1, -2)) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return found
+    return value + worth_of_population(rest, linear, scale)
 
 
-def _alone(
+def alone(
     P: torch.Tensor, q: torch.Tensor, spread: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of clusters (M, D, D) and (M, D): worth at mu = 0, and what they say about mu."""
+    """Of clusters (..., D, D) and (..., D): worth at mu = 0, and what they say about mu.
+
+    Args:
+        P: Sums of Q_t.
+        q: Sums of q_t.
+        spread: Prior scales of the departures, shape (..., D) or one that broadcasts to it.
+    """
     identity = torch.eye(P.shape[-1], dtype=P.dtype)
-    L = torch.linalg.cholesky(identity + spread[:, None] * P * spread)
-    solved = torch.linalg.solve_triangular(L, spread[:, None] * torch.cat([P, q[..., None]], -1), upper=False)
+    column = spread[..., None]
+    L = cholesky_or_nan(identity + column * P * spread[..., None, :])
+    solved = torch.linalg.solve_triangular(L, column * torch.cat([P, q[..., None]], -1), upper=False)
     A, a = solved[..., :-1], solved[..., -1:]
     value = 0.5 * (a**2).sum((-1, -2)) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return value, P - A.transpose(-1, -2) @ A, q - (A.transpose(-1, -2) @ a).squeeze(-1)
+
+
+def worth_of_population(rest: torch.Tensor, linear: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """What is to be added to the worth of all clusters at mu = 0 once mu ~ N(0, diag(scale^2)), shape (...).
+
+    Args:
+        rest: Sum over clusters of what `alone` says about mu, shape (..., D, D).
+        linear: The same of the linear terms, shape (..., D).
+        scale: Shape (..., D) or one that broadcasts to it.
+    """
+    identity = torch.eye(rest.shape[-1], dtype=rest.dtype)
+    L = cholesky_or_nan(identity + scale[..., None] * rest * scale[..., None, :])
+    a = torch.linalg.solve_triangular(L, (scale * linear)[..., None], upper=False)
+    found: torch.Tensor = 0.5 * (a**2).sum((-1, -2)) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return found

@@ -7,7 +7,7 @@ parts are merged decides the last bits; whoever merges keeps it fixed.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from bayesmtl.data.labels import label_of, sort_order
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind, is_constant
 from bayesmtl.errors import DataError, listing
 
+_PER_TASK = ("rows", "observed", "count", "first", "second", "carried")
 _STRIP = 4096  # rows turned from columns at once: few enough to stay in the processor's cache
 
 
@@ -24,25 +25,31 @@ _STRIP = 4096  # rows turned from columns at once: few enough to stay in the pro
 class TaskMoments:
     """Sums of v = (features without the intercept, target) over the observed rows of each task, p columns.
 
+    A row counts as often as its weight says, and its target is less its offset.
+
     Attributes:
         names: Names of the T tasks.
         reference: Point r about which sums are taken (p,).
         rows: Number of rows of each task, with and without a target (T,).
-        count: Number of observed rows (T,).
+        observed: Number of observed rows (T,).
+        count: How often they count (T,), their number where they have no weights.
         first: Sums of v - r (T, p).
         second: Sums of (v - r)(v - r)' (T, p, p).
         low: Smallest observed value of each column (p,); infinity where there is none.
         high: Largest.
+        carried: Sums of what rows carry: offset, exp(offset) and trials (T, 3).
     """
 
     names: tuple[str, ...]
     reference: np.ndarray
     rows: np.ndarray
+    observed: np.ndarray
     count: np.ndarray
     first: np.ndarray
     second: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    carried: np.ndarray
 
     def about(self, reference: np.ndarray) -> TaskMoments:
         """The same sums about another point."""
@@ -66,7 +73,7 @@ class TaskMoments:
         position |= {name: len(self.names) + index for index, name in enumerate(added)}
         where = np.array([position[name] for name in other.names], dtype=int)
         sums: dict[str, Any] = {}
-        for name in ("rows", "count", "first", "second"):
+        for name in _PER_TASK:
             own = getattr(left, name)
             total = np.concatenate([own, np.zeros((len(added), *own.shape[1:]))])
             total[where] += getattr(right, name)
@@ -74,10 +81,23 @@ class TaskMoments:
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return TaskMoments((*self.names, *added), reference, low=low, high=high, **sums)
 
+    def averages(self) -> dict[str, np.ndarray]:
+        """Means over the observed rows of each task that has any, and how often these count, each (T',).
+
+        "y" (with its offset), "offset", "log_exposure" (logarithm of the mean of exp(offset)), "trials" and
+        "counts".
+        """
+        some = self.count > 0
+        n = self.count[some]
+        offset, exposure, trials = self.carried[some].T / n
+        y = self.reference[-1] + self.first[some, -1] / n + offset
+        with np.errstate(divide="ignore"):
+            return {"y": y, "offset": offset, "log_exposure": np.log(exposure), "trials": trials, "counts": n}
+
     def in_order(self) -> TaskMoments:
         """Tasks sorted by name, as those of a frame are."""
         order = sort_order(self.names)
-        sums = {name: getattr(self, name)[order] for name in ("rows", "count", "first", "second")}
+        sums = {name: getattr(self, name)[order] for name in _PER_TASK}
         return replace(self, names=tuple(self.names[t] for t in order), **sums)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -139,7 +159,7 @@ class TaskMoments:
         mean, spread = self.first[:, -1] / count, self.second[:, -1, -1] / count
         variance = spread - mean**2
         # the spread of equal targets is rounding error, relative to what was squared
-        flat = (self.count < 2) | (variance <= 1e-13 * np.maximum(spread, np.finfo(float).tiny))
+        flat = (self.observed < 2) | (variance <= 1e-13 * np.maximum(spread, np.finfo(float).tiny))
         if flat.any():
             raise DataError(
                 "target_standardization",
@@ -165,8 +185,9 @@ class Accumulator:
         self.labels: dict[Hashable, int] = {}
         self.reference: np.ndarray | None = None
         self.low, self.high = np.full(p, np.inf), np.full(p, -np.inf)
-        self.rows = np.zeros(0)
+        self.rows, self.observed = np.zeros(0), np.zeros(0)
         self.products = np.zeros((0, p + 1, p + 1))  # of (v - r, 1)
+        self.carried = np.zeros((0, 3))
         self._room = np.empty((0, p + 1))
 
     def add(
@@ -175,14 +196,16 @@ class Accumulator:
         codes: np.ndarray,
         labels: Sequence[Hashable],
         extremes: tuple[np.ndarray, np.ndarray],
+        carried: Mapping[str, np.ndarray],
     ) -> None:
         """Add rows.
 
         Args:
-            values: Features and target by column (p, n); the target NaN where not observed.
+            values: Features and target (less its offset) by column (p, n); the target NaN where not observed.
             codes: Task of each row (n,), indices into `labels`.
             labels: Tasks of this chunk.
             extremes: Smallest and largest value of each column (p,), missing targets apart.
+            carried: Offset, weights and trials of the rows, each (n,), where they have them.
         """
         places = [self.labels.setdefault(label, len(self.labels)) for label in labels]
         known, merged = np.unique(np.array(places, dtype=int), return_inverse=True)
@@ -193,11 +216,14 @@ class Accumulator:
         seen = ~np.isnan(values[-1])
         if not seen.all():
             values, codes = values[:, seen], codes[seen]
+            carried = {name: column[seen] for name, column in carried.items()}
             extremes = values.min(axis=1, initial=np.inf), values.max(axis=1, initial=-np.inf)
             count = np.bincount(codes, minlength=len(known))
         p, n = values.shape
         if not n:
             return
+        self.observed[known] += count
+        self._add_carried(codes, known, carried)
         if self.reference is None:
             self.reference = values.mean(axis=1)
         np.minimum(self.low, extremes[0], out=self.low)
@@ -209,6 +235,8 @@ class Accumulator:
             strip = slice(start, min(n, start + _STRIP))
             padded[strip, :-1] = (values[:, strip] - self.reference[:, None]).T
         padded[:-1, -1] = 1.0
+        if "weights" in carried:
+            padded[:-1] *= np.sqrt(carried["weights"])[:, None]
         padded[-1] = 0.0  # stands for no row
         narrow = codes.astype(np.uint16) if len(known) <= 2**16 else codes  # sorted faster
         order = np.append(np.argsort(narrow, kind="stable"), n)
@@ -223,25 +251,40 @@ class Accumulator:
             block = padded.take(where, axis=0)  # three times as fast as indexing
             self.products[known[tasks]] += np.swapaxes(block, 1, 2) @ block
 
+    def _add_carried(self, codes: np.ndarray, known: np.ndarray, carried: Mapping[str, np.ndarray]) -> None:
+        if not carried:  # filled in at the end
+            return
+        nothing = np.ones(len(codes))
+        weights, offset = carried.get("weights", nothing), carried.get("offset", 0.0 * nothing)
+        with np.errstate(over="ignore"):  # of a large offset only counts need the exponential
+            columns = (offset, np.exp(offset), carried.get("trials", nothing))
+        for j, column in enumerate(columns):
+            self.carried[known, j] += np.bincount(codes, weights * column, minlength=len(known))
+
     def _make_room(self) -> None:
         T, held = len(self.labels), len(self.rows)
         if held < T:
             more = max(T, 2 * held) - held
-            self.rows = np.concatenate([self.rows, np.zeros(more)])
-            self.products = np.concatenate([self.products, np.zeros((more, *self.products.shape[1:]))])
+            for name in ("rows", "observed", "products", "carried"):
+                own = getattr(self, name)
+                setattr(self, name, np.concatenate([own, np.zeros((more, *own.shape[1:]))]))
 
     def finish(self) -> TaskMoments:
         """What was added up."""
         T = len(self.labels)
         reference = np.zeros(len(self.low)) if self.reference is None else self.reference
-        total = self.products[:T]
+        total, carried = self.products[:T], self.carried[:T]
+        if not carried.any():
+            carried = total[:, -1, -1, None] * np.array([0.0, 1.0, 1.0])
         return TaskMoments(
-            tuple(label_of(label) for label in self.labels),
-            reference,
-            self.rows[:T],
-            total[:, -1, -1],
-            total[:, :-1, -1],
-            total[:, :-1, :-1],
-            self.low,
-            self.high,
+            names=tuple(label_of(label) for label in self.labels),
+            reference=reference,
+            rows=self.rows[:T],
+            observed=self.observed[:T],
+            count=total[:, -1, -1],
+            first=total[:, :-1, -1],
+            second=total[:, :-1, :-1],
+            low=self.low,
+            high=self.high,
+            carried=carried,
         )

@@ -1,18 +1,19 @@
-"""Reading Parquet files chunk by chunk into sums per task, here or on a Dask cluster."""
+"""Reading Parquet files chunk by chunk: into sums per task, here or on a Dask cluster, or row by row."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bayesmtl.data.design import Design
 from bayesmtl.data.moments import Accumulator, TaskMoments
+from bayesmtl.data.row_columns import EXPECTED, REMEDY, out_of_range, present_roles
 from bayesmtl.errors import DataError, MissingDependencyError, SpecificationError, listing
 
 if TYPE_CHECKING:
@@ -29,13 +30,56 @@ class Part:
         path: The file.
         task: Column with the task.
         columns: Feature columns, then the target.
-        types: Types of the task and of `columns`, as the first file has them.
+        types: Types of the task, of `columns` and of what rows carry, as the first file has them.
+        carried: Columns with what rows carry besides, each a role ("offset", "exposure", "weights" or
+            "trials") and a name.
     """
 
     path: str
     task: str
     columns: tuple[str, ...]
     types: tuple[str, ...]
+    carried: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def restored(cls, content: Mapping[str, Any]) -> Part:
+        """From plain data: lists where tuples were."""
+        return cls(
+            content["path"],
+            content["task"],
+            tuple(content["columns"]),
+            tuple(content["types"]),
+            tuple((role, name) for role, name in content["carried"]),
+        )
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """All columns that are looked at, the task first, in the order of `types`."""
+        return (self.task, *self.columns, *(name for _, name in self.carried))
+
+    def without_features(self) -> Part:
+        """The same with the target alone."""
+        skipped = len(self.columns) - 1
+        return replace(self, columns=self.columns[-1:], types=(self.types[0], *self.types[1 + skipped :]))
+
+
+class Chunk(NamedTuple):
+    """Some rows of a part, checked.
+
+    Attributes:
+        values: Features and target by column (p, n), in memory that the next chunk takes; the target NaN
+            where not observed.
+        codes: Task of each row (n,), positions in `labels`.
+        labels: Tasks of these rows, as the file has them.
+        extremes: Smallest and largest value of each column (p,), missing targets apart.
+        carried: Offset, weights and trials of each row, each (n,), where there are any.
+    """
+
+    values: np.ndarray
+    codes: np.ndarray
+    labels: list[Any]
+    extremes: tuple[np.ndarray, np.ndarray]
+    carried: dict[str, np.ndarray]
 
 
 def summarise(
@@ -45,6 +89,7 @@ def summarise(
     features: Sequence[str],
     intercept: bool,
     client: Any,
+    further: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The parts of a `TaskSummaries`: see `TaskData.from_parquet`."""
     _pyarrow()
@@ -65,9 +110,12 @@ def summarise(
             found="it named twice among task, target and features",
             remedy="Leave it out of the features; a task's own level is what its intercept is for.",
         )
+    carried = _roles(further, (str(task), str(target)))
     files = _files(path)
-    types = _types_of(files[0], str(task), columns)
-    parts = [Part(file, str(task), columns, types) for file in files]
+    first = Part(files[0], str(task), columns, (), carried)
+    with _reading(first.path) as file:
+        first = replace(first, types=_types_of(first, file))
+    parts = [replace(first, path=file) for file in files]
     if client is None:
         results: Iterator[TaskMoments] = map(read_part, parts)
     else:
@@ -81,8 +129,8 @@ def summarise(
         # pure=False: a file may have changed since a cluster last read it
         results = (future.result() for future in client.map(read_part, parts, pure=False))
     moments = next(results)
-    for further in results:  # in the order of the files, wherever they were read
-        moments = moments.merge(further)
+    for others in results:  # in the order of the files, wherever they were read
+        moments = moments.merge(others)
     if not moments.count.sum():
         raise DataError(
             str(target),
@@ -97,7 +145,30 @@ def summarise(
         "task_column": str(task),
         "target_name": str(target),
         "source": str(path) if isinstance(path, (str, Path)) else listing(files),
+        "row_columns": dict(carried),
+        "parts": tuple(parts),
     }
+
+
+def _roles(further: Mapping[str, Any], taken: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Role and column of what rows carry besides."""
+    roles = present_roles(further)
+    for role, name in roles.items():
+        if not isinstance(name, str):
+            raise SpecificationError(
+                role,
+                expected="the name of a column",
+                found=type(name).__name__,
+                remedy="Write it into the files; values from outside have no place in them.",
+            )
+        if name in taken:
+            raise DataError(
+                name,
+                expected="a column with one role",
+                found=f"it named as {role} and as the task or the target",
+                remedy=f"Pass another column as `{role}`.",
+            )
+    return tuple(roles.items())
 
 
 def read_part(part: Part) -> TaskMoments:
@@ -107,8 +178,32 @@ def read_part(part: Part) -> TaskMoments:
         DataError: If the file cannot be read, looks otherwise than the first, or holds a value that is
             missing or infinite where none may be.
     """
-    types = _types_of(part.path, part.task, part.columns)
-    for name, found, expected in zip((part.task, *part.columns), types, part.types, strict=True):
+    sums = Accumulator(len(part.columns))
+    for chunk in chunks(part):
+        extremes = chunk.extremes
+        if "offset" in chunk.carried:
+            target = chunk.values[-1]
+            target -= chunk.carried["offset"]
+            extremes[0][-1] = np.fmin.reduce(target, initial=np.inf)
+            extremes[1][-1] = np.fmax.reduce(target, initial=-np.inf)
+        sums.add(chunk.values, chunk.codes, chunk.labels, extremes, chunk.carried)
+    return sums.finish()
+
+
+def chunks(part: Part) -> Iterator[Chunk]:
+    """The rows of one file, a chunk at a time.
+
+    Raises:
+        DataError: As `read_part`.
+    """
+    with _reading(part.path) as file:
+        _check_types(part, file)
+        yield from _chunks_of(file, part)
+
+
+def _check_types(part: Part, file: Any) -> None:
+    types = _types_of(part, file)
+    for name, found, expected in zip(part.used, types, part.types, strict=True):
         if found != expected:
             raise DataError(
                 name,
@@ -116,29 +211,49 @@ def read_part(part: Part) -> TaskMoments:
                 found=f"type {found} in {part.path}",
                 remedy="Write all parts with one schema.",
             )
-    sums = Accumulator(len(part.columns))
+
+
+def _chunks_of(file: Any, part: Part) -> Iterator[Chunk]:
     room = np.empty((len(part.columns), _CHUNK))  # once: fresh memory costs as much as filling it
-    with _reading(part.path) as file:
-        batches = file.iter_batches(batch_size=_CHUNK, columns=[part.task, *part.columns])
-        while (batch := _next(batches, part.path)) is not None:
-            values = room[:, : batch.num_rows]
-            for column, name in zip(values, part.columns, strict=True):
-                column[:] = _numbers(batch.column(name))
-            extremes = _extremes(values, part)
-            task = batch.column(part.task)
-            missing = task.is_null(nan_is_null=True).true_count
-            if missing:
-                raise DataError(
-                    part.task,
-                    expected="a label in every row",
-                    found=f"{missing} rows without one in {part.path}",
-                    remedy="Drop these rows, or give them a label.",
-                )
-            if hasattr(task, "dictionary"):  # which may hold labels without rows
-                task = task.dictionary_decode()
-            encoded = task.dictionary_encode()
-            sums.add(values, encoded.indices.to_numpy(), encoded.dictionary.to_pylist(), extremes)
-    return sums.finish()
+    batches = file.iter_batches(batch_size=_CHUNK, columns=list(dict.fromkeys(part.used)))
+    while (batch := _next(batches, part.path)) is not None:
+        values = room[:, : batch.num_rows]
+        for column, name in zip(values, part.columns, strict=True):
+            column[:] = _numbers(batch.column(name))
+        extremes = _extremes(values, part)
+        task = batch.column(part.task)
+        missing = task.is_null(nan_is_null=True).true_count
+        if missing:
+            raise DataError(
+                part.task,
+                expected="a label in every row",
+                found=f"{missing} rows without one in {part.path}",
+                remedy="Drop these rows, or give them a label.",
+            )
+        if hasattr(task, "dictionary"):  # which may hold labels without rows
+            task = task.dictionary_decode()
+        encoded = task.dictionary_encode()
+        yield Chunk(
+            values,
+            encoded.indices.to_numpy(),
+            encoded.dictionary.to_pylist(),
+            extremes,
+            dict(_carried(batch, role, name, part) for role, name in part.carried),
+        )
+
+
+def _carried(batch: pa.RecordBatch, role: str, name: str, part: Part) -> tuple[str, np.ndarray]:
+    """What rows carry, by the name that `TaskData` has for it: an exposure as the offset that it is."""
+    values = _numbers(batch.column(name))
+    wrong = out_of_range(values, role)
+    if wrong.any():
+        raise DataError(
+            name,
+            expected=EXPECTED[role],
+            found=f"{int(wrong.sum())} values that are not, or missing, in {part.path}",
+            remedy=REMEDY[role],
+        )
+    return ("offset", np.log(values)) if role == "exposure" else (role, values)
 
 
 def _pyarrow() -> Any:
@@ -198,14 +313,12 @@ def _damaged(path: str, error: Exception) -> DataError:
     )
 
 
-def _types_of(path: str, task: str, columns: Sequence[str]) -> tuple[str, ...]:
+def _types_of(part: Part, file: Any) -> tuple[str, ...]:
     """Types of the columns, refused where they are absent or no numbers."""
     import pyarrow.types as kinds
 
-    with _reading(path) as file:
-        schema = file.schema_arrow
-    found = []
-    for name in (task, *columns):
+    path, task, schema, found = part.path, part.task, file.schema_arrow, []
+    for name in part.used:
         if schema.get_field_index(name) < 0:
             raise DataError(
                 name,

@@ -15,13 +15,13 @@ from bayesmtl.errors import DataError, SpecificationError, listing
 ARRAYS = ("offset", "weights", "trials")
 """The arrays of a TaskData that this module fills."""
 
-_REMEDY = {
+REMEDY = {
     "offset": "Fill these values in: a row without its offset has no expectation.",
     "exposure": "An exposure is a time, an area or a population: a finite number above 0.",
     "weights": "A weight is a finite number above 0; drop the rows that are not to count.",
     "trials": "Give the number of trials of every row, a whole number of at least 1.",
 }
-_EXPECTED = {
+EXPECTED = {
     "offset": "a finite offset in every row",
     "exposure": "an exposure above 0 in every row",
     "weights": "a weight above 0 in every row",
@@ -45,14 +45,7 @@ def read_row_columns(frame: pd.DataFrame, taken: Collection[str], given: Mapping
         DataError: If a column is not there or has another role, or a value is missing or out of range.
         SpecificationError: If an offset and an exposure are given.
     """
-    present = {role: value for role, value in given.items() if value is not None}
-    if "offset" in present and "exposure" in present:
-        raise SpecificationError(
-            "exposure",
-            expected="an offset or an exposure",
-            found="both",
-            remedy="Add the logarithm of the exposure to the offset.",
-        )
+    present = present_roles(given)
     parts: dict[str, Any] = {"row_columns": {}}
     for role, value in present.items():
         name = value if isinstance(value, str) else role
@@ -81,24 +74,47 @@ def read_again(frame: pd.DataFrame, row_columns: Mapping[str, str]) -> dict[str,
     return {name: values for name, values in parts.items() if name in ARRAYS}
 
 
+def present_roles(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given of the roles "offset", "exposure", "weights" and "trials".
+
+    Raises:
+        SpecificationError: If an offset and an exposure are given.
+    """
+    present = {role: value for role, value in given.items() if value is not None}
+    if "offset" in present and "exposure" in present:
+        raise SpecificationError(
+            "exposure",
+            expected="an offset or an exposure",
+            found="both",
+            remedy="Add the logarithm of the exposure to the offset.",
+        )
+    return present
+
+
+def out_of_range(values: np.ndarray, role: str) -> np.ndarray:
+    """Which values (n,) are missing, infinite or outside the range of their role, bool (n,)."""
+    wrong = ~np.isfinite(values)
+    if role in ("exposure", "weights"):
+        wrong |= ~(values > 0)
+    if role == "trials":
+        wrong |= ~(values >= 1) | (values != np.floor(values))
+    return np.asarray(wrong)
+
+
 def checked(values: np.ndarray, role: str, name: str, index: pd.Index | None) -> np.ndarray:
     """Values (n,) of a role, all finite and in its range.
 
     Raises:
         DataError: Naming the column and the rows.
     """
-    wrong = ~np.isfinite(values)
-    if role in ("exposure", "weights"):
-        wrong |= ~(values > 0)
-    if role == "trials":
-        wrong |= ~(values >= 1) | (values != np.floor(values))
+    wrong = out_of_range(values, role)
     if wrong.any():
         odd = listing([f"{value:g}" for value in values[wrong][:3]])
         raise DataError(
             name,
-            expected=_EXPECTED[role],
+            expected=EXPECTED[role],
             found=f"{odd} in {row_listing(index, wrong)}",
-            remedy=_REMEDY[role],
+            remedy=REMEDY[role],
         )
     return values
 

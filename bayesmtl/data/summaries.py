@@ -1,27 +1,52 @@
-"""Data of all tasks without their rows: what a Gaussian model needs of a table that is too large to load."""
+"""Data of all tasks without their rows: sums, and where to read the rows again a chunk at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from html import escape
 
 import numpy as np
 
 from bayesmtl.data.design import Design
+from bayesmtl.data.labels import label_of
 from bayesmtl.data.moments import TaskMoments
+from bayesmtl.data.parquet import Part, chunks
 from bayesmtl.data.schema import Schema
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind
 from bayesmtl.errors import DataError, listing
+
+
+@dataclass(frozen=True, eq=False)
+class RowChunk:
+    """Observed rows that were read together; the arrays are those of a `TaskData`.
+
+    Attributes:
+        X: Features (n, D), the intercept included.
+        y: Targets (n,).
+        task: Positions of their tasks (n,).
+        offset: Known parts of the functions (n,), or None.
+        weights: How often rows count (n,), or None.
+        trials: Numbers of trials (n,), or None.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    task: np.ndarray
+    offset: np.ndarray | None
+    weights: np.ndarray | None
+    trials: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TaskSummaries:
     """Sums per task that stand for the rows, in the user's units; made by `TaskData.from_parquet`.
 
-    `LinearModel.fit` takes them in place of a TaskData where the likelihood is Gaussian, and what follows
-    works as usual: predictions, similarities (over the observed rows' inputs by default), new tasks, further
-    rows by `condition`, files. What looks at single rows, such as `Fit.to_datatree` with its pointwise log
-    likelihood, says that it cannot.
+    `LinearModel.fit` takes them in place of a TaskData. Where the likelihood is Gaussian the sums are all
+    that is needed, and what follows works as usual: predictions, similarities (over the observed rows' inputs
+    by default), new tasks, further rows by `condition`, files. For outcomes and counts "svi" reads the rows
+    again from the files, a chunk at a time, and never holds more than some of them. What looks at single
+    rows, such as `Fit.to_datatree` with its pointwise log likelihood, says that it cannot.
 
     Attributes:
         moments: The sums.
@@ -30,6 +55,8 @@ class TaskSummaries:
         target_name: Name of the target.
         source: Where the rows are.
         target_standardization: "pooled", "task" or "none"; see `Standardization`.
+        row_columns: Columns with an offset or exposure, weights and trials, by role.
+        parts: The files, and what they must look like.
     """
 
     moments: TaskMoments
@@ -38,6 +65,8 @@ class TaskSummaries:
     target_name: str
     source: str
     target_standardization: TargetKind = "pooled"
+    row_columns: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         check_target_kind(self.target_standardization)
@@ -75,7 +104,7 @@ class TaskSummaries:
     @property
     def observed_per_task(self) -> np.ndarray:
         """Number of rows of each task with an observed target (T,)."""
-        return self.moments.count.astype(np.int64)
+        return self.moments.observed.astype(np.int64)
 
     @property
     def num_rows(self) -> int:
@@ -90,7 +119,9 @@ class TaskSummaries:
     @property
     def schema(self) -> Schema:
         """What prediction must know of this data."""
-        return Schema(self.design, self.task_column, self.target_name, self.task_names)
+        return Schema(
+            self.design, self.task_column, self.target_name, self.task_names, row_columns=self.row_columns
+        )
 
     def standardization(self) -> Standardization:
         """Centres and scales of these features and targets, over the observed rows.
@@ -103,6 +134,55 @@ class TaskSummaries:
     def with_target_standardization(self, kind: TargetKind) -> TaskSummaries:
         """The same data, whose targets models standardise "pooled", per "task", or not at all ("none")."""
         return replace(self, target_standardization=kind)
+
+    def chunks(
+        self, *, features: bool = True, keep: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> Iterator[RowChunk]:
+        """The observed rows, in the order of the files, read anew.
+
+        Args:
+            features: Whether to read them; without, X has no columns.
+            keep: Which rows of a chunk to give, and in which order, from the tasks of all of them (n,):
+                positions among these; all by default.
+
+        Raises:
+            DataError: If a file cannot be read, or does not hold the rows any more that were summed up.
+        """
+        position = {name: t for t, name in enumerate(self.task_names)}
+        read, codes = np.zeros(self.num_tasks, dtype=np.int64), dict[Hashable, int]()
+        one = int(features and self.has_intercept)
+        for part in self.parts:
+            for chunk in chunks(part if features else part.without_features()):
+                for label in chunk.labels:
+                    if label not in codes:
+                        codes[label] = position.get(label_of(label), -1)
+                where = np.flatnonzero(~np.isnan(chunk.values[-1]))
+                task = np.array([codes[label] for label in chunk.labels], dtype=np.int64)[chunk.codes[where]]
+                if (task < 0).any():
+                    raise self._changed()
+                read += np.bincount(task, minlength=self.num_tasks)
+                if keep is not None:
+                    kept = keep(task)
+                    where, task = where[kept], task[kept]
+                X = np.empty((len(where), len(chunk.values) - 1 + one))
+                X[:, :one], X[:, one:] = 1.0, chunk.values[:-1, where].T
+                further = {name: values[where] for name, values in chunk.carried.items()}
+                yield RowChunk(
+                    X,
+                    chunk.values[-1, where],
+                    task,
+                    *(further.get(name) for name in ("offset", "weights", "trials")),
+                )
+        if (read != self.observed_per_task).any():
+            raise self._changed()
+
+    def _changed(self) -> DataError:
+        return DataError(
+            "path",
+            expected=f"the rows that TaskData.from_parquet summed up ({int(self.observed_per_task.sum())})",
+            found=f"other ones in {self.source}",
+            remedy="The files were changed since; call TaskData.from_parquet again.",
+        )
 
     def need_rows(self, what: str) -> DataError:
         """The error for what cannot do without rows."""

@@ -176,12 +176,17 @@ class TaskData:
         features: Sequence[str],
         intercept: bool = True,
         client: Any = None,
+        offset: str | None = None,
+        exposure: str | None = None,
+        weights: str | None = None,
+        trials: str | None = None,
     ) -> TaskSummaries:
-        """Sum up Parquet files per task, for Gaussian models, without loading their rows.
+        """Sum up Parquet files per task without loading their rows.
 
         Files are read once, a quarter of a million rows at a time, so that memory does not grow with the
-        number of rows. All sums, and with them every answer, are the same bit for bit wherever the files are
-        read: each is summed up by itself, and the sums meet in the order of the files.
+        number of rows. All sums, and with them every answer of a Gaussian model, are the same bit for bit
+        wherever the files are read: each is summed up by itself, and the sums meet in the order of the files.
+        Models of outcomes and counts read the rows again while they are fitted ("svi"), a chunk at a time.
 
         Args:
             path: A file, a folder of `*.parquet`, a pattern such as ``"data/part-*.parquet"``, or a list.
@@ -191,13 +196,19 @@ class TaskData:
             intercept: Whether to put a column of ones first.
             client: A `dask.distributed.Client`, whose workers must see the files under the same names; each
                 file is one piece of work. By default files are read here, one after the other.
+            offset: Column with the known part of each row's function, as in `from_frame`.
+            exposure: Column with an exposure, as in `from_frame`.
+            weights: Column that says how often each row counts.
+            trials: Column with the number of trials of each row.
 
         Returns:
             What `LinearModel.fit` takes in place of a TaskData; see `TaskSummaries`.
 
         Raises:
             DataError: If there is no file, a file is damaged or has another schema than the first, a task
-                label or feature is missing, a value infinite, or no target observed.
+                label or feature is missing, a value infinite, an offset, weight or number of trials missing
+                or out of range, or no target observed.
+            SpecificationError: If both an offset and an exposure are given.
             MissingDependencyError: If pyarrow is not installed (the extra `parquet`).
 
         Example:
@@ -209,7 +220,8 @@ class TaskData:
             >>> data.task_names, data.rows_per_task.tolist()
             (('1', '2'), [2, 1])
         """
-        return TaskSummaries(**parquet.summarise(path, task, target, features, intercept, client))
+        further = {"offset": offset, "exposure": exposure, "weights": weights, "trials": trials}
+        return TaskSummaries(**parquet.summarise(path, task, target, features, intercept, client, further))
 
     @classmethod
     def from_formula(

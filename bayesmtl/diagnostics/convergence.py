@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -21,6 +21,7 @@ DISAGREEMENT_LIMIT = 0.5  # standard deviations between restarts
 RISE_STILL = 0.1  # nats of a bound that never falls, in one round
 LAST_STICK_LIMIT = 0.1  # expected tasks in the last cluster there can be
 UNINFORMED = 0.1  # share of the prior's 90 % interval by which no quantile of the posterior has moved
+_TASKS_CORRELATED = ("task_correlation", "coupling")  # what priors of correlated tasks report
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SCREENED = 30
 
@@ -178,6 +179,7 @@ def check_draws(
     complete: bool,
     prior: xr.Dataset | None = None,
     fuller: str = "exact",
+    further: Sequence[str] = (),
 ) -> Check:
     """Judge draws by R-hat, effective sample sizes and divergences, by Pareto k, or a mode by its optimiser.
 
@@ -188,6 +190,7 @@ def check_draws(
         complete: Whether all draws that were asked for are there.
         prior: Prior draws of some of the arrays, to say which of them the data did not inform.
         fuller: The engine that includes what a mode leaves out.
+        further: What else is worth knowing.
     """
     messages: list[str] = []
     notes: list[str] = []
@@ -210,10 +213,16 @@ def check_draws(
         told, worth_knowing = _correction_messages(sample_stats)
         messages.extend(told)
         notes.extend(worth_knowing)
-    elif method == "svi":  # independent draws, too
+    elif method in ("svi", "mean_field"):  # independent draws, too
         table = mixing_table(xr.Dataset())
         messages.extend(_bound_messages(sample_stats))
         notes.extend(_bound_notes(sample_stats))
+        of_weights = "restart_disagreement" in sample_stats  # functions have no restarts to compare
+        if of_weights and any(name in posterior for name in _TASKS_CORRELATED):
+            notes.append(
+                "With correlated tasks that is a matter of factors: intervals of scales hold the truth less "
+                "often than they say (benchmark calibration_outcomes)."
+            )
     else:
         table = mixing_table(posterior)
     if not table.empty:
@@ -226,7 +235,7 @@ def check_draws(
         shrunk, uninformed = contraction(posterior[list(prior.data_vars)], prior)
         if uninformed:
             notes.append(f"The data say nothing about {_shown(uninformed)}: the posterior is the prior.")
-    return Check(not messages, tuple(messages), table, tuple(notes), shrunk)
+    return Check(not messages, tuple(messages), table, (*notes, *further), shrunk)
 
 
 def _shown(names: list[str], limit: int = 4) -> str:
@@ -275,6 +284,8 @@ def _bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
 
 def _partition_bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """Judge coordinate ascent over partitions: whether it ended, and whether there were clusters enough."""
+    if _corrected(sample_stats):  # which does not hang on where the ascent ended
+        return []
     rise, last = (float(sample_stats[name].flat[0]) for name in ("elbo_rise", "last_stick"))
     messages = []
     if not rise <= RISE_STILL:
@@ -290,15 +301,29 @@ def _partition_bound_messages(sample_stats: dict[str, np.ndarray]) -> list[str]:
     return messages
 
 
+def _corrected(sample_stats: dict[str, np.ndarray]) -> bool:
+    """Whether importance weights took the mean field out of a set of partitions."""
+    return bool(np.all(sample_stats.get("corrected", np.zeros(1))))
+
+
 def _partition_bound_notes(sample_stats: dict[str, np.ndarray]) -> list[str]:
     """What coordinate ascent over partitions approximates, and how its restarts compare."""
     gap, number, largest = (
         float(sample_stats[name].flat[0]) for name in ("start_disagreement", "num_partitions", "largest_part")
     )
+    if _corrected(sample_stats):
+        effective = float(sample_stats["importance_ess"].flat[0])
+        return [f"Mean field was corrected by importance weights (effective sample size {effective:.0f})."]
     notes = [
         "Around a partition tasks are in clusters independently of each other: partitions come out too "
         'certain; method="gibbs" for comparison.'
     ]
+    if "pareto_k" in sample_stats:
+        k = float(sample_stats["pareto_k"].flat[0])
+        why = (
+            f"few draws would carry all the weight, Pareto k {k:.2f}" if np.isfinite(k) else "too many tasks"
+        )
+        notes.append(f"Importance weights could not correct that ({why}).")
     if gap > RISE_LEAST:
         notes.append(f"Restarts ended up to {gap:.1f} nats of evidence apart.")
     if number > 1:

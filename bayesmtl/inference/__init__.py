@@ -14,9 +14,10 @@ from bayesmtl.inference.exact import exact
 from bayesmtl.inference.laplace import laplace
 from bayesmtl.inference.nuts import nuts
 from bayesmtl.inference.partition_gibbs import partition_gibbs
-from bayesmtl.inference.partition_variational import has_bound, partition_variational
+from bayesmtl.inference.partition_variational import has_bound, mean_field, partition_variational
 from bayesmtl.inference.problem import Problem, StandardRows
 from bayesmtl.inference.settings import Settings, whole_number
+from bayesmtl.inference.stream import RowStream
 from bayesmtl.inference.svi import svi
 from bayesmtl.likelihoods import Likelihood, Mixed, Rowwise
 from bayesmtl.sharing import Sharing
@@ -34,6 +35,7 @@ ENGINES: dict[str, Callable[[Problem, Settings], Draws]] = {
     "gibbs": gibbs,
     "nuts": nuts,
     "svi": svi,
+    "mean_field": mean_field,
 }
 """Every engine by the name that `fit(method=...)` takes."""
 
@@ -59,9 +61,11 @@ def handles(method: str, sharing: Sharing, likelihood: Likelihood) -> bool:
         ['laplace', 'gibbs', 'nuts', 'svi']
     """
     if sharing.has_partition:  # needs Gibbs moves, or a bound, with all weights integrated out
-        if method == "svi":
+        if method in ("svi", "mean_field"):
             return has_bound(sharing, likelihood)
         return method == "gibbs" and (likelihood.compresses or likelihood.augments)
+    if method == "mean_field":
+        return False
     if likelihood.has_classes:  # those that take rows with several linear predictors
         return method in ("laplace", "nuts")
     if method in ("laplace", "nuts", "svi"):
@@ -81,6 +85,8 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
             likelihood, or not this one.
     """
     sharing, likelihood = problem.sharing, problem.likelihood
+    if problem.stream is not None:
+        return _choose_streaming(problem, method)
     able = [name for name in ENGINES if handles(name, sharing, likelihood)]
     pair = f"{type(sharing).__name__} with {type(likelihood).__name__}"
     if not able:
@@ -122,11 +128,37 @@ def choose(problem: Problem, method: str) -> tuple[str, str]:
     return "exact", "Gaussian noise: the weights integrate out exactly, and the data are small enough"
 
 
+def _choose_streaming(problem: Problem, method: str) -> tuple[str, str]:
+    """The one engine that reads rows a chunk at a time."""
+    name = type(problem.likelihood).__name__
+    sharing = type(problem.sharing).__name__
+    if problem.sharing.has_partition:
+        raise SpecificationError(
+            "sharing",
+            expected=f"a prior without partitions of the tasks, for {name} and rows that are not loaded",
+            found=sharing,
+            remedy="Load the rows, or a sample of them, with TaskData.from_frame.",
+        )
+    if method not in ("auto", "svi"):
+        raise SpecificationError(
+            "method",
+            expected=f"'auto' or 'svi' for {name} and rows that are not loaded",
+            found=repr(method),
+            remedy="The others look at all rows in every step: load the rows, or a sample of them, with "
+            "TaskData.from_frame.",
+        )
+    if method == "svi":
+        return "svi", "asked for"
+    return "svi", "the rows are not loaded, and its steps look at a part of them"
+
+
 def _why_not(method: str, sharing: Sharing, likelihood: Likelihood) -> str:
     if likelihood.has_classes:
         return "It takes rows with one linear predictor."
     if sharing.has_partition:
         return f'{type(sharing).__name__} has partitions of the tasks; "auto" chooses an engine that fits.'
+    if method == "mean_field":
+        return "It is for partitions of the tasks."
     if method == "gibbs":
         return "It needs a partition of the tasks, or rows that auxiliary variables make Gaussian."
     return "Its weights do not integrate out exactly."
@@ -163,6 +195,7 @@ __all__ = [
     "ENGINES",
     "Draws",
     "Problem",
+    "RowStream",
     "Settings",
     "StandardRows",
     "augmented_gibbs",
@@ -172,6 +205,7 @@ __all__ = [
     "gibbs",
     "handles",
     "laplace",
+    "mean_field",
     "nuts",
     "partition_gibbs",
     "partition_variational",

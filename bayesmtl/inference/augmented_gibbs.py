@@ -21,7 +21,7 @@ from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
 from bayesmtl.inference.mode import around_modes
 from bayesmtl.inference.partition_scales import move_scales, moved_given_partition
-from bayesmtl.inference.partition_step import move_partition, starting_partitions
+from bayesmtl.inference.partition_step import move_partition, neighbours, starting_partitions
 from bayesmtl.inference.partition_weights import weights_of
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.progress import iterations
@@ -166,6 +166,7 @@ class Gibbs:
         if problem.sharing.has_partition:
             held = moved_given_partition(problem)[: self.num_shared]
         self.free = torch.where(~held)[0]  # what trajectories move
+        self.near = neighbours(problem.tasks) if problem.sharing.has_partition else None
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """Where chains start: hyperparameters, partitions where there are any, and weights."""
@@ -222,7 +223,14 @@ class Gibbs:
         data = self.augment(state.current.weights, self.problem.space.constrain(state.points), rng)
         given = replace(self.problem, tasks=data)  # Gaussian rows
         if state.membership is not None:
-            state.membership = move_partition(given, state.points, state.membership, state.generator)
+            state.membership = move_partition(
+                given,
+                state.points,
+                state.membership,
+                state.generator,
+                self.near,
+                warming_up=state.iteration < self.num_warmup,
+            )
             given = given.given(state.membership)
             state.points = move_scales(given, state.points, state.membership, rng)
         stats = self._move(state, given, rng) if self.num_shared else None

@@ -117,7 +117,9 @@ class FunctionPartitionSampler(PartitionSampler):
             weights = Weights(self.problem.reading.sharing, values, membership.shape[1])
             membership = gibbs_sweep(membership, data, weights, state.generator)
             if membership.shape[1] > 1:
-                for _ in range(num_proposals(membership.shape[1])):
+                warming_up = state.iteration < self.num_warmup
+                number = num_proposals(torch.from_numpy(membership), warming_up=warming_up)
+                for _ in range(number):
                     membership, _ = split_merge(membership, data, weights, state.generator)
         return torch.from_numpy(membership), state.points
 

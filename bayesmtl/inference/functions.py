@@ -26,8 +26,9 @@ from bayesmtl.algebra.kronecker import (
     log_marginal_of_grid,
     on_cells,
 )
+from bayesmtl.algebra.kronecker_held import HeldGrid, log_marginal_held
 from bayesmtl.data import Standardization, TaskData
-from bayesmtl.inference.target import Target
+from bayesmtl.inference.target import Density, Target, differentiate, finite_or_least
 from bayesmtl.kernels import Kernel, Kernels
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
@@ -62,7 +63,8 @@ class FunctionProblem(Target):
         grid: Rows by input and task, shape (m, T), in the order of `inputs`, where tasks have nearly
             all the same, -1 for a missing cell; `None` elsewhere.
         weight: How many times the rows count; above 1 where they stand for more rows of their kind.
-        level: Known part of every task's function, shape (T,); `None` where targets are standardised.
+        level: Known part of every task's function, shape (T,), 0 where targets are standardised; `None` where
+            all are.
     """
 
     kernels: Kernels
@@ -91,6 +93,11 @@ class FunctionProblem(Target):
         return ParameterSpace(
             (*self.kernels.parameters(D), *self.sharing.parameters(T), *self.likelihood.parameters(T))
         )
+
+    @cached_property
+    def of_rows(self) -> Likelihood:
+        """The likelihood that tells these tasks apart by their positions."""
+        return self.likelihood.of_tasks(self.task_names, self.target_scale)
 
     @property
     def unseen(self) -> np.ndarray:
@@ -146,6 +153,17 @@ class FunctionProblem(Target):
     def on_grid(self) -> bool:
         """Whether two small eigendecompositions are enough: a grid, nearly complete, and one kernel."""
         return self.grid is not None and self.kernels.num_kernels == 1
+
+    @property
+    def num_held(self) -> int:
+        """The kernel's coordinates, where one eigendecomposition of it serves all values of the others."""
+        if not self.on_grid or self.num_holes:
+            return 0
+        return sum(parameter.size for parameter in self.kernels.parameters(self.X.shape[1]))
+
+    def held(self, first: torch.Tensor) -> Density:
+        """See `Target.held`."""
+        return _Held(self, first)
 
     @property
     def evaluation_size(self) -> float:
@@ -239,6 +257,39 @@ class FunctionProblem(Target):
         return digest.hexdigest()
 
 
+class _Held(Density):
+    """The density of all hyperparameters but the kernel's, these held at one value."""
+
+    def __init__(self, problem: FunctionProblem, first: torch.Tensor):
+        self.problem, self.first = problem, first
+        with torch.no_grad():
+            whole = torch.cat([first, first.new_zeros(problem.space.size - len(first))])
+            kernel = problem._over_inputs(problem.space.constrain(whole[None]))[:, 0]
+        assert problem.grid is not None
+        usable = bool(torch.isfinite(kernel).all())
+        self.grid = HeldGrid.of(kernel, on_cells(problem.y, problem.grid)) if usable else None
+
+    def log_density(self, rest: torch.Tensor) -> torch.Tensor:
+        """As `FunctionProblem.log_density` at one point, the held coordinates in front."""
+        if self.grid is None:
+            return rest.sum(1) * torch.nan
+        points = torch.cat([self.first[None], rest], dim=1)
+        log_prior, values = self.problem.space.log_prior(points)
+        tasks, noise = self.problem.structure(values), self.problem.noise(values, 1)
+        return log_prior + self.problem.weight * log_marginal_held(tasks, noise, self.grid)
+
+    def value(self, points: torch.Tensor) -> torch.Tensor:
+        """See `Density.value`."""
+        with torch.no_grad():
+            return torch.cat([finite_or_least(self.log_density(point[None])) for point in points])
+
+    def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Density.value_and_gradient`."""
+        parts = [differentiate(self.log_density, point[None]) for point in points]
+        values, gradients = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(gradients)
+
+
 def parts(
     kernel: Kernel | tuple[Kernel, ...], sharing: Sharing, amplitude: Prior
 ) -> tuple[Kernels, FunctionSharing]:
@@ -258,11 +309,13 @@ def problem_of(
     """The posterior that data give, from the rows whose target was observed; an intercept is no input."""
     rows = data.observed
     X = standardization.standardize_features(data.X[rows])[:, 1 if data.has_intercept else 0 :]
-    y, level = data.y[rows], None
-    if likelihood.scales_target:
-        y = standardization.standardize_target(y, data.task[rows])
-    else:
-        level = torch.from_numpy(standardization.target_center.copy())
+    task, level = data.task[rows], None
+    scaled = likelihood.of_tasks(data.task_names, standardization.target_scale).scaled_rows(
+        np.arange(data.num_tasks)
+    )
+    y = np.where(scaled[task], standardization.standardize_target(data.y[rows], task), data.y[rows])
+    if not scaled.all():
+        level = torch.from_numpy(np.where(scaled, 0.0, standardization.target_center))
     X = np.ascontiguousarray(X)
     return FunctionProblem(
         kernels,
@@ -270,10 +323,10 @@ def problem_of(
         likelihood,
         torch.from_numpy(X),
         torch.from_numpy(y),
-        torch.from_numpy(data.task[rows]),
+        torch.from_numpy(task),
         data.task_names,
         standardization.target_scale,
-        *Arrangement.of(X, data.task[rows], data.num_tasks),
+        *Arrangement.of(X, task, data.num_tasks),
         level=level,
     )
 
@@ -291,10 +344,17 @@ class Arrangement(NamedTuple):
         inputs, which = np.unique(X, axis=0, return_inverse=True)
         if len(inputs) > _SHARED * len(X):
             return cls()
+        # inputs of the same tasks side by side: where tasks have parts of the inputs of others, theirs are
+        # neighbours, and pieces of the kernels are read where they are
+        has = np.zeros((num_tasks, len(inputs)), dtype=bool)
+        has[task, which.ravel()] = True
+        order = np.lexsort(~has[::-1])
+        position = np.empty(len(inputs), dtype=np.int64)
+        position[order] = np.arange(len(inputs))
         # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
         grid = grid_positions(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
         return cls(
-            torch.from_numpy(inputs),
-            torch.from_numpy(which.ravel()),
-            None if grid is None else torch.from_numpy(grid),
+            torch.from_numpy(inputs[order]),
+            torch.from_numpy(position[which.ravel()]),
+            None if grid is None else torch.from_numpy(grid[order]),
         )

@@ -14,84 +14,19 @@ guide with precision M = I + (F R)'F R and mean M^-1 (F R)'(c - F a_t'Z).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from bayesmtl.algebra.structure import Structure
+from bayesmtl.inference.batches import Batch
 from bayesmtl.inference.joint import log_likelihood
 from bayesmtl.inference.problem import Problem
 from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Values
 
 _JITTER = 1e-6  # of pseudo-rows, relative: a direction that rows say nothing about can still be learned
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Some tasks, and some rows of each.
-
-    Args:
-        tasks: Positions, shape (T_b,).
-        X: Features, shape (T_b, m, D); zero for padding.
-        y: Targets, shape (T_b, m).
-        offset: Known part of their functions, shape (T_b, m).
-        trials: Numbers of trials, shape (T_b, m).
-        weight: How many rows of the data each stands for, shape (T_b, m); 0 for padding.
-    """
-
-    tasks: torch.Tensor
-    X: torch.Tensor
-    y: torch.Tensor
-    offset: torch.Tensor
-    trials: torch.Tensor
-    weight: torch.Tensor
-
-
-class Batches:
-    """Draws minibatches: tasks without replacement, and rows with it where a task has more than asked for.
-
-    Args:
-        problem: The posterior.
-        num_tasks: Tasks in each.
-        num_rows: Rows of each task.
-    """
-
-    def __init__(self, problem: Problem, num_tasks: int, num_rows: int):
-        self.T, self.num_tasks = problem.tasks.num_tasks, min(num_tasks, problem.tasks.num_tasks)
-        rows = problem.rows
-        self.width = 0
-        if rows is None:
-            return
-        task = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
-        self.X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
-        self.y, task = rows.y[rows.real].numpy(), task[rows.real]
-        further = (rows.offset, rows.trials, rows.weights)
-        self.offset, self.trials, self.weights = (part[rows.real].numpy() for part in further)
-        self.count = np.bincount(task.numpy(), minlength=self.T)
-        first = np.full(self.T, len(task))
-        np.minimum.at(first, task.numpy(), np.arange(len(task)))
-        self.first, self.width = first, min(num_rows, int(self.count.max()))
-
-    def draw(self, rng: np.random.Generator) -> Batch:
-        """One minibatch."""
-        every = self.num_tasks == self.T
-        tasks = np.arange(self.T) if every else rng.permutation(self.T)[: self.num_tasks]
-        if self.width == 0:  # sufficient statistics stand for all rows
-            nothing = torch.zeros(len(tasks), 0, dtype=torch.float64)
-            return Batch(torch.from_numpy(tasks), nothing[..., None], *(nothing for _ in range(4)))
-        count, m = self.count[tasks][:, None], self.width
-        place = np.broadcast_to(np.arange(m), (len(tasks), m))
-        if (count > m).any():
-            place = np.where(count > m, (rng.random((len(tasks), m)) * count).astype(int), place)
-        real = place < count
-        where = np.where(real, self.first[tasks][:, None] + place, 0)
-        weight = np.where(real, np.maximum(count / m, 1.0) * self.weights[where], 0.0)
-        y, offset = np.where(real, self.y[where], 0.0), np.where(real, self.offset[where], 0.0)
-        parts = (self.X[where] * real[..., None], y, offset, self.trials[where], weight)
-        return Batch(torch.from_numpy(tasks), *(torch.from_numpy(part) for part in parts))
 
 
 class Guide:
@@ -210,7 +145,7 @@ class Guide:
 
     def log_likelihood(self, values: Values, weights: torch.Tensor, batch: Batch) -> torch.Tensor:
         """log p(y_t | w_t) of some tasks, from some of their rows, shape (T_b,)."""
-        if self.problem.rows is not None:
+        if not self.problem.likelihood.compresses:
             f = batch.offset + (batch.X @ weights[0, ..., None])[..., 0]
             task = batch.tasks[:, None].expand(f.shape).flatten()
             given = Given(values, batch.trials.flatten(), task)

@@ -17,7 +17,10 @@ ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
 _ROUNDS = 4  # of adapting the proposal
 _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
 _AT_ONCE = 8  # points evaluated together
-ENOUGH_POINTS = 400  # effective ones, for 90 % intervals to cover as much
+ENOUGH_POINTS = 1000  # effective ones, for 90 % intervals to cover as much
+_GROWTH = 0.3  # of all points so far, in the next round: small, so that most come from a proposal that fits
+_EQUAL = 8  # decimals of log weights that differ by more than rounding
+_AGAIN = 5  # times that a largest weight comes up where there is no larger one
 _SHARE_FROM = 20_000  # draws
 _MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
 
@@ -73,12 +76,16 @@ class Proposal:
         return -0.5 * (self.degrees + len(self.center)) * torch.log1p((white**2).sum(0) / self.degrees)
 
     def log_size(self, rng: np.random.Generator) -> float:
-        """What has to be taken from `log_density` so that proposals can be compared with each other.
+        """What has to be taken from `log_density` for a density that integrates to 1 over the wanted side.
 
-        log |det root| and the log share of the uncut t on the wanted side, from a large sample.
+        The constant of a multivariate t, log |det root|, and the log share of the uncut t on the wanted side,
+        from a large sample.
         """
+        half, P = 0.5 * self.degrees, len(self.center)
+        constant = math.lgamma(half) - math.lgamma(half + 0.5 * P) + 0.5 * P * math.log(2 * half * math.pi)
         right = self._right(self._uncut(_SHARE_FROM, rng)).double().mean()
-        return float(torch.linalg.slogdet(self.root)[1] + right.clamp(min=1 / _SHARE_FROM).log())
+        share = right.clamp(min=1 / _SHARE_FROM).log()
+        return constant + float(torch.linalg.slogdet(self.root)[1] + share)
 
     def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Proposal:
         """The proposal with the centre and spread of weighted points."""
@@ -99,11 +106,16 @@ class WeightedSample:
         points: Shape (M, P).
         weights: Pareto-smoothed, shape (M,).
         pareto_k: Shape of the weights' tail; infinite where it cannot be judged.
+        log_total: Logarithm of the density's integral over the proposals' side, NaN where it was not asked
+            for: the evidence, if the density is that of data and parameters.
+        log_total_error: Its standard error.
     """
 
     points: torch.Tensor
     weights: torch.Tensor
     pareto_k: float
+    log_total: float = math.nan
+    log_total_error: float = math.nan
 
 
 def weighted_sample(
@@ -136,9 +148,12 @@ def pooled_sample(
 ) -> WeightedSample:
     """Importance sampling for densities that are expensive: rounds are pooled, and none is thrown away.
 
-    Each round's proposal has the centre and spread of all weighted points before it, and as many points as
-    all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came from.
-    Rounds end when 400 points are effective and the weights' tail is light.
+    Each round's proposal has the centre and spread of all weighted points before it, and three points for
+    ten of all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came
+    from. Rounds end when 1000 points are effective and the weights' tail is light.
+
+    The integral is sum_m p(x_m) / sum_r n_r q_r(x_m), which has no bias; its standard error is that of
+    weights as they are, without smoothing, so that Pareto k judges it as well.
 
     Source: Cornuet, Marin, Mira and Robert (2012), adaptive multiple importance sampling.
 
@@ -154,24 +169,27 @@ def pooled_sample(
     sizes: list[float] = []
     counts: list[int] = []
     points, value = proposal.center.new_zeros(0, len(proposal.center)), proposal.center.new_zeros(0)
-    weights, k = value, np.inf
+    weights, raw, k = value, value, np.inf
     while len(points) < most:
         proposals.append(proposal)
         sizes.append(proposal.log_size(rng))
-        fresh = proposal.draw(min(max(number, len(points)), most - len(points)), rng)
+        fresh = proposal.draw(min(max(number, int(_GROWTH * len(points))), most - len(points)), rng)
         counts.append(len(fresh))
         points = torch.cat([points, fresh])
         value = torch.cat([value, *(density.value(part) for part in fresh.split(at_once))])
         each = torch.stack([p.log_density(points) - s for p, s in zip(proposals, sizes, strict=True)])
         share = torch.tensor(counts, dtype=value.dtype)
         mixture = torch.logsumexp(each + share.log()[:, None], dim=0)
-        log_weights, k = smooth((value - mixture).numpy())
+        raw = value - mixture
+        log_weights, k = smooth(raw.numpy())
         weights = torch.from_numpy(np.exp(log_weights - log_weights.max()))
         weights = weights / weights.sum()
         if 1 / float((weights**2).sum()) >= ENOUGH_POINTS and k < ENOUGH:
             break
         proposal = proposal.adapted(points, weights)
-    return WeightedSample(points, weights, k)
+    shares = torch.softmax(raw, dim=0)
+    error = math.sqrt(max(float((shares**2).sum()) - 1 / len(points), 0.0))
+    return WeightedSample(points, weights, k, float(torch.logsumexp(raw, dim=0)), error)
 
 
 def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
@@ -183,9 +201,9 @@ def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
     if np.ptp(log_weight) < 1e-8:  # the weights say nothing
         return log_weight, -np.inf
     S = len(log_weight)
-    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :]
-    if len(np.unique(tail)) < 5:  # too few draws, or too few different ones
-        return log_weight, np.inf
+    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :].round(_EQUAL)
+    if len(np.unique(tail)) < 5:  # a largest weight met again and again; too few draws, or different ones
+        return log_weight, -np.inf if (tail == tail[-1:]).sum() >= _AGAIN else np.inf
     smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
     return smoothed, float(k)
 

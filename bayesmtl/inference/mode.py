@@ -21,12 +21,15 @@ _OPTIONS = {"maxiter": 500, "ftol": 1e-14, "gtol": 1e-8, "maxcor": 50}
 ROUGHLY: Mapping[str, float] = {"maxiter": 200, "ftol": 1e-7, "gtol": 1e-4, "maxcor": 50}
 # In coordinates in which the curvature is nearly a sphere: less than a hundredth of a standard deviation.
 _WHITENED = {"maxiter": 200, "gtol": 5e-3}
-_FLAT = 1e-2  # largest slope at which a point counts as a mode: log density per standardised unit
+FLAT = 1e-2  # largest slope at which a point counts as a mode: log density per standardised unit
 _STEP = 1e-4  # of finite differences; gradients are exact, so that the error is of the order of its square
 # No direction is taken to be wider than this: priors of standardised quantities are about as wide.
 _WIDEST = 1.0
 # Difference of log densities from which modes of a part of the data are different ones.
 _DIFFERENT = 0.1
+# Costly coordinates up to which others are searched for inside: over more of them a search takes so many
+# steps that one over all coordinates together has fewer costly evaluations.
+_MOST_HELD = 4
 _EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count as the same one, reflected
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
 _NUM_PROBES = 16
@@ -56,6 +59,7 @@ def search(density: Density, target: Target, rng: np.random.Generator) -> list[M
 
     Where evaluations are expensive the starts climb on a part of the data first; from the best two modes
     found there the search goes on with all data, in coordinates in which the part's curvature is a sphere.
+    Where only some coordinates make them expensive, the others are searched for given these (`nested`).
 
     Args:
         density: What is searched: the target itself, or an approximation of it.
@@ -63,6 +67,10 @@ def search(density: Density, target: Target, rng: np.random.Generator) -> list[M
         rng: Source of randomness.
     """
     reduced = target.reduced(rng) if density is target else None
+    if reduced is not None and 0 < target.num_held <= _MOST_HELD:
+        from bayesmtl.inference.nested import search_nested  # which returns modes of this module
+
+        return search_nested(target, reduced, target.space.initial(rng, NUM_REDUCED_STARTS), _DIFFERENT)
     if reduced is None:
         return find_modes(density, target.space.initial(rng, NUM_STARTS))
     starts = target.space.initial(rng, NUM_REDUCED_STARTS)
@@ -89,7 +97,7 @@ def find_modes(density: Density, starts: torch.Tensor, options: Mapping[str, flo
             options=dict(options),
         )
         # the optimiser's own flag calls it a failure when rounding keeps it from these tolerances
-        converged = bool(np.abs(result.jac).max() < _FLAT)
+        converged = bool(np.abs(result.jac).max() < FLAT)
         modes.append(Mode(torch.from_numpy(result.x), -float(result.fun), converged))
     return modes
 
@@ -109,7 +117,7 @@ def climb(density: Density, start: torch.Tensor, root: torch.Tensor) -> Mode:
     result = minimize(
         _negative(density, point, chain), np.zeros(len(start)), jac=True, method="BFGS", options=_WHITENED
     )
-    converged = bool(np.abs(result.jac).max() < _FLAT)
+    converged = bool(np.abs(result.jac).max() < FLAT)
     return Mode(point(torch.from_numpy(result.x)), -float(result.fun), converged)
 
 

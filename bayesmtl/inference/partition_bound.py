@@ -125,7 +125,7 @@ class Ascent:
         form = problem.rowwise.polya_gamma(rows.y.numpy(), given)
         assert form is not None
         weight = rows.weights
-        shape, kappa = torch.as_tensor(form.shape) * weight, torch.as_tensor(form.kappa) * weight
+        shape, kappa = (torch.from_numpy(np.array(part)) * weight for part in (form.shape, form.kappa))
         at_zero = problem.rowwise.value(rows.y, torch.zeros_like(rows.y), given) * weight
         return cls(problem, True, shape, kappa, float((at_zero + shape * np.log(2)).sum()))
 
@@ -252,13 +252,20 @@ class Ascent:
                 return replace(shares, share=share)
             share = _in_order_of_size(at, merged)
 
-    def _new_xi(self, shares: Shares) -> torch.Tensor:
-        """Root of E[f_i^2] of every row, shape (N,)."""
+    def mean_weights(self, shares: Shares) -> torch.Tensor:
+        """Means of the tasks' weights, shape (T, D)."""
+        with torch.no_grad():
+            return self._moments(shares)[0]
+
+    def _moments(self, shares: Shares) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and second moments of the tasks' weights, (T, D) and (T, D, D)."""
         _, at = self._at(shares.point[None], shares, self.data_given(shares))
         blocks = blocks_of(*soft_sums(at.terms, shares.share), at.scales)
-        mean, second = weight_moments(
-            at.structure, at.terms, *cluster_moments(blocks, at.scales), shares.share
-        )
+        return weight_moments(at.structure, at.terms, *cluster_moments(blocks, at.scales), shares.share)
+
+    def _new_xi(self, shares: Shares) -> torch.Tensor:
+        """Root of E[f_i^2] of every row, shape (N,)."""
+        mean, second = self._moments(shares)
         offset = self.rows.offset
         f = self.rows.predictor(mean[None])[0]
         square = self.rows.variances(second[None])[0] + 2 * offset * f + offset**2

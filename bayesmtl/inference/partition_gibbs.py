@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -14,6 +16,7 @@ from bayesmtl.inference.partition_scales import move_scales, moved_given_partiti
 from bayesmtl.inference.partition_step import (
     WithPartitions,
     move_partition,
+    neighbours,
     starting_partitions,
     starting_points,
 )
@@ -109,6 +112,11 @@ class PartitionSampler:
         # a surrogate learns one density, and this one changes with the partition
         self.hmc.may_use_surrogate = False
 
+    @cached_property
+    def _near(self) -> np.ndarray | None:
+        assert isinstance(self.problem, Problem)
+        return neighbours(self.problem.tasks)
+
     def _value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if points.shape[1] == 0:
             return self.given.value(points), points
@@ -138,7 +146,10 @@ class PartitionSampler:
         """One round of moves of partitions (C, T), and points (C, P) after those made given the partition."""
         assert isinstance(self.problem, Problem)
         membership, points = state.further["membership"], state.points
-        membership = move_partition(self.problem, points, membership, state.generator)
+        warming_up = state.iteration < self.num_warmup
+        membership = move_partition(
+            self.problem, points, membership, state.generator, self._near, warming_up=warming_up
+        )
         if points.shape[1]:
             rng = np.random.default_rng(int(torch.randint(2**62, (), generator=state.generator)))
             points = move_scales(self.problem, points, membership, rng)

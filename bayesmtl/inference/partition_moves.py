@@ -7,9 +7,10 @@ that moving a task costs D x D algebra. Two kinds of moves leave the posterior o
 - split-merge: two tasks are drawn; if they are together, their cluster is split by letting its other tasks
   join one of the two in turn, each with the probability that the data so far give; if apart, their clusters
   are merged. The proposal is accepted by Metropolis and Hastings (sequential allocation: Dahl, 2005, after
-  Jain and Neal, 2004). The order of the tasks is drawn independently of all else, so that it has the same
-  density in the reverse move. Where clusters have numbers that mean something (a gate), the one that opens
-  draws its number from those that are free.
+  Jain and Neal, 2004). The order of the tasks is drawn independently of the state, so that it has the same
+  density in the reverse move; with many tasks its second is every other time one whose data are like those
+  of its first, since few pairs at random would be in two clusters that belong together. Where clusters have
+  numbers that mean something (a gate), the one that opens draws its number from those that are free.
 
 In NumPy, whose calls on arrays as small as these cost a fraction of a tensor's. Q_t and q_t lie in one
 matrix, [[Q_t, q_t], [q_t', 0]], so that sums are single additions; with [[I, 0], [0, huge]] added, its
@@ -180,7 +181,11 @@ def gibbs_sweep(
 
 
 def split_merge(
-    membership: np.ndarray, data: Evidence, weights: PartitionWeights, generator: torch.Generator
+    membership: np.ndarray,
+    data: Evidence,
+    weights: PartitionWeights,
+    generator: torch.Generator,
+    near: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Propose to split or to merge clusters, once in every chain.
 
@@ -189,6 +194,8 @@ def split_merge(
         data: What the data say.
         weights: What the prior says.
         generator: Source of randomness.
+        near: Some other tasks for every task, shape (T, M), whatever the state: every other time the second
+            of the two tasks is one of them.
 
     Returns:
         Clusters numbered as the prior numbers them, shape (C, T), and which chains accepted, bool (C,).
@@ -197,6 +204,8 @@ def split_merge(
     rows = np.arange(C)
     order = torch.rand((C, T), generator=generator).argsort(1).numpy()
     uniform = torch.rand((T, C), generator=generator, dtype=torch.float64).numpy()
+    if near is not None:
+        order = _with_neighbour(order, near, torch.rand((2, C), generator=generator).numpy())
     own = np.take_along_axis(membership, order, 1)
     together = own[:, 0] == own[:, 1]
     concerned = (own == own[:, :1]) | (own == own[:, 1:2])
@@ -226,6 +235,16 @@ def split_merge(
     result = np.empty_like(membership)
     np.put_along_axis(result, order, moved, 1)
     return weights.numbered(result), accepted
+
+
+def _with_neighbour(order: np.ndarray, near: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Orders (C, T) whose second task is, every other time, one of those near the first."""
+    rows, order = np.arange(len(order)), order.copy()
+    neighbour = near[order[:, 0], (uniform[0] * near.shape[1]).astype(int)]
+    second = np.where(uniform[1] < 0.5, neighbour, order[:, 1])
+    order[rows, (order == second[:, None]).argmax(1)] = order[:, 1]
+    order[:, 1] = second
+    return order
 
 
 def _allocate(

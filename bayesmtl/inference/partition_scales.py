@@ -1,4 +1,4 @@
-"""Hyperparameters that hang on the partition, drawn given it: of its prior, and the spread of cluster means.
+"""Hyperparameters that hang on the partition, drawn given it: of its prior, and scales around cluster means.
 
 With one cluster mu takes up its mean, and the spread tau follows its prior; with many it is known well. One
 metric for Hamiltonian trajectories cannot fit both, so tau has moves of its own, which need no tuning:
@@ -7,7 +7,9 @@ metric for Hamiltonian trajectories cannot fit both, so tau has moves of its own
 - given Z, with b_kd / tau_d held fixed: normal times the prior.
 
 The first moves far where the data know b, the second where they do not (interweaving: Yu and Meng, 2011).
-What belongs to the partition's prior depends on nothing but the partition.
+The same two move the scales within clusters, given Z and the departures e_t of the tasks: beside
+trajectories, which are slow where many features have scales near 0. What belongs to the partition's prior
+depends on nothing but the partition.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bayesmtl.algebra.clusters import TaskTerms, cluster_sums, draw_basis, task_terms
+from bayesmtl.algebra.clusters import TaskTerms, cluster_sums, draw_basis, draw_clustered, task_terms
+from bayesmtl.algebra.conditional import shared_part
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.slice import slice_sample
 from bayesmtl.inference.target import finite_or_least
-from bayesmtl.parameters import Parameter
+from bayesmtl.parameters import Parameter, ParameterSpace
 from bayesmtl.priors import HalfNormal
 from bayesmtl.sharing.partition import PartitionSharing
 
-_REPEATS = 4  # of drawing Z and tau in turn, which costs little once clusters are summed up
+# Of drawing Z and tau in turn, which costs little once clusters are summed up, and of moves of the
+# partition's prior where it has few hyperparameters.
+_REPEATS = 4
 _LEAST = 1e-8  # of a spread: where its density may grow without bound the chain turns
 
 
@@ -41,7 +46,7 @@ def moved_given_partition(problem: Problem) -> torch.Tensor:
 def move_scales(
     problem: Problem, points: torch.Tensor, membership: torch.Tensor, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Move the hyperparameters of the partition's prior and the spread of the cluster means.
+    """Move the hyperparameters of the partition's prior, the spread of cluster means, and the scales within.
 
     Args:
         problem: A problem whose `tasks` are Gaussian data, the same for all chains or one set for each.
@@ -52,37 +57,50 @@ def move_scales(
     Returns:
         Coordinates, shape (C, P).
     """
-    sharing = problem.sharing
+    sharing, space = problem.sharing, problem.space
     assert isinstance(sharing, PartitionSharing)
-    points, start = points.clone(), 0
-    of_partition = {parameter.name for parameter in sharing.partition_parameters()}
-    for parameter in problem.space.parameters:
-        where = slice(start, start + parameter.size)
-        start = where.stop
-        if parameter.name in of_partition:
-            for position in range(where.start, where.stop):
-                points[:, position] = _of_partition(problem, sharing, points, membership, position, rng)
-        elif parameter.name == "cluster_scale" and parameter.size:
+    points, of_partition = points.clone(), sharing.partition_parameters()
+    if any(parameter.size for parameter in of_partition):
+        start = space.place(of_partition[0].name)[1]
+        own = ParameterSpace(of_partition)
+        where = slice(start, start + own.size)
+        points[:, where] = _of_partition(own, problem, points[:, where], membership, rng)
+    moves = {"cluster_scale": _spread} | ({"residual_scale": _within} if _diagonal(sharing) else {})
+    for name, move in moves.items():
+        parameter, start = space.place(name)
+        if parameter.size:
             with torch.no_grad():
-                points[:, where] = _spread(problem, parameter, points, membership, rng)
+                moved = move(problem, parameter, points, membership, rng)
+            points[:, start : start + parameter.size] = moved
     return points
 
 
+def _diagonal(sharing: PartitionSharing) -> bool:
+    """Whether departures of tasks from their cluster are independent by feature and alike in all clusters."""
+    return sharing.within == "diagonal" and not getattr(sharing, "numbered", False)
+
+
 def _of_partition(
+    space: ParameterSpace,
     problem: Problem,
-    sharing: PartitionSharing,
     points: torch.Tensor,
     membership: torch.Tensor,
-    position: int,
     rng: np.random.Generator,
 ) -> torch.Tensor:
-    def log_density(x: torch.Tensor) -> torch.Tensor:
-        tried = points.clone()
-        tried[:, position] = x
-        log_prior, values = problem.space.log_prior(tried)
-        return finite_or_least(log_prior + sharing.log_partition(membership, values, problem.descriptors))
+    """Coordinates (C, size) of the hyperparameters of the partition's prior, one after the other."""
+    sharing, points = problem.sharing, points.clone()
+    assert isinstance(sharing, PartitionSharing)
+    for position in max(1, _REPEATS // space.size) * list(range(space.size)):
 
-    return slice_sample(log_density, points[:, position], rng)
+        def log_density(x: torch.Tensor, position: int = position) -> torch.Tensor:
+            tried = points.clone()
+            tried[:, position] = x
+            log_prior, values = space.log_prior(tried)
+            given = sharing.log_partition(membership, values, problem.descriptors)
+            return finite_or_least(log_prior + given)
+
+        points[:, position] = slice_sample(log_density, points[:, position], rng)
+    return points
 
 
 def _spread(
@@ -113,6 +131,33 @@ def _spread(
     linear = (ratio * q).sum(1)
     quadratic = torch.einsum("bki,bkij,bkj->bij", ratio, P, ratio)
     return _given_ratios(parameter, tau, linear, quadratic, rng)
+
+
+def _within(
+    problem: Problem,
+    parameter: Parameter,
+    points: torch.Tensor,
+    membership: torch.Tensor,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """The scales within clusters, with signs that mean nothing, shape (C, D)."""
+    values, C = problem.space.constrain(points), len(points)
+    structure, noise = problem.structure(values | {"cluster": membership}), problem.noise(values, C)
+    drawn = draw_clustered(problem.tasks, structure, noise, rng)
+    shared = shared_part(structure, drawn.basis, membership.shape[1])
+    e = drawn.weights - shared
+    number = torch.full((C,), membership.shape[1])
+    scale = _given_departures(parameter, values["residual_scale"], e, number, rng)
+    ratio = e / scale[:, None]
+    linear, quadratic = torch.zeros_like(scale), torch.zeros(C, *2 * scale.shape[1:], dtype=scale.dtype)
+    for group in problem.tasks.groups:
+        own, F = ratio[:, group.index], group.F / group.pick(noise)[..., None, None]
+        gap = group.c / group.pick(noise)[..., None] - (F @ shared[:, group.index, :, None]).squeeze(-1)
+        along = F * own[..., None, :]  # d f / d scale
+        linear = linear + torch.einsum("btrd,btr->bd", along, gap)
+        rows = along.flatten(1, 2)
+        quadratic = quadratic + rows.transpose(-1, -2) @ rows
+    return _given_ratios(parameter, scale, linear, quadratic, rng)
 
 
 def _given_departures(

@@ -19,11 +19,14 @@ from bayesmtl.inference.partition_weights import weights_of
 from bayesmtl.inference.problem import Problem
 from bayesmtl.inference.target import Density
 from bayesmtl.parameters import ParameterSpace
-from bayesmtl.sharing.partition import PartitionSharing, in_order
+from bayesmtl.sharing.partition import PartitionSharing, in_order, num_clusters
 
 _PROPOSALS = 3  # proposals to split or merge after every sweep
-# With more tasks only one: if clusters are large a proposal is as long as a sweep.
-_MANY_TASKS = 50
+# With more tasks only one, and one more for so many: if clusters are large a proposal is as long as a sweep.
+# While chains warm up and have small clusters, as where they start apart, as many as there are clusters.
+_MANY_TASKS, _TASKS_PER_PROPOSAL = 50, 400
+_NEAREST = 20  # tasks near each, of which proposals choose
+_AT_ONCE = 500  # tasks whose distances from all are in memory
 # Standard deviations from a mode that chains start: scales near 0 make the approximation there a poor one.
 _NEAR = 0.1
 _MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
@@ -43,9 +46,14 @@ class WithPartitions(Density, Protocol):
         """Changes whenever the model or the data do."""
 
 
-def num_proposals(num_tasks: int) -> int:
-    """How often a round of moves proposes to split or merge clusters."""
-    return _PROPOSALS if num_tasks <= _MANY_TASKS else 1
+def num_proposals(membership: torch.Tensor, *, warming_up: bool) -> int:
+    """How often a round of moves of partitions (C, T) proposes to split or merge clusters.
+
+    After warm-up it must not depend on where the chains are.
+    """
+    T = membership.shape[1]
+    few = _PROPOSALS if T <= _MANY_TASKS else 1 + T // _TASKS_PER_PROPOSAL
+    return max(few, int(num_clusters(membership).double().mean())) if warming_up else few
 
 
 def move_partition(
@@ -53,6 +61,9 @@ def move_partition(
     points: torch.Tensor,
     membership: torch.Tensor,
     generator: torch.Generator,
+    near: np.ndarray | None = None,
+    *,
+    warming_up: bool = False,
 ) -> torch.Tensor:
     """Move partitions given the hyperparameters and Gaussian data, weights and cluster means integrated out.
 
@@ -63,6 +74,8 @@ def move_partition(
         points: Coordinates of the hyperparameters, shape (C, P).
         membership: Clusters, shape (C, T).
         generator: Source of randomness.
+        near: As for `split_merge`; see `neighbours`.
+        warming_up: Whether the number of proposals may depend on where the chains are.
 
     Returns:
         Clusters as the prior numbers them, shape (C, T).
@@ -81,8 +94,8 @@ def move_partition(
         membership = torch.from_numpy(gibbs_sweep(membership.numpy(), data, weights, generator))
         if membership.shape[1] > 1:
             data = evidence.about_population(membership, generator)
-            for _ in range(num_proposals(membership.shape[1])):
-                moved, _ = split_merge(membership.numpy(), data, weights, generator)
+            for _ in range(num_proposals(membership, warming_up=warming_up)):
+                moved, _ = split_merge(membership.numpy(), data, weights, generator, near)
                 membership = torch.from_numpy(moved)
     return membership
 
@@ -175,12 +188,12 @@ def dispersed_partitions(
     for chain in range(num_chains):
         kind, again = chain % 4, chain // 4
         if kind == 0:
-            num_clusters = 1
+            number = 1
         elif kind == 1:
-            num_clusters = min(T, most, _MOST_APART)
+            number = min(T, most, _MOST_APART)
         else:
-            num_clusters = min(2 ** (kind - 1 + again), most, T)
-        partitions.append(k_means(estimates, num_clusters, rng))
+            number = min(2 ** (kind - 1 + again), most, T)
+        partitions.append(k_means(estimates, number, rng))
     return in_order(torch.from_numpy(np.stack(partitions)))
 
 
@@ -239,6 +252,18 @@ def own_estimates(tasks: CompressedTasks) -> np.ndarray:
         solved = torch.linalg.solve(transposed @ group.F + identity, right)
         estimates[group.index] = solved.reshape(-1, D)
     return estimates.numpy()
+
+
+def neighbours(tasks: CompressedTasks) -> np.ndarray | None:
+    """The tasks whose own estimates are nearest to those of each, (T, 20); `None` where tasks are few."""
+    if tasks.num_tasks <= _MANY_TASKS:
+        return None
+    estimates = torch.from_numpy(own_estimates(tasks))
+    found = [
+        torch.cdist(part, estimates).topk(_NEAREST + 1, largest=False).indices[:, 1:]
+        for part in estimates.split(_AT_ONCE)
+    ]
+    return torch.cat(found).numpy()
 
 
 def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> np.ndarray:

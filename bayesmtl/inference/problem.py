@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.several_rows import SeveralRows
 from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.data import NewRows, Standardization, TaskData
+from bayesmtl.data import NewRows, RowChunk, Standardization, TaskData
 from bayesmtl.inference.target import Target
 from bayesmtl.likelihoods import Likelihood, Outcomes, Rowwise
 from bayesmtl.parameters import ParameterSpace, Values
 from bayesmtl.sharing import PartitionSharing, Sharing
+
+if TYPE_CHECKING:
+    from bayesmtl.inference.stream import RowStream
 
 _AT_ONCE = 10_000_000  # numbers of workspace; no less than four points, the usual chains
 
@@ -50,7 +53,7 @@ class StandardRows(NamedTuple):
     @classmethod
     def of(
         cls,
-        source: TaskData | NewRows,
+        source: TaskData | NewRows | RowChunk,
         task: np.ndarray,
         standardization: Standardization,
         likelihood: Likelihood,
@@ -97,6 +100,7 @@ class Problem(Target):
         rows: The rows themselves, for likelihoods that do not compress; `None` for the others.
         descriptors: Standardised descriptors of the tasks that the sharing prior looks at, shape (T, Q);
             `None` where it looks at none.
+        stream: The rows where they are not in memory, to be read a chunk at a time; then `rows` is `None`.
     """
 
     sharing: Sharing
@@ -107,6 +111,7 @@ class Problem(Target):
     membership: torch.Tensor | None = None
     rows: TaskRows | None = None
     descriptors: torch.Tensor | None = None
+    stream: RowStream | None = None
 
     def given(self, membership: torch.Tensor) -> Problem:
         """The posterior of the hyperparameters given partitions of the tasks, shape (B, T)."""
@@ -157,7 +162,7 @@ class Problem(Target):
 
     def noise(self, values: Values, num_draws: int) -> torch.Tensor:
         """sigma_t, shape (B, T) or (B, 1); 1 where Gaussian rows of precision omega stand for the rows."""
-        if self.rows is not None:
+        if not self.likelihood.compresses:
             return torch.ones(num_draws, 1, dtype=torch.float64)
         return self.likelihood.noise_sd(values, self.task_names, self.target_scale, num_draws)
 

@@ -63,6 +63,15 @@ class Target(ABC):
         """Name of a parameter (R, T) that the data know up to a rotation of its R rows, if there is one."""
         return None
 
+    @property
+    def num_held(self) -> int:
+        """How many of the first coordinates make evaluations costly, if the others are cheap given them."""
+        return 0
+
+    def held(self, first: torch.Tensor) -> Density:
+        """The density of the other coordinates (B, P - H) with the first ones (H,) held, if H is above 0."""
+        raise TypeError("no coordinates of this target can be held")
+
     def canonical(self, points: torch.Tensor) -> torch.Tensor:
         """Of points (B, P) that mean the same, such as reflections, always the same: where chains start."""
         return points

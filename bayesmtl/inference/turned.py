@@ -5,11 +5,13 @@ orthogonal Q, the posterior lies on a ring, and no normal distribution is near. 
 triangular in the first R of its tasks. The volume element of A is prod_r |u_rr|^(R - r) times those of U and
 of Q (r = 1 .. R), so that the density of U is
 
-    p(y | U) * prod_r |u_rr|^(R - r) * mean over Q of p(Q U)
+    p(y | U) * prod_r |u_rr|^(R - r) * mean over Q of p(Q U) * volume of O(R)
 
-with the mean over fixed rotations; one of them is drawn in proportion to p(Q U) on the way back.
+for positive u_rr, with the mean over fixed rotations; one of them is drawn in proportion to p(Q U) on the way
+back. The volume of the orthogonal group is 2^R pi^(R^2 / 2) / Gamma_R(R / 2).
 
-Source: Leung and Drton (2016) for the volume element and a mean over rotations, from memory.
+Source: Leung and Drton (2016) for the volume element and a mean over rotations, Muirhead (1982, theorem
+2.1.15) for the volume of the group, both from memory.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.linalg import qr
+from scipy.special import multigammaln
 from scipy.stats import ortho_group
 
 from bayesmtl.inference.target import Density, differentiate
@@ -105,7 +108,7 @@ class Turned(Density):
         volume = (powers * full[:, self._diagonal].abs().log())[:, :-1].sum(1)
         each = self._log_prior(self.rotations @ U[:, None])
         mean = torch.logsumexp(each, dim=1) - math.log(len(self.rotations))
-        return volume + mean - self._log_prior(U)
+        return volume + mean - self._log_prior(U) + _log_volume(R)
 
     def _log_prior(self, loadings: torch.Tensor) -> torch.Tensor:
         return self.parameter.prior.log_prob(loadings).sum(-1)
@@ -125,6 +128,11 @@ class Turned(Density):
 def _loadings(points: torch.Tensor, parameter: Parameter, start: int) -> torch.Tensor:
     """Shape (B, R, T)."""
     return points[:, start : start + parameter.size].reshape(-1, *parameter.shape)
+
+
+def _log_volume(R: int) -> float:
+    """That of all orthogonal R x R matrices, reflections included."""
+    return R * math.log(2) + 0.5 * R * R * math.log(math.pi) - float(multigammaln(0.5 * R, R))
 
 
 def _rotations(R: int) -> torch.Tensor:

@@ -104,7 +104,7 @@ class SparseProblem(FunctionProblem):
         noise = self.noise(values, 1)[0].clamp(min=LEAST_NOISE)
         task = self.task[rows]
         level = None if self.level is None else self.level[task]
-        return ExpectedRows(self.likelihood, self.y[rows], task, values, noise, level)
+        return ExpectedRows(self.of_rows, self.y[rows], task, values, noise, level)
 
     @torch.no_grad()
     def left_open(self, values: Values) -> float:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 
-from bayesmtl.data import Standardization, TaskData
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import DataError, listing
 from bayesmtl.parameters import Parameter, Reported, Values
 
@@ -133,7 +133,7 @@ class Likelihood(ABC):
         """
         return standardization.with_tasks(len(added)) if added else standardization
 
-    def standardization(self, data: TaskData) -> Standardization:
+    def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Centres and scales of the features, and of the target where this likelihood scales with it."""
         return data.standardization()
 

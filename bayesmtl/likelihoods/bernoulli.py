@@ -81,6 +81,10 @@ class Bernoulli(Rowwise):
         p = torch.sigmoid(f)
         return p * (p - 1) * (1 - 2 * p)
 
+    def yes_and_no(self, y: np.ndarray, trials: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Ones and zeros."""
+        return y > 0, y < 1
+
     def level(
         self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None
     ) -> float:

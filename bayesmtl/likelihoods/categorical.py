@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import special
 
-from bayesmtl.data import Standardization, TaskData
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import SpecificationError, listing
 from bayesmtl.likelihoods.base import NOTHING, Given
 from bayesmtl.likelihoods.rowwise import Derivatives, Rowwise
@@ -84,11 +84,13 @@ class Categorical(Rowwise):
             )
         return data
 
-    def standardization(self, data: TaskData) -> Standardization:
+    def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Features are standardised, and every predictor has the level of the shares of the classes.
 
         Half a row of every class is added.
         """
+        if isinstance(data, TaskSummaries):
+            raise data.need_rows("the likelihood Categorical")
         plain, K = super().standardization(data), len(data.classes)
         level = np.zeros(K - 1)
         if plain.target == "pooled" and data.has_intercept:

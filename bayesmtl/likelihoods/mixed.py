@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import torch
 
-from bayesmtl.data import Standardization, TaskData
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.data.labels import label_of
 from bayesmtl.errors import SpecificationError, listing
 from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
@@ -210,13 +210,15 @@ class Mixed(Rowwise):
                 known = getattr(part, "trials", None) is not None  # for all its rows: it needs no others
                 part.check_target(y[where], told, None if trials is None or known else trials[where])
 
-    def standardization(self, data: TaskData) -> Standardization:
+    def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Features are standardised together, and each part's targets or linear predictors by themselves.
 
         Raises:
             DataError: If a target has no probability.
             SpecificationError: If a task has no likelihood, or one is named that the data do not have.
         """
+        if isinstance(data, TaskSummaries):
+            raise data.need_rows("the likelihood Mixed")
         self._check_names(data.task_names)
         used = sorted({self._part_of(name) for name in data.task_names})
         if len(used) == 1:

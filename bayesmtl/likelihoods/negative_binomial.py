@@ -38,6 +38,7 @@ class NegativeBinomial(Rowwise):
     """
 
     unit: ClassVar[str] = "log rate"
+    is_rate: ClassVar[bool] = True
 
     dispersion: Prior = field(default_factory=HalfNormal)
 

@@ -29,6 +29,7 @@ class Poisson(Rowwise):
     """
 
     unit: ClassVar[str] = "log rate"
+    is_rate: ClassVar[bool] = True
 
     def check_target(self, y: np.ndarray, name: str, trials: np.ndarray | None = None) -> None:
         """Whole numbers from 0 on."""

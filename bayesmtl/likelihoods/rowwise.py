@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import torch
 
-from bayesmtl.data import Standardization, TaskData
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import DataError, SpecificationError, listing
 from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
 from bayesmtl.likelihoods.polya_gamma import polya_gamma
@@ -62,6 +62,9 @@ class Rowwise(Likelihood):
     """
 
     scales_target: ClassVar[bool] = False
+
+    is_rate: ClassVar[bool] = False
+    """Whether levels are logarithms of rates per unit of exposure, so that exp(offset) is what adds up."""
 
     @property
     def log_concave(self) -> bool:
@@ -155,6 +158,10 @@ class Rowwise(Likelihood):
         omega = torch.from_numpy(polya_gamma(form.shape * count, f.numpy(), rng))
         return GaussianRows(omega, torch.as_tensor(form.kappa * count))
 
+    def yes_and_no(self, y: np.ndarray, trials: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which rows hold an event, and which a trial without one, bool (n,); `None` but for yes or no."""
+        return None
+
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
         """Any number of rows will do."""
 
@@ -180,13 +187,27 @@ class Rowwise(Likelihood):
         offset = np.zeros(len(y)) if data.offset is None else data.offset[rows]
         return self.level(y, counts, offset, None if data.trials is None else data.trials[rows])
 
-    def standardization(self, data: TaskData) -> Standardization:
+    def level_of_sums(self, data: TaskSummaries) -> float:
+        """`level` of all observed rows from sums over them, which say the same.
+
+        Of a task's rows it needs how often they count, and means: a row for each task has these.
+        """
+        if not data.has_intercept:
+            return 0.0
+        mean = data.moments.averages()
+        offset = mean["log_exposure" if self.is_rate else "offset"]
+        return self.level(mean["y"], mean["counts"], offset, mean["trials"])
+
+    def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Features are standardised; the linear predictor is centred unless targets are to be left alone.
 
         Raises:
             DataError: If a target has no probability.
             SpecificationError: If tasks are to be standardised one by one.
         """
+        if isinstance(data, TaskSummaries):
+            for chunk in data.chunks(features=False):
+                self.check_target(chunk.y, data.target_name, chunk.trials)
         if self.scales_target:
             return data.standardization()
         if data.target_standardization == "task":
@@ -199,9 +220,13 @@ class Rowwise(Likelihood):
         as_it_is = data.with_target_standardization("none").standardization()
         if data.target_standardization == "none":
             return as_it_is
-        trials = None if data.trials is None else data.trials[data.observed]
-        self.check_target(data.y[data.observed], data.target_name, trials)
-        center = np.full(data.num_tasks, self.level_of(data, data.observed))
+        if isinstance(data, TaskSummaries):
+            level = self.level_of_sums(data)
+        else:
+            trials = None if data.trials is None else data.trials[data.observed]
+            self.check_target(data.y[data.observed], data.target_name, trials)
+            level = self.level_of(data, data.observed)
+        center = np.full(data.num_tasks, level)
         return dataclasses.replace(as_it_is, target_center=center, target="pooled")
 
     def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:

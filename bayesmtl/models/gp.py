@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from bayesmtl.inference.laplace import weigh_hyperparameters
 from bayesmtl.inference.sparse import ROWS_AT_ONCE, choose_inducing, fit_sparse
 from bayesmtl.inference.variational import SparseProblem
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
-from bayesmtl.likelihoods import Gaussian, Likelihood, Rowwise
+from bayesmtl.likelihoods import Gaussian, Likelihood, Mixed, Rowwise
 from bayesmtl.likelihoods.base import Given
 from bayesmtl.models.linear import check_data
 from bayesmtl.priors import HalfNormal, Prior, check_priors
@@ -64,7 +65,8 @@ class MultitaskGP:
         sharing: Which tasks share what.
         likelihood: `Gaussian`, with noise shared, per task, or known; or `Bernoulli`, `Binomial(trials=n)`,
             `Poisson`, `NegativeBinomial`, `StudentT`, under which the posterior of functions given
-            hyperparameters is approximated by the normal one with the highest evidence bound.
+            hyperparameters is approximated by the normal one with the highest evidence bound. A mapping from
+            task names to likelihoods, for outcomes of several kinds, stands for `Mixed` of it.
         amplitude: Prior of the standard deviation with which a shared function enters the tasks. The default
             HalfNormal(1) puts 90 % of its mass below 1.64 standard deviations of the target. Not for
             `Independent` and `LowRank`, which say it themselves (`scale`, `strength`).
@@ -97,6 +99,8 @@ class MultitaskGP:
             for kernel in (self.kernel if several else (self.kernel,))
         )
         object.__setattr__(self, "kernel", kernels if len(kernels) > 1 else kernels[0])
+        if isinstance(self.likelihood, Mapping):
+            object.__setattr__(self, "likelihood", Mixed(self.likelihood))
         if not isinstance(self.sharing, Sharing):
             raise SpecificationError(
                 "sharing",
@@ -247,7 +251,7 @@ class MultitaskGP:
             latent = standardization.unstandardize_target((factorise(K)[0][0] @ fresh).numpy(), task)
             noise = standardization.unstandardize_sd(problem.noise(values, 1)[0].numpy()[task], task)
             given = Given(values, None, problem.task)
-            y[data.observed] = self.likelihood.draw(latent[None], noise[None], rng, given)[0]
+            y[data.observed] = problem.of_rows.draw(latent[None], noise[None], rng, given)[0]
         return replace(data, y=y), {name: value[0] for name, value in values.items()}
 
     def _problem(self, data: TaskData) -> FunctionProblem:
@@ -280,8 +284,10 @@ class MultitaskGP:
         kernels.check(num_inputs)
         counts = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, counts)
-        self.likelihood.check_target(data.y[data.observed], data.target_name)
-        return problem_of(data, self.likelihood.standardization(data), kernels, sharing, self.likelihood)
+        standardization = self.likelihood.standardization(data)
+        of_rows = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
+        of_rows.check_targets(data.y[data.observed], data.task[data.observed], data.target_name)
+        return problem_of(data, standardization, kernels, sharing, self.likelihood)
 
 
 def _refuse_too_many(problem: FunctionProblem) -> None:

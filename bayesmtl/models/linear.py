@@ -16,8 +16,17 @@ from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData, TaskSummaries, descriptor_matrix
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import ENGINES, Draws, Problem, Settings, StandardRows, choose, whole_number
-from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed
+from bayesmtl.inference import (
+    ENGINES,
+    Draws,
+    Problem,
+    RowStream,
+    Settings,
+    StandardRows,
+    choose,
+    whole_number,
+)
+from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed, Rowwise
 from bayesmtl.results import Fit
 from bayesmtl.results.posterior import posterior_dataset
 from bayesmtl.results.prediction import linear_predictors
@@ -95,7 +104,8 @@ class LinearModel:
         """Infer the posterior.
 
         Args:
-            data: Rows of T tasks, or for Gaussian likelihoods their sums; rows without a target do not count.
+            data: Rows of T tasks, or their sums, for Gaussian likelihoods or for outcomes and counts under
+                "svi", which reads the rows again; rows without a target do not count.
             method: "exact" for the full posterior and "empirical_bayes" for hyperparameters at their mode,
                 both for Gaussian likelihoods; "gibbs" for the full posterior where auxiliary variables make
                 rows Gaussian (a logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of
@@ -147,11 +157,7 @@ class LinearModel:
         return fit
 
     def _standardization(self, data: TaskData | TaskSummaries) -> Standardization:
-        if not isinstance(data, TaskSummaries):
-            return self.likelihood.standardization(data)
-        if not self.likelihood.compresses:
-            raise data.need_rows(f"the likelihood {type(self.likelihood).__name__}")
-        return data.standardization()
+        return self.likelihood.standardization(data)
 
     def _problem(
         self, data: TaskData | TaskSummaries, standardization: Standardization
@@ -159,7 +165,12 @@ class LinearModel:
         if isinstance(data, TaskSummaries):
             self.likelihood.check(data.task_names, data.observed_per_task)
             statistics = TaskStatistics.from_moments(data.moments, standardization)
-            return self._problem_of(data, standardization, statistics)
+            problem, _ = self._problem_of(data, standardization, statistics)
+            if not self.likelihood.compresses:
+                likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
+                assert isinstance(likelihood, Rowwise)
+                problem = replace(problem, stream=RowStream(data, standardization, likelihood))
+            return problem, statistics
         observed = np.bincount(data.task[data.observed], minlength=data.num_tasks)
         self.likelihood.check(data.task_names, observed)
         trials = None if data.trials is None else data.trials[data.observed]

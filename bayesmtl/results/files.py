@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import xarray as xr
 
 from bayesmtl._version import __version__
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Schema, Standardization, TaskData, TaskMoments, TaskSummaries
+from bayesmtl.data import Part, Schema, Standardization, TaskData, TaskMoments, TaskSummaries
 from bayesmtl.errors import BayesMTLError, FitFileError
 from bayesmtl.files import replace_file
 from bayesmtl.inference import ENGINES, Draws
@@ -46,7 +46,7 @@ def _group(arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
 
 def save(fit: Fit, path: str | Path) -> None:
     """See `Fit.save`."""
-    specification = {
+    specification: dict[str, Any] = {
         "sharing": fit.sharing.to_dict(),
         "likelihood": fit.likelihood.to_dict(),
         "schema": fit.schema.to_dict(),
@@ -67,6 +67,7 @@ def save(fit: Fit, path: str | Path) -> None:
     }
     if isinstance(fit.data, TaskSummaries):
         specification["source"] = fit.data.source
+        specification["parts"] = [asdict(part) for part in fit.data.parts]
         groups["moments"] = fit.data.moments.to_arrays()
     else:
         rows = {name: getattr(fit.data, name) for name in (*_ROWS, *_MORE_ROWS)}
@@ -204,6 +205,8 @@ def _restore_summaries(
         target_name=training.target_name,
         source=content["source"],
         target_standardization=content["target_standardization"],
+        row_columns=training.row_columns,
+        parts=tuple(Part.restored(part) for part in content["parts"]),
     )
 
 

@@ -18,10 +18,10 @@ from bayesmtl.algebra.conditional import draw_prior_basis
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
-from bayesmtl.diagnostics import Check, check_draws
+from bayesmtl.diagnostics import Check, check_draws, separation_notes
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
-from bayesmtl.likelihoods import Likelihood
+from bayesmtl.likelihoods import Likelihood, Rowwise
 from bayesmtl.results import datatree, files, prediction, update
 from bayesmtl.results.described import describe_new, standardised
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
@@ -91,12 +91,14 @@ class Fit:
             self.statistics.compress(),
             self.task_names,
             self.standardization.target_scale,
-            rows=None if self.likelihood.compresses else self._rows(),
+            rows=self._rows(),
             descriptors=standardised(self, self.schema.descriptors),
         )
 
-    def _rows(self) -> TaskRows:
-        assert isinstance(self.data, TaskData)
+    def _rows(self) -> TaskRows | None:
+        """The rows themselves, where sums do not stand for them and they are in memory."""
+        if self.likelihood.compresses or isinstance(self.data, TaskSummaries):
+            return None
         likelihood = self.likelihood.of_tasks(self.task_names, self.standardization.target_scale)
         rows = StandardRows.of(self.data, self.data.task, self.standardization, likelihood)
         return rows.laid_out(len(self.task_names))
@@ -136,7 +138,20 @@ class Fit:
             method=self.method,
             complete=self.draws.complete,
             prior=self._prior_of_reported(),
+            further=self._separation(),
         )
+
+    def _separation(self) -> list[str]:
+        """What `check` says of outcomes that have no finite estimate by themselves."""
+        data, likelihood = self.data, self.likelihood
+        if isinstance(data, TaskSummaries) or not isinstance(likelihood, Rowwise):
+            return []
+        seen = data.observed
+        trials = None if data.trials is None else data.trials[seen]
+        kinds = likelihood.yes_and_no(data.y[seen], trials)
+        if kinds is None:
+            return []
+        return separation_notes(data.X[seen], *kinds, data.task[seen], data.task_names, data.feature_names)
 
     def _prior_of_reported(self) -> xr.Dataset | None:
         """Prior draws of the hyperparameters and the population, where they are few and have no partition."""
@@ -265,7 +280,8 @@ class Fit:
             A new Fit, in which the new tasks are known (and listed in `added_tasks`).
 
         Raises:
-            DataError: If no row has a target, or one has a target that the likelihood gives no probability.
+            DataError: If no row has a target, or one has a target that the likelihood gives no probability,
+                or the likelihood is not Gaussian and the training rows were not loaded.
             SpecificationError: If tasks are standardised one by one and a task is new.
         """
         return update.condition(self, new, descriptors)

@@ -27,6 +27,7 @@ from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Values
 from bayesmtl.priors import Prior
 from bayesmtl.results import gp_files, gp_functions, gp_prediction, gp_update, gp_views
+from bayesmtl.results.evidence import Evidence, evidence_of
 from bayesmtl.results.fit import check_option, summarise
 from bayesmtl.results.gp_given import FirstWeights, signature
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
@@ -122,15 +123,18 @@ class GPFit:
         reports = {
             **self.problem.kernels.report(flat),
             **self.problem.sharing.report(flat),
-            **self.likelihood.report(flat),
+            **self.problem.of_rows.report(flat),
         }
         tasks = np.array(self.task_names, dtype=str)
         names = {"task": tasks, "task_other": tasks, "feature": np.array(self.feature_names, dtype=str)}
         arrays = {}
         for name, reported in reports.items():
             values, unit = in_user_units(reported, self.standardization, self.likelihood.unit)
-            shaped = values.reshape(C, N, *values.shape[1:])
-            arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *reported.dims), attrs={"unit": unit})
+            shaped, dims = values.reshape(C, N, *values.shape[1:]), reported.dims
+            if reported.tasks is not None and "task" in dims:  # some of them: a dimension of their own
+                dims = (f"{name}_task",)
+                names[dims[0]] = tasks[list(reported.tasks)]
+            arrays[name] = xr.DataArray(shaped, dims=("chain", "draw", *dims), attrs={"unit": unit})
         used = {dim for array in arrays.values() for dim in array.dims[2:]}
         coords = {
             dim: names.get(str(dim), np.arange(max(a.sizes.get(dim, 0) for a in arrays.values())))
@@ -143,6 +147,20 @@ class GPFit:
         """C and N."""
         first = next(iter(self.hyperparameters.values()))
         return first.shape[0], first.shape[1]
+
+    @property
+    def log_evidence(self) -> Evidence:
+        """log p(data | model), functions and hyperparameters integrated out, to compare models of these rows.
+
+        An estimate by the importance weights of method="laplace", so `check` judges it as well. Differences
+        between models, say of several ranks, are log Bayes factors, in which priors count: the evidence of a
+        model whose further functions are not needed falls slowly, because their loadings shrink together.
+        Under likelihoods that are not Gaussian it is the evidence of the bound.
+
+        Raises:
+            SpecificationError: If the fit has no such weights, or was conditioned on further rows.
+        """
+        return evidence_of(self)
 
     def check(self) -> Check:
         """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""

@@ -128,7 +128,7 @@ def predict_rows(
     position = {name: len(fit.task_names) + i for i, name in enumerate(unknown)}
     for row in np.flatnonzero(codes < 0):
         codes[row] = position[str(new.task_labels[row])]
-    standardization = fit.standardization.with_tasks(len(unknown)) if unknown else fit.standardization
+    standardization = fit.likelihood.extended(fit.standardization, fit.task_names, unknown)
     names = (*fit.task_names, *unknown)
     values = with_fresh_tasks(fit, fit.chosen_values(num_draws, fresh=bool(unknown)), len(unknown), rng)
     S = length(values)
@@ -139,14 +139,15 @@ def predict_rows(
     centre = standardization.unstandardize_target(mean, codes)
     repeated = {name: value.repeat_interleave(num_each, 0) for name, value in values.items()}
     given = Given(repeated, None, rows.task)
-    draws = fit.likelihood.mean(latent, given)
-    if not fit.likelihood.scales_target:  # the mean of a probability or a rate is not that at the mean
-        centre = draws.mean(axis=0)
+    likelihood = fit.likelihood.of_tasks(names, standardization.target_scale)
+    draws = likelihood.mean(latent, given)
+    # the mean of a probability or a rate is not that at the mean
+    centre = np.where(likelihood.scaled_rows(codes), centre, draws.mean(axis=0))
     if kind == "observation":
         noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, S)
         noise = noise.expand(-1, len(names)).repeat_interleave(num_each, 0)
         sd = standardization.unstandardize_sd(noise.numpy()[:, codes], codes)
-        draws = fit.likelihood.draw(latent, sd, rng, given)
+        draws = likelihood.draw(latent, sd, rng, given)
     # all draws of one predictor are neighbours: take as many of each as there is room for
     draws = draws[np.linspace(0, len(draws) - 1, min(num_draws, len(draws))).round().astype(int)]
     index = pd.RangeIndex(len(codes)) if new.index is None else new.index

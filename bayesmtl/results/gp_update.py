@@ -10,6 +10,7 @@ import torch
 
 from bayesmtl.errors import DataError, SpecificationError
 from bayesmtl.parameters import Values
+from bayesmtl.results.evidence import without_evidence
 from bayesmtl.results.gp_given import given_data
 from bayesmtl.results.gp_prediction import in_chunks, length, with_fresh_tasks
 
@@ -35,6 +36,9 @@ def condition(fit: GPFit, new: Any) -> GPFit:
     codes = fit.schema.codes(labels)
     added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
     schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=None)
+    standardization = fit.likelihood.extended(fit.standardization, fit.task_names, added)
+    of_rows = fit.likelihood.of_tasks(schema.task_names, standardization.target_scale)
+    of_rows.check_targets(rows.y[observed], schema.codes(labels), fit.schema.target_name)
     data = replace(
         fit.data,
         X=np.concatenate([fit.data.X, rows.X[observed]]),
@@ -48,7 +52,8 @@ def condition(fit: GPFit, new: Any) -> GPFit:
         fit,
         schema=schema,
         data=data,
-        standardization=fit.standardization.with_tasks(len(added)) if added else fit.standardization,
+        standardization=standardization,
+        sample_stats=without_evidence(fit.sample_stats),
         added_tasks=(*fit.added_tasks, *added),
     )
     fit.likelihood.check(

@@ -234,6 +234,21 @@ class Partition:
             total += (in_point & in_draw).sum(1) / (in_point | in_draw).sum(1)
         return pd.Series(total / len(values), index=self.point.index, name="certainty")
 
+    @cached_property
+    def weights(self) -> xr.DataArray:
+        """Weight of every cluster of the point partition, dimensions (draw, cluster): a share of all tasks.
+
+        In a draw, the mean over the cluster's members of the share of tasks that are with them there. So no
+        cluster of a draw has to be called one of the point partition's, and where draws are the point it is
+        the cluster's size over T.
+        """
+        share = _sizes(self._values) / len(self.task_names)
+        point = self.point.to_numpy()
+        clusters = np.arange(1, point.max() + 1)
+        values = np.stack([share[:, point == k].mean(1) for k in clusters], axis=1)
+        coords = {"draw": np.arange(len(values)), "cluster": clusters}
+        return xr.DataArray(values, coords=coords, dims=("draw", "cluster"), name="weight")
+
     def credible_ball(self, mass: float = 0.95) -> CredibleBall:
         """The ball of partitions around the point that holds `mass` of the posterior, and its ends.
 
@@ -266,12 +281,20 @@ class Partition:
         return pd.DataFrame({"cluster": self.point, "size": sizes, "certainty": self.certainty})
 
     def summary(self) -> pd.DataFrame:
-        """One row per cluster of the point partition: size, share, mean certainty, members by name."""
+        """One row per cluster of the point partition: size, weight, mean certainty, members by name.
+
+        The weight is the posterior mean of `weights`, with its 90 % interval.
+        """
         frame = self.to_frame()
+        weight = self.weights.to_numpy()
+        low, high = np.quantile(weight, [0.05, 0.95], axis=0)
         rows = {
             cluster: {
                 "size": len(tasks),
                 "share": len(tasks) / len(frame),
+                "weight": weight[:, cluster - 1].mean(),
+                "weight_5%": low[cluster - 1],
+                "weight_95%": high[cluster - 1],
                 "certainty": frame.loc[list(tasks), "certainty"].mean(),
                 "members": ", ".join(tasks),
             }

@@ -12,7 +12,7 @@ import torch
 
 from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import NewRows, Standardization
+from bayesmtl.data import NewRows, Standardization, TaskSummaries
 from bayesmtl.diagnostics.convergence import PARETO_LIMIT
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError, listing
 from bayesmtl.inference import Draws, StandardRows
@@ -69,6 +69,8 @@ def condition(fit: Fit, new: Any, descriptors: Any = None) -> Fit:
     rng = fit.generator(3 + len(fit.added_tasks))
     basis, data = fit.draws.basis.flatten(0, 1), fit.data
     if not fit.likelihood.compresses:
+        if isinstance(data, TaskSummaries):
+            raise data.need_rows("Fit.condition")
         update = RowUpdate.of(
             fit, rows, codes, schema.task_names, standardization, before + fresh, described.standardised
         )

@@ -108,7 +108,7 @@ ENTRIES = {
     f"{_name(prior)}, {_name(noise)}, {engine}": (bm.LinearModel(prior, noise), engine)
     for prior, noise in _pairs()
     for engine in ENGINES
-    if engine not in ("laplace", "nuts", "svi") and handles(engine, prior, noise)
+    if engine not in ("laplace", "nuts", "svi", "mean_field") and handles(engine, prior, noise)
     if engine == "exact" or prior in FIRST or noise != bm.Gaussian()
 }
 # The engines for rows, where they differ: every prior with yes/no outcomes, every likelihood with one prior.
@@ -129,7 +129,7 @@ ENTRIES |= {
 # The engines by Pyro cost milliseconds a step, and know priors and likelihoods through `structure` and
 # densities alone, which tests/equivalence/test_sampled_jointly.py compares for every prior: here one model
 # stands for all.
-BY_PYRO = ("nuts", "svi")
+STOOD_FOR = ("nuts", "svi", "mean_field")
 ENTRIES |= {
     f"{_name(prior)}, {_name(outcome)}, {engine}": (bm.LinearModel(prior, outcome), engine)
     for prior, outcome, engine in (
@@ -137,6 +137,7 @@ ENTRIES |= {
         (bm.Hierarchical("isotropic"), bm.Poisson(), "svi"),
         # not by Pyro: partitions have a scheme of their own under that name
         (bm.Clusters(2), bm.Gaussian(), "svi"),
+        (bm.Clusters(2), bm.Gaussian(), "mean_field"),
     )
 }
 # A scale and a noise level for each task, on the engine that takes no time.
@@ -223,7 +224,7 @@ class Ridge(Sharing):
 
 @pytest.fixture(
     scope="module",
-    params=[name for name in ENGINES if name not in BY_PYRO and handles(name, Ridge(), bm.Gaussian())],
+    params=[name for name in ENGINES if name not in STOOD_FOR and handles(name, Ridge(), bm.Gaussian())],
 )
 def own_subject(request, lab_data):
     return Subject(bm.LinearModel(Ridge()), lab_data, request.param)
@@ -310,9 +311,9 @@ def test_no_engine_escapes():
 
 
 def test_the_catalogue_covers_every_pair():
-    """Every registered class meets every engine that can work with it, those by Pyro aside."""
-    entries = [(model, engine) for model, engine in ENTRIES.values() if engine not in BY_PYRO]
-    engines = [engine for engine in ENGINES if engine not in BY_PYRO]
+    """Every registered class meets every engine that works with it, but those that one entry stands for."""
+    entries = [(model, engine) for model, engine in ENTRIES.values() if engine not in STOOD_FOR]
+    engines = [engine for engine in ENGINES if engine not in STOOD_FOR]
     pairs = {(type(model.sharing).__name__, engine) for model, engine in entries}
     outcomes = [outcome for variants in LIKELIHOODS.values() for outcome in variants]
     assert {name for name, _ in pairs} == set(sharing.REGISTRY)

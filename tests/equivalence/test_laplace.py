@@ -232,6 +232,9 @@ def test_separation_gives_finite_answers(method):
     chance = fit.predict(data, kind="latent")
     assert np.all((chance.draws > 0) & (chance.draws < 1))
     assert chance.mean[:8].min() > 0.5
+    assert any(
+        "3 of 3 tasks ('a', 'b', 'c') all outcomes are alike or one" in note for note in fit.check().notes
+    )
 
 
 class _Normal:

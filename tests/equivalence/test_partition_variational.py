@@ -288,14 +288,16 @@ def test_refuses_what_has_no_bound():
         (bm.DirichletProcess(), bm.Bernoulli(link="probit")),
         (bm.DirichletProcess(), bm.StudentT()),
     ):
-        assert not handles("svi", sharing, likelihood)
+        assert not handles("svi", sharing, likelihood) and not handles("mean_field", sharing, likelihood)
     assert handles("svi", bm.DirichletProcess(), bm.Binomial(trials=3))
+    assert handles("mean_field", bm.DirichletProcess(), bm.Binomial(trials=3))
+    assert not handles("mean_field", bm.Hierarchical(), bm.Gaussian())
 
 
 def test_plain_clusters_are_those_of_enumeration():
     """Hyperparameters known and clusters far apart: the probability of the one partition is nearly 1 in both.
 
-    Where clusters overlap the bound is far off: `benchmarks.partition_variational`.
+    Where clusters overlap mean field is far off: `benchmarks.partition_variational`.
     """
     rng = np.random.default_rng(0)
     task = np.repeat(np.arange(5), 20)
@@ -303,7 +305,7 @@ def test_plain_clusters_are_those_of_enumeration():
     data = bm.TaskData.from_arrays(np.zeros((100, 0)), y, task)
     known = {"scale": bm.Fixed(0.1), "spread": bm.Fixed(1.0)}
     model = bm.LinearModel(bm.DirichletProcess(bm.Fixed(0.01), **known), bm.Gaussian(noise=0.5))
-    fit = model.fit(data, method="svi", seed=0, num_draws=50, progress=False)
+    fit = model.fit(data, method="mean_field", seed=0, num_draws=50, progress=False)
     partitions = all_partitions(5)
     exact = fit.problem.given(partitions).value(torch.zeros(len(partitions), 0).double()).softmax(0)
     together = (partitions[:, :, None] == partitions[:, None]).double()
@@ -321,7 +323,7 @@ def test_partitions_about_as_probable_share_the_draws():
     data = bm.TaskData.from_arrays(np.zeros((120, 0)), np.where(task % 2, 0.18, -0.18) + 0.5 * noise, task)
     known = {"scale": bm.Fixed(0.05), "spread": bm.Fixed(1.0)}
     model = bm.LinearModel(bm.DirichletProcess(bm.Fixed(0.2), **known), bm.Gaussian(noise=0.5))
-    fit = model.fit(data, method="svi", seed=0, num_draws=250, progress=False)
+    fit = model.fit(data, method="mean_field", seed=0, num_draws=250, progress=False)
     partitions = all_partitions(6)
     exact = fit.problem.given(partitions).value(torch.zeros(len(partitions), 0).double()).softmax(0)
     expected = float(exact[partitions[:, 0] == partitions[:, 1]].sum())
@@ -338,7 +340,7 @@ def test_what_check_says_of_a_bound():
 
     def said(**changed: float) -> Check:
         full = {name: np.full((1, 4), value) for name, value in (stats | changed).items()}
-        return check_draws(xr.Dataset(), full, method="svi", complete=True)
+        return check_draws(xr.Dataset(), full, method="mean_field", complete=True)
 
     assert said().ok and "too certain" in said().notes[0] and len(said().notes) == 1
     assert "larger num_warmup" in str(said(elbo_rise=0.2)) and not said(elbo_rise=0.2).ok

@@ -21,8 +21,9 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import ConvergenceWarning, MissingDependencyError, SpecificationError
+from bayesmtl.inference.batches import RowBatches, TaskBatches
 from bayesmtl.inference.gradient import _by_tape, value_and_gradient
-from bayesmtl.inference.guide import Batches, Guide
+from bayesmtl.inference.guide import Guide
 from bayesmtl.inference.joint import Joint, informed, log_likelihood
 from bayesmtl.inference.nuts import Chain, collect, private_randomness
 from bayesmtl.inference.whitening import Whitening, whitening
@@ -148,7 +149,9 @@ def test_rows_carry_offsets_weights_and_trials(likelihood):
     start = problem.space.initial(np.random.default_rng(0), 1)[0]
     zeros = torch.zeros(T, 3, dtype=torch.float64)
     guide = Guide(problem, start, zeros[:1], torch.zeros(T, 3, 3, dtype=torch.float64), zeros, 0.1)
-    batch = Batches(problem, T, 100).draw(np.random.default_rng(0))
+    rows = problem.rows
+    batches = TaskBatches(T, T) if rows is None else RowBatches(rows, T, 100)
+    batch = batches.draw(np.random.default_rng(0))
     by_task = guide.log_likelihood(state.values, state.weights[:, batch.tasks], batch)
     torch.testing.assert_close(by_task.sum(), log_likelihood(problem, state.values, state.weights)[0])
 

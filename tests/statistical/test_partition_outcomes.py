@@ -1,6 +1,6 @@
-"""Partitions under yes/no outcomes and successes out of trials: against enumeration, and getting it right.
+"""Partitions under outcomes that auxiliary variables make Gaussian: enumeration, and getting it right.
 
-False-alarm budget: 1e-4 for this file. Enumeration compares 3 x 10 probabilities at 4.5 standard errors (7e-6
+False-alarm budget: 1e-4 for this file. Enumeration compares 6 x 10 probabilities at 4.5 standard errors (7e-6
 each), with fewer independent draws assumed than there are; Geweke's tests have 2 x 9 p-values judged at 1e-6.
 Seeds are fixed. What Geweke's test detects is shown by a sampler that is broken on purpose.
 """
@@ -39,23 +39,32 @@ def toy_outcomes(likelihood: bm.Bernoulli | bm.Binomial) -> bm.TaskData:
     return data.with_target_standardization("none")
 
 
-def known(within: str, likelihood: bm.Bernoulli | bm.Binomial) -> bm.LinearModel:
+def known(within: str, likelihood: bm.likelihoods.Likelihood) -> bm.LinearModel:
     sharing = bm.DirichletProcess(
         bm.Fixed(1.0), within=within, scale=bm.Fixed(RESIDUAL), spread=bm.Fixed(SPREAD)
     )
     return bm.LinearModel(sharing, likelihood)
 
 
-def enumerated(model: bm.LinearModel, data: bm.TaskData, *, within: bool) -> np.ndarray:
-    """P(two tasks together): all 52 partitions, each level integrated out on a grid, one after the other."""
-    grid = np.linspace(-9, 9, 721)
+GRID = np.linspace(-9, 9, 721)  # of levels
+
+
+def enumerated(
+    model: bm.LinearModel, data: bm.TaskData, *, within: bool, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """P(two tasks together): all 52 partitions, each level integrated out on a grid, one after the other.
+
+    `rows` has the log densities of all rows on the grid, shape (n, grid), where they are not yes or no.
+    """
+    grid = GRID
     step = grid[1] - grid[0]
 
     def normal(sd: float) -> np.ndarray:
         return stats.norm.pdf(grid[:, None], grid, sd) * step
 
-    noise = np.ones_like(grid)[:, None]
-    rows = model.likelihood.log_density(data.y[:, None], grid, noise.T)  # (n, grid)
+    if rows is None:
+        noise = np.ones_like(grid)[:, None]
+        rows = model.likelihood.log_density(data.y[:, None], grid, noise.T)
     likelihood = np.exp(np.stack([rows[data.task == t].sum(0) for t in range(data.num_tasks)]))
     if within:
         likelihood = likelihood @ normal(RESIDUAL)
@@ -75,9 +84,13 @@ def enumerated(model: bm.LinearModel, data: bm.TaskData, *, within: bool) -> np.
 
 
 def disagreement(within: str, likelihood: bm.Bernoulli | bm.Binomial) -> float:
-    """Largest difference of 10 probabilities of two together, in standard errors, 600 draws taken for 250."""
+    """As `apart`, for yes/no outcomes and successes out of trials."""
     model, data = known(within, likelihood), toy_outcomes(likelihood)
-    exact = np.clip(enumerated(model, data, within=within != "none"), 0.0, 1.0)
+    return apart(model, data, np.clip(enumerated(model, data, within=within != "none"), 0.0, 1.0))
+
+
+def apart(model: bm.LinearModel, data: bm.TaskData, exact: np.ndarray) -> float:
+    """Largest difference of 10 probabilities of two together, in standard errors, 600 draws taken for 250."""
     assert exact.min() < 0.4 and exact[np.triu_indices(5, 1)].max() > 0.5  # there is something to find
     fit = model.fit(data, seed=0, num_chains=10, num_draws=60, num_warmup=20, progress=False)
     found = fit.partition().co_clustering.to_numpy()
@@ -93,6 +106,48 @@ def disagreement(within: str, likelihood: bm.Bernoulli | bm.Binomial) -> float:
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_the_engine_agrees_with_enumeration(within, likelihood):
     assert disagreement(within, likelihood) < 4.5
+
+
+COUNTS, HEAVY = bm.NegativeBinomial(bm.Fixed(0.5)), bm.StudentT(bm.Fixed(0.8), bm.Fixed(4.0))
+FURTHER = {
+    "NegativeBinomial": COUNTS,
+    "StudentT": HEAVY,
+    "Mixed": bm.Mixed({"a": bm.Bernoulli(), "d": bm.Bernoulli()}, other=COUNTS),
+}
+
+
+def further_rows(kind: str) -> tuple[bm.TaskData, np.ndarray]:
+    """Five tasks of eight rows with one level each, and the log densities of the rows, from SciPy."""
+    rng = np.random.default_rng(3)
+    name = np.repeat(list("abcde"), 8)
+    level = np.repeat([1.3, 1.0, -1.0, -0.8, 0.2], 8)
+    count = stats.nbinom(2.0, 1 / (1 + 0.5 * np.exp(level)))  # of mean exp(level)
+    y = {
+        "NegativeBinomial": count.rvs(random_state=rng).astype(float),
+        "StudentT": level + 0.8 * rng.standard_t(4.0, size=40),
+    }
+    yes = np.isin(name, ["a", "d"])
+    y["Mixed"] = np.where(yes, rng.random(40) < 1 / (1 + np.exp(-level)), y["NegativeBinomial"])
+    target = y[kind][:, None]
+    if kind == "StudentT":
+        rows = stats.t.logpdf(target, 4.0, GRID, 0.8)
+    else:
+        rows = stats.nbinom.logpmf(np.floor(target), 2.0, 1 / (1 + 0.5 * np.exp(GRID)))
+    if kind == "Mixed":
+        rows = np.where(yes[:, None], target * GRID - np.logaddexp(0.0, GRID), rows)
+    data = bm.TaskData.from_arrays(np.ones((40, 1)), y[kind], name, intercept=False)
+    return data.with_target_standardization("none"), rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FURTHER)
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_every_likelihood_with_auxiliary_variables_agrees_with_enumeration(kind):
+    """Counts, heavy tails, and outcomes of several kinds."""
+    data, rows = further_rows(kind)
+    model = known("diagonal", FURTHER[kind])
+    exact = np.clip(enumerated(model, data, within=True, rows=rows), 0.0, 1.0)
+    assert apart(model, data, exact) < 4.5
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_weights
-from bayesmtl.inference.guide import Batches, Guide, pseudo_rows
+from bayesmtl.inference.batches import RowBatches, TaskBatches
+from bayesmtl.inference.guide import Guide, pseudo_rows
 from bayesmtl.inference.svi import _sums, rise_of
 from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
 
@@ -57,7 +58,9 @@ def test_the_model_is_the_joint_density(name, outcome):
     """The program's log density is that of `Joint`, which is compared with the model written out."""
     guide = guide_of(name, outcome)
     joint = joint_of(name, outcome, basis_centred=True)[0]
-    batch = Batches(guide.problem, 100, 100).draw(np.random.default_rng(0))
+    rows = guide.problem.rows
+    batches = TaskBatches(6, 100) if rows is None else RowBatches(rows, 100, 100)
+    batch = batches.draw(np.random.default_rng(0))
     rng = np.random.default_rng(2)
     model, program = guide.programs(pyro, batch)
     with torch.random.fork_rng(devices=[]):
@@ -76,7 +79,7 @@ def test_the_model_is_the_joint_density(name, outcome):
 def test_minibatches_are_unbiased():
     """Means over 3,000 batches of 2 tasks and at most 3 rows: 6 standard errors of 4 totals."""
     problem = joint_of("Hierarchical", "bernoulli", basis_centred=True)[0].problem
-    batches, rng = Batches(problem, 2, 3), np.random.default_rng(0)
+    batches, rng = RowBatches(problem.rows, 2, 3), np.random.default_rng(0)
     totals = []
     for _ in range(3000):
         batch = batches.draw(rng)
@@ -84,7 +87,7 @@ def test_minibatches_are_unbiased():
         rows = torch.cat([batch.X, batch.y[..., None]], dim=2) * batch.weight[..., None]
         totals.append(rows.sum((0, 1)).numpy() * 6 / 2)
     found = np.array(totals)
-    whole = Batches(problem, 100, 1000).draw(rng)
+    whole = RowBatches(problem.rows, 100, 1000).draw(rng)
     assert whole.weight.max() == 1 and int(whole.weight.sum()) == int(problem.rows.real.sum())
     expected = torch.cat([whole.X, whole.y[..., None]], dim=2).sum((0, 1)).numpy()
     assert np.all(np.abs(found.mean(0) - expected) < 6 * found.std(0) / np.sqrt(3000))

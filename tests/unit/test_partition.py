@@ -1,5 +1,6 @@
 """Summaries of a posterior over partitions, on draws small enough to check by hand or by a plain loop."""
 
+import importlib
 import itertools
 import warnings
 from dataclasses import replace
@@ -94,6 +95,20 @@ def test_certainty_is_expected_overlap(doubtful):
     assert doubtful.certainty["lab_2"] == pytest.approx((1 + 1 + 1 / 5 + 1) / 4)
     assert doubtful.certainty["lab_0"] == pytest.approx((1 + 1 + 2 / 3 + 1) / 4)
     assert partition_of([[0, 1, 1]] * 3).certainty.tolist() == [1, 1, 1]
+
+
+def test_weights_of_clusters_by_draw(doubtful):
+    """By hand: in the third draw labs 0 and 1 are two of five together, lab 2 is with 3 and 4."""
+    weights = doubtful.weights
+    assert weights.dims == ("draw", "cluster") and weights["cluster"].to_numpy().tolist() == [1, 2]
+    np.testing.assert_allclose(weights.sel(cluster=1), [0.6, 0.6, (0.4 + 0.4 + 0.6) / 3, 0.6])
+    np.testing.assert_allclose(weights.sel(cluster=2), [0.4, 0.4, 0.6, 0.2])
+    summary = doubtful.summary()
+    np.testing.assert_allclose(summary["weight"], weights.mean("draw"))
+    assert (summary["weight_5%"] < summary["weight"]).all()
+    assert (summary["weight"] < summary["weight_95%"]).all()
+    certain = partition_of([[0, 1, 1]] * 3).summary()
+    assert certain["weight"].tolist() == certain["share"].tolist()
 
 
 def test_credible_ball(doubtful):
@@ -241,7 +256,7 @@ def test_a_fit_without_partition_refuses(lab_fit):
     ids=str,
 )
 def test_other_engines_refuse_partitions(lab_data, sharing, method):
-    engines, name = "'auto' or 'gibbs' or 'svi'", type(sharing).__name__
+    engines, name = "'auto' or 'gibbs' or 'svi' or 'mean_field'", type(sharing).__name__
     wanted = rf"`method`: expected {engines} for {name} with Gaussian, found '{method}'"
     with pytest.raises(SpecificationError, match=wanted):
         bm.LinearModel(sharing).fit(lab_data, method=method, seed=0)
@@ -253,9 +268,10 @@ def test_the_bound_refuses_clusters_that_differ_in_more_than_their_mean(lab_data
         bm.LinearModel(bm.Clusters(2, scales="cluster")).fit(lab_data, method="svi", seed=0)
 
 
-def test_the_bound_writes_no_checkpoint(lab_data, tmp_path):
-    with pytest.raises(SpecificationError, match='`checkpoint`: expected none under method="svi"'):
-        bm.LinearModel(bm.Clusters(2)).fit(lab_data, method="svi", seed=0, checkpoint=tmp_path / "run")
+@pytest.mark.parametrize("method", ["svi", "mean_field"])
+def test_the_bound_writes_no_checkpoint(lab_data, tmp_path, method):
+    with pytest.raises(SpecificationError, match=f'`checkpoint`: expected none under method="{method}"'):
+        bm.LinearModel(bm.Clusters(2)).fit(lab_data, method=method, seed=0, checkpoint=tmp_path / "run")
 
 
 def test_gibbs_refuses_other_priors(lab_data):
@@ -347,6 +363,18 @@ def test_a_task_without_rows_follows_the_prior(lab_frame):
     # P(alone) = alpha / (alpha + 5) = 1 / 6; 400 draws, taken for 100 independent ones: 4 standard errors
     assert abs(float(alone.mean()) - 1 / 6) < 4 * np.sqrt(1 / 6 * 5 / 6 / 100)
     assert np.isfinite(fit.predict(frame).draws).all()
+
+
+def test_too_few_clusters_to_choose_from_are_told(lab_data, monkeypatch):
+    """Truncation too small: the last of the clusters there can be holds tasks."""
+    module = importlib.import_module("bayesmtl.inference.partition_variational")
+    for name in ("MOST", "MOST_AT_FIRST"):
+        monkeypatch.setattr(module, name, 1)
+    with pytest.warns(ConvergenceWarning, match="last of the clusters there can be holds 6.0 tasks"):
+        fit = bm.LinearModel(bm.DirichletProcess()).fit(
+            lab_data, method="mean_field", seed=0, num_draws=10, progress=False
+        )
+    assert not fit.check().ok and 'method="gibbs"' in str(fit.check())
 
 
 def test_one_task(lab_frame):

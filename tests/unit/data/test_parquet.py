@@ -191,8 +191,8 @@ def test_the_full_posterior_and_the_prior(sums):
 
 
 def test_what_needs_rows_says_so(sums):
-    with pytest.raises(DataError, match="the likelihood Bernoulli looks at one by one"):
-        bm.LinearModel(likelihood=bm.Bernoulli()).fit(sums, seed=0)
+    with pytest.raises(DataError, match="the likelihood Categorical looks at one by one"):
+        bm.LinearModel(likelihood=bm.Categorical()).fit(sums, seed=0)
     with pytest.raises(DataError, match="simulate looks at one by one"):
         bm.LinearModel().simulate(sums, seed=0)
     with pytest.raises(DataError, match="expected a TaskData"):

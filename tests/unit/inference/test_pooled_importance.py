@@ -47,7 +47,7 @@ def test_pooled_weights_give_the_moments_of_a_known_density():
 
 @pytest.mark.parametrize("most, reached", [(150, False), (6_000, True)])
 def test_rounds_go_on_until_enough_points_are_effective_or_there_are_as_many_as_allowed(most, reached):
-    """Rounds double what there is: 50, 100, 200, ...; a poor first proposal needs some of them."""
+    """Rounds add three points for ten, at least 50; a poor first proposal needs many of them."""
     center = torch.tensor([0.3, 0.0], dtype=torch.float64)
     signed = torch.tensor([True, False])
     first = Proposal(center, 0.5 * torch.eye(2, dtype=torch.float64), signed, center)

@@ -1,0 +1,99 @@
+"""Complete grids with the kernel held: density, gradient and mode are those of the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import bayesmtl as bm
+from bayesmtl.inference import functions
+from bayesmtl.inference.functions import FunctionProblem
+from bayesmtl.inference.mode import find_modes, highest
+from bayesmtl.inference.nested import climb_nested, search_nested
+
+
+def grid(m: int, T: int) -> bm.TaskData:
+    """Shifted and mirrored sines of two inputs, with noise."""
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-2, 2, size=(m, 2))
+    Y = np.outer(np.sin(2 * X[:, 0]) + X[:, 1], rng.normal(size=T)) + 0.3 * rng.normal(size=(m, T))
+    return bm.TaskData.from_wide(X, Y + rng.normal(size=T), [f"task {t}" for t in range(T)])
+
+
+def problem(sharing: bm.sharing.Sharing, m: int = 20, T: int = 4, noise: str = "shared") -> FunctionProblem:
+    return bm.MultitaskGP(sharing=sharing, likelihood=bm.Gaussian(noise))._problem(grid(m, T))
+
+
+@pytest.mark.parametrize("sharing", [bm.Hierarchical(), bm.LowRank(2), bm.TaskCovariance()], ids=repr)
+@pytest.mark.parametrize("noise", ["shared", "task"])
+def test_held_density_and_gradient_are_those_of_the_whole(sharing, noise):
+    whole = problem(sharing, noise=noise)
+    H = whole.num_held
+    assert H == 2
+    point = whole.space.initial(np.random.default_rng(1), 1)
+    value, gradient = whole.value_and_gradient(point)
+    held = whole.held(point[0, :H])
+    ours, slopes = held.value_and_gradient(point[:, H:])
+    np.testing.assert_allclose(ours, value, rtol=1e-10)
+    np.testing.assert_allclose(held.value(point[:, H:]), value, rtol=1e-10)
+    np.testing.assert_allclose(slopes, gradient[:, H:], rtol=1e-8, atol=1e-8)
+
+
+def test_the_mode_is_the_same():
+    """That of L-BFGS over all coordinates together, to what slopes of .005 leave open."""
+    whole = problem(bm.Hierarchical())
+    starts = whole.space.initial(np.random.default_rng(0), 2)
+    together = highest(find_modes(whole, starts))
+    nested = climb_nested(whole, starts[0], 0.1 * torch.eye(2, dtype=torch.float64)).mode
+    assert together.converged and nested.converged
+    assert abs(nested.value - together.value) < 1e-4
+    np.testing.assert_allclose(nested.point.abs(), together.point.abs(), atol=0.02)
+
+
+def test_the_curvature_that_the_search_learns_is_that_of_the_best_density():
+    """Within a factor of two on both axes: it is a first guess for further data."""
+    whole = problem(bm.Hierarchical())
+    start = whole.space.initial(np.random.default_rng(0), 1)[0]
+    found = climb_nested(whole, start, 0.1 * torch.eye(2, dtype=torch.float64))
+    steps = 1e-4 * torch.eye(whole.space.size, dtype=torch.float64)
+    hessian = torch.stack(
+        [
+            (whole.value_and_gradient(p[None])[1][0] - whole.value_and_gradient(q[None])[1][0]) / 2e-4
+            for p, q in zip(found.mode.point + steps, found.mode.point - steps, strict=True)
+        ]
+    )
+    expected = torch.linalg.inv(-hessian)[:2, :2]
+    ratio = torch.linalg.eigvals(torch.linalg.solve(expected, found.root @ found.root.T)).real
+    assert 0.25 < float(ratio.min()) and float(ratio.max()) < 4
+
+
+def test_a_part_of_the_inputs_leads_to_the_same_mode(monkeypatch):
+    monkeypatch.setattr(functions, "_LARGE_GRID", 30)
+    monkeypatch.setattr(functions, "_SMALL_GRID", 20)
+    whole = problem(bm.Hierarchical(), m=40)
+    rng = np.random.default_rng(0)
+    reduced = whole.reduced(rng)
+    assert reduced is not None and reduced.num_held == 2
+    starts = whole.space.initial(rng, 2)
+    modes = search_nested(whole, reduced, starts, 0.1)
+    together = highest(find_modes(whole, starts))
+    assert highest(modes).converged and abs(highest(modes).value - together.value) < 1e-4
+
+
+def test_nothing_is_held_where_cells_are_missing_or_the_kernel_is_known():
+    data = grid(20, 4)
+    y = data.y.copy()
+    y[3] = np.nan
+    assert bm.MultitaskGP()._problem(bm.TaskData.from_arrays(data.X, y, data.task)).num_held == 0
+    known = bm.MultitaskGP(kernel=bm.Matern(lengthscale=bm.Fixed(1.0)))
+    assert known._problem(data).num_held == 0
+
+
+def test_a_kernel_that_is_not_finite_has_no_density():
+    whole = problem(bm.Hierarchical())
+    point = whole.space.initial(np.random.default_rng(1), 1)
+    value, slopes = whole.held(torch.tensor([-2000.0, 0.0], dtype=torch.float64)).value_and_gradient(
+        point[:, 2:]
+    )
+    assert float(value[0]) == -np.inf and not slopes.any()
