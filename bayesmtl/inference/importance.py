@@ -182,6 +182,8 @@ def pooled_sample(
         mixture = torch.logsumexp(each + share.log()[:, None], dim=0)
         raw = value - mixture
         log_weights, k = smooth(raw.numpy())
+        if k == np.inf and recurs(raw.numpy()):
+            k = -np.inf
         weights = torch.from_numpy(np.exp(log_weights - log_weights.max()))
         weights = weights / weights.sum()
         if 1 / float((weights**2).sum()) >= ENOUGH_POINTS and k < ENOUGH:
@@ -202,10 +204,20 @@ def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
         return log_weight, -np.inf
     S = len(log_weight)
     tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :].round(_EQUAL)
-    if len(np.unique(tail)) < 5:  # a largest weight met again and again; too few draws, or different ones
-        return log_weight, -np.inf if (tail == tail[-1:]).sum() >= _AGAIN else np.inf
+    if len(np.unique(tail)) < 5:  # too few draws, or too few different ones
+        return log_weight, np.inf
     smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
     return smoothed, float(k)
+
+
+def recurs(log_weight: np.ndarray) -> bool:
+    """Whether independent draws met their largest weight again and again: there is no larger one.
+
+    So it is where few states are possible, such as the partitions of three tasks, and `smooth` finds no tail
+    to judge. Draws that were copied from each other say nothing of the kind.
+    """
+    largest = log_weight.round(_EQUAL) == log_weight.max().round(_EQUAL)
+    return bool(largest.sum() >= _AGAIN)
 
 
 def systematic(weights: torch.Tensor, number: int, rng: np.random.Generator) -> np.ndarray:
