@@ -12,6 +12,11 @@ predicted at the 100 validation sites; every metal is standardised by itself, as
 Printed are the error in those units, how many of the 90 % intervals hold the truth, and the noise learned at
 all 259 sites beside the residual standard deviation of least squares.
 
+In full (the command below, about two minutes): error 1.131 with noise per task integrated, 1.134 with its
+mode, 1.130 with equal weights, 1.143 pooled, 1.105 single-task; intervals hold 84.7, 80.5, 84.7, 84.8 and
+89.5 % of the truth. So at 25 sites weighing gains nothing here, sharing one direction loses a little, and
+integrating widens the intervals where they are too narrow. The learned noise is that of least squares.
+
 Source: Kendall, Gal and Cipolla (2018). Multi-task learning using uncertainty to weigh losses for scene
 geometry and semantics. CVPR. Its data are images, so its numbers are of another task.
 Run: python models/task_uncertainty_weighting.py [--reduced]
