@@ -10,7 +10,7 @@ import torch
 from arviz_stats.base.array import array_stats
 
 from bayesmtl.algebra.random import standard_normal
-from bayesmtl.inference.target import Density
+from bayesmtl.inference.target import Valued
 
 RELIABLE = 0.7  # Pareto k up to which weights can be used (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
 ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
@@ -119,7 +119,7 @@ class WeightedSample:
 
 
 def weighted_sample(
-    density: Density, proposal: Proposal, number: int, rng: np.random.Generator
+    density: Valued, proposal: Proposal, number: int, rng: np.random.Generator
 ) -> WeightedSample:
     """Importance sampling, the proposal adapted while the tail of the weights asks for it; the best round."""
     best: WeightedSample | None = None
@@ -139,7 +139,7 @@ def weighted_sample(
 
 
 def pooled_sample(
-    density: Density,
+    density: Valued,
     proposal: Proposal,
     number: int,
     most: int,

@@ -77,10 +77,6 @@ class Allocated:
         with torch.no_grad():
             return finite_or_least(self._value(points))
 
-    def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """An estimate has no gradient."""
-        raise NotImplementedError
-
     def _value(self, points: torch.Tensor) -> torch.Tensor:
         problem, B = self.problem, len(points)
         sharing = problem.sharing

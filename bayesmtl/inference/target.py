@@ -13,11 +13,15 @@ import torch
 from bayesmtl.parameters import ParameterSpace
 
 
-class Density(Protocol):
-    """A log density of the hyperparameters: what is searched for modes, and sampled."""
+class Valued(Protocol):
+    """A log density of the hyperparameters, or an unbiased estimate of one: what points are weighted by."""
 
     def value(self, points: torch.Tensor) -> torch.Tensor:
         """Log density at points (B, P), shape (B,); -inf where it cannot be evaluated."""
+
+
+class Density(Valued, Protocol):
+    """A log density of the hyperparameters: what is searched for modes, and sampled."""
 
     def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same with its gradient (B, P), zeros where it cannot be evaluated."""
