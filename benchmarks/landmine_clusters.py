@@ -32,7 +32,7 @@ from benchmarks.landmine_protocol import (
 
 SIZE = bm.HalfNormal()  # of the population's coefficients: learned
 # Nine features and a level that differ by .3 each between clusters give log odds that differ by about 1;
-# tasks of a cluster differ by less. Chosen on draws 100 to 102 of training cells, of which no score here is.
+# tasks of a cluster differ by less. Chosen on draws 100 and 101 of training cells, of which no score here is.
 APART, WITHIN = bm.HalfNormal(0.3), bm.HalfNormal(0.2)
 MEANS = [f"mean_feature_{number}" for number in range(1, 10)]
 METHODS: dict[str, tuple[bm.LinearModel, str]] = {
