@@ -13,7 +13,7 @@ import pandas as pd
 
 from bayesmtl.data.design import Design
 from bayesmtl.data.moments import Accumulator, TaskMoments
-from bayesmtl.data.row_columns import EXPECTED, REMEDY, out_of_range, present_roles
+from bayesmtl.data.row_columns import EXPECTED, REMEDY, check_free, out_of_range, present_roles
 from bayesmtl.errors import DataError, MissingDependencyError, SpecificationError, listing
 
 if TYPE_CHECKING:
@@ -161,13 +161,7 @@ def _roles(further: Mapping[str, Any], taken: tuple[str, ...]) -> tuple[tuple[st
                 found=type(name).__name__,
                 remedy="Write it into the files; values from outside have no place in them.",
             )
-        if name in taken:
-            raise DataError(
-                name,
-                expected="a column with one role",
-                found=f"it named as {role} and as the task or the target",
-                remedy=f"Pass another column as `{role}`.",
-            )
+        check_free(name, role, taken)
     return tuple(roles.items())
 
 

@@ -49,13 +49,7 @@ def read_row_columns(frame: pd.DataFrame, taken: Collection[str], given: Mapping
     parts: dict[str, Any] = {"row_columns": {}}
     for role, value in present.items():
         name = value if isinstance(value, str) else role
-        if name in taken:
-            raise DataError(
-                name,
-                expected="a column with one role",
-                found=f"it named as {role} and as the task or the target",
-                remedy=f"Pass another column as `{role}`.",
-            )
+        check_free(name, role, taken)
         column = take_column(frame, name, role) if isinstance(value, str) else _as_column(value, role, frame)
         values = checked(numbers(column, name, role=role), role, name, frame.index)
         parts["offset" if role == "exposure" else role] = np.log(values) if role == "exposure" else values
@@ -72,6 +66,21 @@ def read_again(frame: pd.DataFrame, row_columns: Mapping[str, str]) -> dict[str,
     needed = {role: name for role, name in row_columns.items() if role != "weights" or name in frame.columns}
     parts = read_row_columns(frame, (), needed)
     return {name: values for name, values in parts.items() if name in ARRAYS}
+
+
+def check_free(name: str, role: str, taken: Collection[str]) -> None:
+    """Refuse a column that has a role already.
+
+    Raises:
+        DataError: If the column is the task or the target.
+    """
+    if name in taken:
+        raise DataError(
+            name,
+            expected="a column with one role",
+            found=f"it named as {role} and as the task or the target",
+            remedy=f"Pass another column as `{role}`.",
+        )
 
 
 def present_roles(given: Mapping[str, Any]) -> dict[str, Any]:
