@@ -62,11 +62,10 @@ def grid_positions(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarra
     return rows if few and rows.size - missing == len(X) else None
 
 
-class GridFactor(NamedTuple):
-    """K^-1 of a grid, in the letters of the module.
+class TaskFactor(NamedTuple):
+    """What there is of K^-1 of a complete grid beside the eigenvectors of k, in the letters of the module.
 
     Attributes:
-        Q: Eigenvectors of k, shape (B, m, m).
         P: Shape (B, T, T).
         inverse_d: 1 / d, shape (B, m, T).
         q: Q'1, shape (B, m).
@@ -74,11 +73,9 @@ class GridFactor(NamedTuple):
         M: Shape (B, T, T).
         lam: Eigenvalues of k, shape (B, m).
         omega: Eigenvalues of the whitened Omega, shape (B, T).
-        logdet: log det K, of the observed cells only, shape (B,).
-        V: For the h missing cells, shape (B, h, m, T).
+        logdet: log det K, shape (B,).
     """
 
-    Q: torch.Tensor
     P: torch.Tensor
     inverse_d: torch.Tensor
     q: torch.Tensor
@@ -86,6 +83,21 @@ class GridFactor(NamedTuple):
     M: torch.Tensor
     lam: torch.Tensor
     omega: torch.Tensor
+    logdet: torch.Tensor
+
+
+class GridFactor(NamedTuple):
+    """K^-1 of a grid, in the letters of the module.
+
+    Attributes:
+        Q: Eigenvectors of k, shape (B, m, m).
+        tasks: The rest, as if no cell were missing.
+        logdet: log det K, of the observed cells only, shape (B,).
+        V: For the h missing cells, shape (B, h, m, T).
+    """
+
+    Q: torch.Tensor
+    tasks: TaskFactor
     logdet: torch.Tensor
     V: torch.Tensor
 
@@ -101,19 +113,21 @@ def decompose(
         noise: sigma_t, shape (B, T).
         observed: Which cells have a target, shape (m, T).
     """
-    return _decompose(tasks.shape[:, 0], tasks.level, kernel, noise, observed)
+    return _decompose(tasks.shape[:, 0], tasks.level, noise, observed, *decompose_inputs(kernel))
 
 
 def _decompose(
     shape: torch.Tensor,
     level: torch.Tensor,
-    kernel: torch.Tensor,
     noise: torch.Tensor,
     observed: torch.Tensor,
+    lam: torch.Tensor,
+    Q: torch.Tensor,
 ) -> GridFactor:
-    m, T = kernel.shape[-1], noise.shape[-1]
-    whole = decompose_tasks(shape, level, noise, *decompose_inputs(kernel))
-    Q, P = whole.Q, whole.P
+    m, T = lam.shape[-1], noise.shape[-1]
+    tasks = decompose_tasks(shape, level, noise, lam, Q.sum(1))
+    P = tasks.P
+    whole = GridFactor(Q, tasks, tasks.logdet, lam.new_zeros(len(lam), 0, m, T))
     i, t = torch.nonzero(~observed, as_tuple=True)
     if not len(i):
         return whole
@@ -131,22 +145,22 @@ def decompose_inputs(kernel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def decompose_tasks(
-    shape: torch.Tensor, level: torch.Tensor, noise: torch.Tensor, lam: torch.Tensor, Q: torch.Tensor
-) -> GridFactor:
-    """All the rest of the factor of a complete grid, in O(T^3 + m T^2), given `decompose_inputs`."""
-    m, T = Q.shape[-1], noise.shape[-1]
+    shape: torch.Tensor, level: torch.Tensor, noise: torch.Tensor, lam: torch.Tensor, q: torch.Tensor
+) -> TaskFactor:
+    """The rest of the factor of a complete grid, in O(T^3 + m T^2), given `decompose_inputs` and q = Q'1."""
+    m, T = lam.shape[-1], noise.shape[-1]
     omega, U = torch.linalg.eigh(shape / (noise[:, :, None] * noise[:, None, :]))
     omega = omega.clamp(min=0.0)
     P = U / noise[:, :, None]
-    inverse_d = 1 / (lam[:, :, None] * omega[:, None, :] + 1)
-    q = Q.sum(1)
-    h = (q.square()[:, :, None] * inverse_d).sum(1)
-    H = (P * h[:, None, :]) @ P.transpose(-1, -2)
-    inner = torch.eye(T, dtype=lam.dtype) + level @ H
-    M = torch.linalg.solve(inner, level)
-    logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + torch.linalg.slogdet(inner)[1]
-    none = lam.new_zeros(len(lam), 0, m, T)
-    return GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet, none)
+    inverse_d = 1 / torch.baddbmm(lam.new_ones(1, 1, 1), lam[:, :, None], omega[:, None, :])
+    h = q.square()[:, None, :] @ inverse_d
+    H = (P * h) @ P.mT
+    LU, pivots = torch.linalg.lu_factor(torch.eye(T, dtype=lam.dtype) + level @ H)
+    M = torch.linalg.lu_solve(LU, pivots, level)
+    # 1 + Lambda H has the eigenvalues of 1 + Lambda^1/2 H Lambda^1/2, so that its determinant is positive
+    logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2))
+    logdet = logdet + LU.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    return TaskFactor(P, inverse_d, q, H, M, lam, omega, logdet)
 
 
 def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
@@ -154,7 +168,7 @@ def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
 
     Vectors are zero in missing cells, and so are the answers.
     """
-    Q, P = factor.Q[:, None], factor.P[:, None]
+    Q, P = factor.Q[:, None], factor.tasks.P[:, None]
     solution = _solve_projected(factor, Q.transpose(-1, -2) @ (Z @ P))
     if not factor.V.shape[1]:
         return solution
@@ -166,10 +180,10 @@ def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
 
 def _solve_projected(factor: GridFactor, projected: torch.Tensor) -> torch.Tensor:
     """The inverse for all cells times vectors Z, given Q'ZP, both (B, p, m, T)."""
-    Q, P, inverse_d, q = (part[:, None] for part in factor[:4])
+    P, inverse_d, q = (part[:, None] for part in factor.tasks[:3])
     projected = projected * inverse_d  # C^-1 Z = Q projected P'
     sums = P @ (projected * q[..., None]).sum(-2)[..., None]  # J' C^-1 Z
-    taken = factor.M[:, None] @ sums
+    taken = factor.tasks.M[:, None] @ sums
     levels = q[..., None] * (taken.transpose(-1, -2) @ P) * inverse_d
     rotated = (projected - levels) @ P.transpose(-1, -2)
     # all vectors side by side: one product instead of one for each, which would read Q as often
@@ -180,7 +194,7 @@ def _solve_projected(factor: GridFactor, projected: torch.Tensor) -> torch.Tenso
 
 def inverse_diagonal(factor: GridFactor) -> torch.Tensor:
     """The diagonal of K^-1, shape (B, m, T)."""
-    Q, P, inverse_d, q, _, M = factor[:6]
+    Q, (P, inverse_d, q, _, M) = factor.Q, factor.tasks[:5]
     without = Q.square() @ inverse_d @ P.square().transpose(-1, -2)
     a = Q @ (q[:, :, None] * inverse_d)  # (B, m, T): row (i, t) of C^-1 J is P_t diag(a_i) P'
     rows = torch.einsum("btj,bij,bsj->bits", P, a, P)
@@ -270,10 +284,12 @@ class _GridMarginal(torch.autograd.Function):
         noise: torch.Tensor,
         Y: torch.Tensor,
         observed: torch.Tensor,
+        lam: torch.Tensor,
+        Q: torch.Tensor,
     ) -> torch.Tensor:
-        factor = _decompose(shape, level, kernel, noise, observed)
+        factor = _decompose(shape, level, noise, observed, lam, Q)
         alpha = solve_grid(factor, Y[None])
-        ctx.save_for_backward(shape, kernel, noise, torch.cat([alpha, factor.V], 1), *factor[:8])
+        ctx.save_for_backward(shape, kernel, noise, torch.cat([alpha, factor.V], 1), Q, *factor.tasks[:7])
         quadratic = (alpha[:, 0] * Y).sum((1, 2))
         num_rows = int(observed.sum())
         density: torch.Tensor = -0.5 * (quadratic + factor.logdet + num_rows * math.log(2 * math.pi))
@@ -298,7 +314,7 @@ class _GridMarginal(torch.autograd.Function):
         weighted = (A @ shape[:, None]).transpose(1, 2).flatten(2)
         to_kernel = torch.baddbmm(weighted @ side.mT, low * strength[:, None, :], low.mT)
         to_kernel = to_kernel.baddbmm_(Q * (D * omega[:, None, :]).sum(-1)[:, None, :], Q.mT, alpha=-1)
-        return half * to_shape, half * to_level, half * to_kernel, to_noise, None, None
+        return half * to_shape, half * to_level, half * to_kernel, to_noise, None, None, None, None
 
 
 def log_marginal_of_grid(
@@ -307,6 +323,7 @@ def log_marginal_of_grid(
     noise: torch.Tensor,
     Y: torch.Tensor,
     observed: torch.Tensor,
+    inputs: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """log p(Y) with all functions integrated out, for a grid.
 
@@ -316,17 +333,20 @@ def log_marginal_of_grid(
         noise: sigma_t, shape (B, T).
         Y: Targets, shape (m, T); zero where one is missing.
         observed: Which cells have a target, shape (m, T).
+        inputs: `decompose_inputs` of the kernel, where it is known and everything is finite.
 
     Returns:
         Shape (B,); NaN where the matrices are not finite.
     """
     shape, level = tasks.shape[:, 0], tasks.level
     apply: Callable[..., torch.Tensor] = _GridMarginal.apply
+    if inputs is not None:
+        return apply(shape, level, kernel, noise, Y, observed, *inputs)
     usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
     usable &= torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).flatten(1).all(1)
     if usable.all():
-        return apply(shape, level, kernel, noise, Y, observed)
+        return apply(shape, level, kernel, noise, Y, observed, *decompose_inputs(kernel.detach()))
     parts = (shape[usable], level[usable], kernel[usable], noise[usable])
-    found = apply(*parts, Y, observed)
+    found = apply(*parts, Y, observed, *decompose_inputs(parts[2].detach()))
     nan = found.new_full((len(kernel),), torch.nan)
     return nan.masked_scatter(usable, found)

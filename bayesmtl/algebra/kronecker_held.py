@@ -5,7 +5,13 @@ In the kernel's eigenvectors, Y~ = Q'Y and q = Q'1, all but the eigendecompositi
 
     d/dOmega = (A~' diag(lambda) A~ - sum_k lambda_k B_k) / 2     d/dLambda = (A~'q q'A~ - H + H M H) / 2
 
-and that for sigma_t is sigma_t (sum_k A~_kt^2 - sum_k B_k,tt), with B_k the blocks of K^-1.
+and that for sigma_t is sigma_t (sum_k A~_kt^2 - sum_k B_k,tt), with B_k the blocks of K^-1. Without levels,
+what the data are expected to say about coordinates i and j is
+
+    sum_k tr(C_k^-1 dC_k/di C_k^-1 dC_k/dj) / 2     C_k = lambda_k Omega + diag(sigma^2) = P^-T diag(d_k) P^-1
+
+so that with A_i = P' dOmega/di P and B_i = P' dSigma/di P three matrices S_p = sum_k lambda_k^p D_k D_k' are
+enough, D_k = 1 / d_k: it is sum over tasks of (A_i A_j S_2 + A_i B_j S_1 + B_i A_j S_1 + B_i B_j S_0) / 2.
 
 Source: the idea to hold the kernel while task covariance and noise are optimised is that of Stegle, Lippert,
 Mooij, Lawrence and Borgwardt (2011); levels and gradients are derived here.
@@ -20,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bayesmtl.algebra.functions import TaskStructure
-from bayesmtl.algebra.kronecker import decompose_inputs, decompose_tasks, over_inputs
+from bayesmtl.algebra.kronecker import decompose_tasks, over_inputs
 
 
 class HeldGrid(NamedTuple):
@@ -28,19 +34,32 @@ class HeldGrid(NamedTuple):
 
     Attributes:
         lam: Eigenvalues, shape (1, m).
-        Q: Eigenvectors, shape (1, m, m).
+        q: Q'1, shape (1, m).
         Y: Q'Y, shape (1, m, T).
     """
 
     lam: torch.Tensor
-    Q: torch.Tensor
+    q: torch.Tensor
     Y: torch.Tensor
 
     @classmethod
-    def of(cls, kernel: torch.Tensor, Y: torch.Tensor) -> HeldGrid:
-        """Decompose k (1, m, m), and turn the targets (m, T)."""
-        lam, Q = decompose_inputs(kernel)
-        return cls(lam, Q, Q.mT @ Y)
+    def of(cls, lam: torch.Tensor, Q: torch.Tensor, Y: torch.Tensor) -> HeldGrid:
+        """Turn the targets (m, T), given the eigenvalues (1, m) and eigenvectors (1, m, m) of k."""
+        return cls(lam, Q.sum(1), Q.mT @ Y)
+
+
+class TaskSlopes(NamedTuple):
+    """How Omega, Lambda and the noise variances change with R coordinates.
+
+    Attributes:
+        shape: Shape (R, T, T).
+        level: Shape (R, T, T).
+        variance: Shape (R, T).
+    """
+
+    shape: torch.Tensor
+    level: torch.Tensor
+    variance: torch.Tensor
 
 
 class _HeldMarginal(torch.autograd.Function):
@@ -51,11 +70,11 @@ class _HeldMarginal(torch.autograd.Function):
         level: torch.Tensor,
         noise: torch.Tensor,
         lam: torch.Tensor,
-        Q: torch.Tensor,
+        q: torch.Tensor,
         Y: torch.Tensor,
     ) -> torch.Tensor:
-        factor = decompose_tasks(shape, level, noise, lam, Q)
-        P, D, q, M = factor.P, factor.inverse_d, factor.q, factor.M
+        factor = decompose_tasks(shape, level, noise, lam, q)
+        P, D, M = factor.P, factor.inverse_d, factor.M
         projected = (Y @ P) * D
         taken = M @ (P @ (q[:, None, :] @ projected).mT)
         A = (projected - q[:, :, None] * (taken.mT @ P) * D) @ P.mT
@@ -71,9 +90,9 @@ class _HeldMarginal(torch.autograd.Function):
         half = 0.5 * upstream[0][:, None, None]
         sums = q[:, None, :] @ A
         to_level = sums.mT @ sums - (H - H @ M @ H)
-        to_shape = A.mT @ (lam[:, :, None] * A) - over_inputs(lam, P, D, q, M)
-        every = over_inputs(torch.ones_like(lam), P, D, q, M)
-        variance = A.square().sum(1) - every.diagonal(dim1=-2, dim2=-1)
+        by_kernel, every = over_inputs(torch.cat([lam, torch.ones_like(lam)]), P, D, q, M)
+        to_shape = A.mT @ (lam[:, :, None] * A) - by_kernel
+        variance = A.square().sum(1) - every.diagonal()
         return half * to_shape, half * to_level, upstream[0][:, None] * noise * variance, None, None, None
 
 
@@ -90,3 +109,32 @@ def log_marginal_held(tasks: TaskStructure, noise: torch.Tensor, grid: HeldGrid)
         return noise.new_full((1,), torch.nan)
     apply: Callable[..., torch.Tensor] = _HeldMarginal.apply
     return apply(shape, tasks.level, noise, *grid)
+
+
+def expected_information(
+    tasks: TaskStructure, noise: torch.Tensor, slopes: TaskSlopes, grid: HeldGrid
+) -> torch.Tensor:
+    """What the targets are expected to say about coordinates of Omega, Lambda and the noise, shape (R, R).
+
+    As if levels were known for the first and last, and functions for Lambda: near enough for a search, and
+    positive semidefinite.
+
+    Args:
+        tasks: The one Omega, and Lambda, for one hyperparameter value.
+        noise: sigma_t, shape (1, T).
+        slopes: How these change with the coordinates.
+        grid: The grid and its kernel.
+    """
+    factor = decompose_tasks(tasks.shape[:, 0], tasks.level, noise, grid.lam, grid.q)
+    P, D, H = factor.P[0], factor.inverse_d[0], factor.H[0]
+    of_shape = (P.mT @ slopes.shape @ P).flatten(1)
+    of_noise = ((P.mT * slopes.variance[:, None, :]) @ P).flatten(1)
+    S0, S1, S2 = (((D * weight[:, None]).mT @ D).flatten() for weight in _powers(grid.lam[0]))
+    both = (of_shape * S2 + of_noise * S1) @ of_shape.mT + (of_shape * S1 + of_noise * S0) @ of_noise.mT
+    at_level = (H - H @ factor.M[0] @ H) @ slopes.level
+    information: torch.Tensor = 0.5 * (both + at_level.flatten(1) @ at_level.mT.flatten(1).mT)
+    return information
+
+
+def _powers(lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.ones_like(lam), lam, lam.square()

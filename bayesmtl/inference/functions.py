@@ -26,9 +26,9 @@ from bayesmtl.algebra.kronecker import (
     log_marginal_of_grid,
     on_cells,
 )
-from bayesmtl.algebra.kronecker_held import HeldGrid, log_marginal_held
 from bayesmtl.data import Standardization, TaskData
-from bayesmtl.inference.target import Density, Target, differentiate, finite_or_least
+from bayesmtl.inference.held import HeldFunctions
+from bayesmtl.inference.target import HeldDensity, Target
 from bayesmtl.kernels import Kernel, Kernels
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
@@ -86,7 +86,7 @@ class FunctionProblem(Target):
         """Number of tasks T."""
         return len(self.task_names)
 
-    @property
+    @cached_property
     def space(self) -> ParameterSpace:
         """The hyperparameters: of kernel, sharing and likelihood, in this order."""
         T, D = self.num_tasks, self.X.shape[1]
@@ -136,10 +136,10 @@ class FunctionProblem(Target):
         tasks, noise = self.structure(values), self.noise(values, num_draws)
         if self.on_grid:
             assert self.grid is not None
-            kernel, Y = self._over_inputs(values)[:, 0], on_cells(self.y, self.grid)
+            kernel, Y = self.over_inputs(values)[:, 0], on_cells(self.y, self.grid)
             return log_marginal_of_grid(tasks, kernel, noise, Y, self.grid >= 0)
         if self.inputs is not None:
-            return log_marginal(tasks, self._over_inputs(values), noise, self.task, self.y, self.which)
+            return log_marginal(tasks, self.over_inputs(values), noise, self.task, self.y, self.which)
         X, task, y = self._by_task
         return log_marginal(tasks, self.kernels.covariance(values, X, X), noise, task, y)
 
@@ -161,9 +161,9 @@ class FunctionProblem(Target):
             return 0
         return sum(parameter.size for parameter in self.kernels.parameters(self.X.shape[1]))
 
-    def held(self, first: torch.Tensor) -> Density:
+    def held(self, first: torch.Tensor) -> HeldDensity:
         """See `Target.held`."""
-        return _Held(self, first)
+        return HeldFunctions(self, first)
 
     @property
     def evaluation_size(self) -> float:
@@ -183,7 +183,7 @@ class FunctionProblem(Target):
         """Cells of the grid without a target."""
         return 0 if self.grid is None else int((self.grid < 0).sum())
 
-    def _over_inputs(self, values: Values) -> torch.Tensor:
+    def over_inputs(self, values: Values) -> torch.Tensor:
         """The kernels between distinct inputs, (B, Q, m, m), or between all rows where they share none."""
         inputs = self.X if self.inputs is None else self.inputs
         return self.kernels.covariance(values, inputs, inputs)
@@ -196,7 +196,7 @@ class FunctionProblem(Target):
             tasks: Omega_q and Lambda of the T tasks.
             noise: sigma_t, shape (B, T).
         """
-        kernel = self._over_inputs(values)
+        kernel = self.over_inputs(values)
         if self.on_grid:
             assert self.grid is not None
             return GridRows.of(decompose(tasks, kernel[:, 0], noise, self.grid >= 0), self.grid, self.y)
@@ -255,39 +255,6 @@ class FunctionProblem(Target):
         for array in (self.X.numpy(), self.y.numpy(), self.task.numpy(), self.target_scale, level):
             digest.update(array.tobytes())
         return digest.hexdigest()
-
-
-class _Held(Density):
-    """The density of all hyperparameters but the kernel's, these held at one value."""
-
-    def __init__(self, problem: FunctionProblem, first: torch.Tensor):
-        self.problem, self.first = problem, first
-        with torch.no_grad():
-            whole = torch.cat([first, first.new_zeros(problem.space.size - len(first))])
-            kernel = problem._over_inputs(problem.space.constrain(whole[None]))[:, 0]
-        assert problem.grid is not None
-        usable = bool(torch.isfinite(kernel).all())
-        self.grid = HeldGrid.of(kernel, on_cells(problem.y, problem.grid)) if usable else None
-
-    def log_density(self, rest: torch.Tensor) -> torch.Tensor:
-        """As `FunctionProblem.log_density` at one point, the held coordinates in front."""
-        if self.grid is None:
-            return rest.sum(1) * torch.nan
-        points = torch.cat([self.first[None], rest], dim=1)
-        log_prior, values = self.problem.space.log_prior(points)
-        tasks, noise = self.problem.structure(values), self.problem.noise(values, 1)
-        return log_prior + self.problem.weight * log_marginal_held(tasks, noise, self.grid)
-
-    def value(self, points: torch.Tensor) -> torch.Tensor:
-        """See `Density.value`."""
-        with torch.no_grad():
-            return torch.cat([finite_or_least(self.log_density(point[None])) for point in points])
-
-    def value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Density.value_and_gradient`."""
-        parts = [differentiate(self.log_density, point[None]) for point in points]
-        values, gradients = zip(*parts, strict=True)
-        return torch.cat(values), torch.cat(gradients)
 
 
 def parts(

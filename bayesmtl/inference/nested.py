@@ -15,12 +15,14 @@ import torch
 from scipy.optimize import minimize
 
 from bayesmtl.inference.mode import FLAT, Mode
-from bayesmtl.inference.target import Target
+from bayesmtl.inference.target import HeldDensity, Target
 
 _INNER: Mapping[str, float] = {"maxiter": 500, "ftol": 1e-13, "maxcor": 50}
-# Largest slopes at which searches end: outside in standard deviations of the held coordinates, inside per
-# standardised unit. On a part of the data, whose mode is a start for the whole, they may be large.
-_ROUGH, _FINE = (3e-2, 0.1), (5e-3, 5e-3)
+_MOST_STEPS = 200  # of scoring
+_NEAR = 1.0  # squared length of a step, in standard deviations, from which curvatures stay about the same
+# Largest slopes at which searches end, outside and inside, in standard deviations. On a part of the data,
+# whose mode is a start for the whole, they may be large.
+_ROUGH, _FINE = (3e-2, 1e-2), (5e-3, 1e-4)
 
 
 class Nested(NamedTuple):
@@ -38,7 +40,7 @@ class Nested(NamedTuple):
 def climb_nested(
     target: Target, start: torch.Tensor, root: torch.Tensor, slopes: tuple[float, float] = _FINE
 ) -> Nested:
-    """The mode that BFGS reaches over the held coordinates, L-BFGS over the others inside each evaluation.
+    """The mode that BFGS reaches over the held coordinates, a search over the others inside each evaluation.
 
     Args:
         target: A target with `num_held` above 0.
@@ -54,8 +56,10 @@ def climb_nested(
         nonlocal best
         here = first + root @ torch.from_numpy(step)
         near = best.point[H:] if np.isfinite(best.value) else rest
-        point = torch.cat([here, _best_rest(target, here, near, slopes[1])])
-        value, gradient = target.value_and_gradient(point[None])
+        held = target.held(here)
+        found = _best_rest(held, near, slopes[1])
+        value, gradient = held.whole(found)
+        point = torch.cat([here, found])
         outer = root.T @ gradient[0, :H]
         if float(value[0]) > best.value:
             flat = max(float(outer.abs().max()), float(gradient[0, H:].abs().max())) < FLAT
@@ -69,16 +73,46 @@ def climb_nested(
     return Nested(best, (directions * precise.clamp(min=1e-12).sqrt()) @ directions.T)
 
 
-def _best_rest(target: Target, first: torch.Tensor, rest: torch.Tensor, slope: float) -> torch.Tensor:
-    held = target.held(first)
+def _best_rest(held: HeldDensity, rest: torch.Tensor, slope: float) -> torch.Tensor:
+    """The best other coordinates, found from some (R,): scoring from afar, L-BFGS from near."""
+    rest, root = _approach(held, rest)
 
-    def negative(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = held.value_and_gradient(torch.from_numpy(x)[None])
-        return -float(value[0]), -gradient[0].numpy()
+    def negative(step: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = held.value_and_gradient((rest + root @ torch.from_numpy(step))[None])
+        return -float(value[0]), -(root.T @ gradient[0]).numpy()
 
     options = {**_INNER, "gtol": slope}
-    result = minimize(negative, rest.numpy(), jac=True, method="L-BFGS-B", options=options)
-    return torch.from_numpy(result.x)
+    result = minimize(negative, np.zeros(len(rest)), jac=True, method="L-BFGS-B", options=options)
+    return rest + root @ torch.from_numpy(result.x)
+
+
+def _approach(held: HeldDensity, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Coordinates (R,) about a standard deviation from the best, and a root (R, R) of their spread there.
+
+    Fisher scoring: steps as if the expected information, with a unit for the prior, were the curvature. It
+    does not see in which directions loadings turn without effect, where quasi-Newton methods lose their way.
+    """
+    value, gradient = held.value_and_gradient(rest[None])
+    root, share = _spread(held, rest), 1.0
+    for _ in range(_MOST_STEPS):
+        slopes = root.T @ gradient[0]
+        if float(slopes @ slopes) < _NEAR:
+            break
+        to = rest + share * (root @ slopes)
+        there, gradient_there = held.value_and_gradient(to[None])
+        if float(there) > float(value):
+            rest, value, gradient = to, there, gradient_there
+            root, share = _spread(held, rest), min(1.0, 2 * share)
+        else:
+            share /= 4
+    return rest, root
+
+
+def _spread(held: HeldDensity, rest: torch.Tensor) -> torch.Tensor:
+    unit = torch.eye(len(rest), dtype=rest.dtype)
+    precise, directions = torch.linalg.eigh(held.information(rest) + unit)
+    root: torch.Tensor = directions / precise.sqrt()
+    return root
 
 
 def search_nested(target: Target, reduced: Target, starts: torch.Tensor, different: float) -> list[Mode]:

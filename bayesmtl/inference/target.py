@@ -27,6 +27,16 @@ class Density(Valued, Protocol):
         """The same with its gradient (B, P), zeros where it cannot be evaluated."""
 
 
+class HeldDensity(Density, Protocol):
+    """The density of the coordinates that are cheap while others, in front of them, are held."""
+
+    def information(self, rest: torch.Tensor) -> torch.Tensor:
+        """What the data are expected to say about the coordinates at (R,), positive semidefinite, (R, R)."""
+
+    def whole(self, rest: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The density at (R,), shape (1,), and its gradient in all coordinates, the held in front, (1, P)."""
+
+
 class Target(ABC):
     """log p(y, hyperparameters) with everything else integrated out.
 
@@ -72,7 +82,7 @@ class Target(ABC):
         """How many of the first coordinates make evaluations costly, if the others are cheap given them."""
         return 0
 
-    def held(self, first: torch.Tensor) -> Density:
+    def held(self, first: torch.Tensor) -> HeldDensity:
         """The density of the other coordinates (B, P - H) with the first ones (H,) held, if H is above 0."""
         raise TypeError("no coordinates of this target can be held")
 
