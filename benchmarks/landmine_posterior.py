@@ -20,7 +20,7 @@ from benchmarks.common import Options, Watch, bulk_ess, main, rhat, table, verdi
 from benchmarks.landmine_protocol import landmine, task_data
 
 SMALLEST_ESS, LARGEST_RHAT = 400, 1.01
-LENGTH = {"laplace": {"num_draws": 500}, "gibbs": {"num_draws": 2000}}
+LENGTH = {"laplace": {"num_draws": 500}, "gibbs": {"num_draws": 4000}}
 
 
 def parts(draws: Draws) -> dict[str, np.ndarray]:
