@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,8 +12,8 @@ from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.errors import CheckpointError
-from bayesmtl.inference.checkpoint import STEP_FIELDS, ArrayFile, restored_step, stacked_arrays
+from bayesmtl.inference.augmented_state import State, of_one_size, restored, saved
+from bayesmtl.inference.checkpoint import ArrayFile
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
@@ -42,8 +40,6 @@ _TARGET = 0.8  # mean acceptance
 _LEARNED_AT = 0.5
 # Of expanding the likelihood about weights and drawing them anew, where no mode is sought.
 _STARTING_ROUNDS = 3
-_PARTS = ("weights", "basis", "factors")  # of draws
-_LISTS = ("window", "points_drawn", "stats", "renewed", "partitions", "density")  # of tensors, of the state
 _KEPT = ("points_drawn", "draws", "stats", "renewed", "partitions", "density")  # one entry per kept draw
 
 
@@ -86,7 +82,7 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
         run = (settings.seed, settings.num_chains, settings.num_warmup)
         file = ArrayFile(settings.checkpoint, f"{problem.fingerprint()} augmented {run}")
         arrays = file.read()
-        state = None if arrays is None else sampler.restore(arrays, rng)
+        state = None if arrays is None else restored(arrays, rng, sampler.expansion)
     if state is None:
         state = sampler.start(settings.num_chains, rng)
     total, complete = settings.num_warmup + num_draws, True
@@ -102,49 +98,6 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
     if file is not None:
         file.write(saved(state, rng))
     return _collect(problem, state, complete, num_draws)
-
-
-@dataclass
-class State:
-    """Where the chains are, and what they have drawn.
-
-    Args:
-        points: Hyperparameter coordinates, shape (C, P).
-        current: W, Z and the coordinates along shared factors.
-        step: Step-size adaptation.
-        root: Root of the inverse metric of the sharing prior's S coordinates, shape (S, S).
-        reference: Expansion of the likelihood (of one batch entry) that proposals of weights come from.
-        reference_point: Hyperparameter coordinates that it was made with, shape (1, P).
-        generator: Source of randomness of the partitions' moves.
-        membership: Clusters of the tasks, shape (C, T); `None` where they are not partitioned.
-        weights_seen: Sum of the weights of warm-up's sweeps, shape (T, D), and the number of them.
-        window: Warm-up points.
-        points_drawn: Kept points, each (C, P).
-        draws: Kept weights and basis.
-        stats: Per kept draw: acceptance, energy error, steps, each (C, 3); none where S = 0.
-        renewed: Per kept draw, the share of tasks whose proposed weights were accepted, each (C,).
-        partitions: Kept partitions, each (C, T).
-        density: Per kept draw, log p(y | W) + log p(hyperparameters, partition), each (C,).
-        iteration: Sweeps done.
-    """
-
-    points: torch.Tensor
-    current: WeightDraws
-    step: StepSize
-    root: torch.Tensor
-    reference: Expansion
-    reference_point: torch.Tensor
-    weights_seen: tuple[torch.Tensor, int]
-    generator: torch.Generator
-    membership: torch.Tensor | None = None
-    window: list[torch.Tensor] = field(default_factory=list)
-    points_drawn: list[torch.Tensor] = field(default_factory=list)
-    draws: list[WeightDraws] = field(default_factory=list)
-    stats: list[torch.Tensor] = field(default_factory=list)
-    renewed: list[torch.Tensor] = field(default_factory=list)
-    partitions: list[torch.Tensor] = field(default_factory=list)
-    density: list[torch.Tensor] = field(default_factory=list)
-    iteration: int = 0
 
 
 class Gibbs:
@@ -190,7 +143,7 @@ class Gibbs:
         points = self.problem.space.initial(rng, num_chains)
         values = self.problem.space.constrain(points)
         start = self.problem.outcomes(values).start()[None]
-        expansion = self._reference(start, points.mean(0, keepdim=True))
+        expansion = self.expansion(start, points.mean(0, keepdim=True))
         membership = starting_partitions(self.problem, expansion.pseudo.compressed(), num_chains, rng)
         structure = self._structure(points, membership)
         for _ in range(_STARTING_ROUNDS):
@@ -212,7 +165,7 @@ class Gibbs:
     ) -> State:
         """The state before the first sweep; weights are proposed by an expansion at the mean of f (C, N)."""
         at = points.mean(0, keepdim=True)
-        reference = self._reference(f.mean(0, keepdim=True), at)
+        reference = self.expansion(f.mean(0, keepdim=True), at)
         nothing = (torch.zeros_like(current.weights[0]), 0)
         step = StepSize(_TARGET, 0.5)
         return State(points, current, step, root, reference, at, nothing, generator, membership)
@@ -290,45 +243,9 @@ class Gibbs:
         omega, kappa = self.problem.outcomes(values).augment(self.rows.predictor(weights), rng)
         return self.rows.pseudo_data(omega, kappa).compressed()
 
-    def _reference(self, f: torch.Tensor, point: torch.Tensor) -> Expansion:
+    def expansion(self, f: torch.Tensor, point: torch.Tensor) -> Expansion:
         """The expansion at row values (1, N) and hyperparameter coordinates (1, P), for all chains."""
         return self.marginal.expand_at(f, self.problem.space.constrain(point))
-
-    def restore(self, arrays: Mapping[str, np.ndarray], rng: np.random.Generator) -> State:
-        """The state that `saved` wrote; the randomness goes on where it was.
-
-        Raises:
-            CheckpointError: If the arrays are not those of a state.
-        """
-        try:
-            rng.bit_generator.state = json.loads(arrays["generator"].tobytes())
-            generator = torch.Generator()
-            generator.set_state(torch.from_numpy(arrays["moves_generator"]))
-            at = torch.from_numpy(arrays["reference_point"])
-            reference = self._reference(torch.from_numpy(arrays["reference_f"]), at)
-            current = WeightDraws(*(torch.from_numpy(arrays[f"current_{name}"]) for name in _PARTS))
-            kept = [torch.from_numpy(arrays[f"draws_{name}"]) for name in _PARTS]
-            return State(
-                points=torch.from_numpy(arrays["points"]),
-                current=current,
-                step=restored_step(arrays["step"]),
-                root=torch.from_numpy(arrays["root"]),
-                reference=reference,
-                reference_point=at,
-                weights_seen=(torch.from_numpy(arrays["weights_seen"]), int(arrays["number_seen"])),
-                generator=generator,
-                membership=torch.from_numpy(arrays["membership"]) if arrays["membership"].size else None,
-                draws=[WeightDraws(*parts) for parts in zip(*kept, strict=True)],
-                iteration=int(arrays["iteration"]),
-                **{name: list(torch.from_numpy(arrays[name])) for name in _LISTS},
-            )
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise CheckpointError(
-                "checkpoint",
-                expected="a checkpoint of this package",
-                found=f"one that cannot be read ({type(error).__name__})",
-                remedy="Delete the file to start anew, or give another path.",
-            ) from error
 
     def _noise(self, num_chains: int) -> torch.Tensor:
         return torch.ones(num_chains, 1, dtype=torch.float64)
@@ -382,7 +299,7 @@ class Gibbs:
         if state.iteration == round(_LEARNED_AT * self.num_warmup):
             mean = (state.weights_seen[0] / state.weights_seen[1])[None]
             state.reference_point = state.points.mean(0, keepdim=True)
-            state.reference = self._reference(self.rows.predictor(mean), state.reference_point)
+            state.reference = self.expansion(self.rows.predictor(mean), state.reference_point)
             if acceptance is not None:
                 self._learn_metric(state)
         if state.iteration == self.num_warmup:
@@ -409,54 +326,6 @@ class Gibbs:
         state.step = StepSize(_TARGET, state.step.averaged())
 
 
-def saved(state: State, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The state and that of the randomness as arrays."""
-    C, P = state.points.shape
-    T = state.current.weights.shape[1]
-    empty: dict[str, tuple[int, ...]] = {
-        "window": (C, P),
-        "points_drawn": (C, P),
-        "stats": (C, 3),
-        "renewed": (C,),
-        "partitions": (C, T),
-        "density": (C,),
-    }
-    lists = {name: stacked_arrays(getattr(state, name), empty[name]) for name in _LISTS}
-    lists["partitions"] = lists["partitions"].astype(np.int64)  # also where there are none
-    current = {name: getattr(state.current, name) for name in _PARTS}
-    draws = {
-        "weights": [drawn.weights for drawn in state.draws],
-        "basis": _of_one_size([drawn.basis for drawn in state.draws]),
-        "factors": [drawn.factors for drawn in state.draws],
-    }
-    nowhere = torch.zeros(0, dtype=torch.int64)
-    return {
-        "generator": np.frombuffer(json.dumps(rng.bit_generator.state).encode(), dtype=np.uint8),
-        "moves_generator": state.generator.get_state().numpy(),
-        "points": state.points.numpy(),
-        "membership": (nowhere if state.membership is None else state.membership).numpy(),
-        "step": np.array([getattr(state.step, name) for name in STEP_FIELDS]),
-        "root": state.root.numpy(),
-        "reference_f": state.reference.f.numpy(),
-        "reference_point": state.reference_point.numpy(),
-        "weights_seen": state.weights_seen[0].numpy(),
-        "number_seen": np.array(state.weights_seen[1]),
-        "iteration": np.array(state.iteration),
-        **{f"current_{name}": values.numpy() for name, values in current.items()},
-        **{
-            f"draws_{name}": stacked_arrays(draws[name], tuple(values.shape))
-            for name, values in current.items()
-        },
-        **lists,
-    }
-
-
-def _of_one_size(bases: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Draws of Z (C, R, D) with rows of zeros behind, as clusters come and go."""
-    most = max((basis.shape[1] for basis in bases), default=0)
-    return [torch.nn.functional.pad(basis, (0, 0, 0, most - basis.shape[1])) for basis in bases]
-
-
 def _collect(problem: Problem, state: State, complete: bool, num_draws: int) -> Draws:
     state = replace(state, **{name: getattr(state, name)[:num_draws] for name in _KEPT})
     points = torch.stack(state.points_drawn, dim=1)
@@ -474,7 +343,7 @@ def _collect(problem: Problem, state: State, complete: bool, num_draws: int) -> 
             "n_steps": steps.numpy().astype(int),
             "step_size": np.full((C, N), state.step.step_size),
         }
-    basis = _of_one_size([drawn.basis for drawn in state.draws])
+    basis = of_one_size([drawn.basis for drawn in state.draws])
     return Draws(
         {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()},
         torch.stack(basis, dim=1),
