@@ -12,8 +12,8 @@ from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.inference.augmented_state import State, of_one_size, restored, saved
-from bayesmtl.inference.checkpoint import ArrayFile
+from bayesmtl.inference.augmented_state import GibbsCheckpoint, State, of_one_size
+from bayesmtl.inference.chains import sweep
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.inference.marginal import Expansion, LaplaceMarginal
@@ -22,7 +22,6 @@ from bayesmtl.inference.partition_scales import move_scales, moved_given_partiti
 from bayesmtl.inference.partition_step import move_partition, neighbours, starting_partitions
 from bayesmtl.inference.partition_weights import weights_of
 from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.renewal import renew_with_clusters
 from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.slice import slice_sample
@@ -77,26 +76,15 @@ def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
     num_draws = NUM_DRAWS if settings.num_draws is None else settings.num_draws
     rng = np.random.default_rng(settings.seed)
     sampler = Gibbs(problem, settings.num_warmup)
-    file, state = None, None
+    checkpoint, state = None, None
     if settings.checkpoint is not None:
         run = (settings.seed, settings.num_chains, settings.num_warmup)
-        file = ArrayFile(settings.checkpoint, f"{problem.fingerprint()} augmented {run}")
-        arrays = file.read()
-        state = None if arrays is None else restored(arrays, rng, sampler.expansion)
+        fingerprint = f"{problem.fingerprint()} augmented {run}"
+        checkpoint = GibbsCheckpoint(settings.checkpoint, fingerprint, rng)
+        state = checkpoint.load(sampler.expansion)
     if state is None:
         state = sampler.start(settings.num_chains, rng)
-    total, complete = settings.num_warmup + num_draws, True
-    try:
-        for _ in iterations(state.iteration, total, f"{settings.num_chains} chains", show=settings.progress):
-            sampler.advance(state, rng)
-            if file is not None and file.due:
-                file.write(saved(state, rng))
-    except KeyboardInterrupt:
-        if len(state.draws) < 4:
-            raise
-        complete = False
-    if file is not None:
-        file.write(saved(state, rng))
+    complete = sweep(state, lambda state: sampler.advance(state, rng), num_draws, settings, checkpoint)
     return _collect(problem, state, complete, num_draws)
 
 

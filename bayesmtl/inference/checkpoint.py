@@ -82,11 +82,6 @@ class ArrayFile:
 class Checkpoint(ArrayFile):
     """The state of Hamiltonian Monte Carlo in a file."""
 
-    def save_if_due(self, state: State) -> None:
-        """Save when some seconds have passed since the last time."""
-        if self.due:
-            self.save(state)
-
     def save(self, state: State) -> None:
         """Write the state; the previous checkpoint stays until the new one is whole."""
         C, P = state.points.shape

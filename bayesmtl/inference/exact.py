@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from bayesmtl.inference.chains import sweep
 from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws, complete_draws
 from bayesmtl.inference.hmc import HMC, stacked
 from bayesmtl.inference.mode import around_modes
 from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.target import Target
 
@@ -67,18 +67,5 @@ def sample_hyperparameters(
     if state is None:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         state = hmc.start(*around_modes(problem, problem, settings.num_chains, rng), generator)
-    total = settings.num_warmup + num_draws
-    description = f"{settings.num_chains} chains"
-    complete = True
-    try:
-        for _ in iterations(state.iteration, total, description, show=settings.progress):
-            hmc.advance(state)
-            if checkpoint is not None:
-                checkpoint.save_if_due(state)
-    except KeyboardInterrupt:
-        if len(state.draws) < 4:
-            raise
-        complete = False
-    if checkpoint is not None:
-        checkpoint.save(state)
+    complete = sweep(state, hmc.advance, num_draws, settings, checkpoint)
     return *stacked(state, num_draws), complete

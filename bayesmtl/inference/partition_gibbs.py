@@ -9,6 +9,7 @@ import torch
 
 from bayesmtl.algebra.clusters import draw_clustered
 from bayesmtl.algebra.conditional import WeightDraws
+from bayesmtl.inference.chains import sweep
 from bayesmtl.inference.checkpoint import Checkpoint
 from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.hmc import HMC, State, stacked
@@ -21,7 +22,6 @@ from bayesmtl.inference.partition_step import (
     starting_points,
 )
 from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings
 from bayesmtl.inference.target import Density
 
@@ -71,19 +71,7 @@ def run_chains(
         state = checkpoint.load()
     if state is None:
         state = sampler.start(settings.num_chains, rng)
-    complete = True
-    total, description = settings.num_warmup + num_draws, f"{settings.num_chains} chains"
-    try:
-        for _ in iterations(state.iteration, total, description, show=settings.progress):
-            sampler.advance(state)
-            if checkpoint is not None:
-                checkpoint.save_if_due(state)
-    except KeyboardInterrupt:
-        if len(state.draws) < 4:
-            raise
-        complete = False
-    if checkpoint is not None:
-        checkpoint.save(state)
+    complete = sweep(state, sampler.advance, num_draws, settings, checkpoint)
     points, sample_stats = stacked(state, num_draws)
     membership = state.further["kept"][:, : points.shape[1]]
     return points, membership, sample_stats, complete
