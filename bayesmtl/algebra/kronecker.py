@@ -10,9 +10,15 @@ P = diag(1/sigma) U,
 
     C^-1 Y = Q ((Q' Y P) / d) P'        log det C = sum log d + m sum log sigma_t^2
 
-Levels have rank T and come back by Woodbury's identity: with J = 1 (x) I, H = J' C^-1 J and
-M = (I + Lambda H)^-1 Lambda, K^-1 = C^-1 - C^-1 J M J' C^-1. The cost is O(m^3 + T^3 + m^2 T) instead of
-O(m^3 T^3), and eigenvalues of noise-whitened matrices need no jitter.
+Levels have rank T and come back by Woodbury's identity: with J = 1 (x) I, H = J' C^-1 J = P diag(h) P' and
+M = (I + Lambda H)^-1 Lambda, K^-1 = C^-1 - C^-1 J M J' C^-1. Where noise is small and tasks are all but the
+same, entries of h differ by as much as 1 / sigma^2 and M drowns in rounding; what it does to the eigenvectors
+does not: with G = P diag(h)^1/2 and S = (I + G' Lambda G)^-1,
+
+    P' M P = diag(h)^-1/2 S G' Lambda G diag(h)^-1/2    H - H M H = G S G'    det(I + Lambda H) = 1 / det S
+
+The cost is O(m^3 + T^3 + m^2 T) instead of
+O(m^3 T^3), and eigenvalues of noise-whitened matrices need no jitter unless there is hardly any noise.
 
 Where h cells have no target, with E their columns of the identity, K^-1 E = W and E'W = L L', the block of
 the observed cells has the inverse K^-1 - V V' with V = W L^-T, zeros where a target is missing, and log det
@@ -36,6 +42,9 @@ from bayesmtl.algebra.functions import Conditional, TaskStructure
 # Missing cells up to which this is cheaper than factorising the rows: this share of all, less with few tasks.
 _MOST_HOLES, _PER_TASK = 0.25, 0.05
 _MOST_COLUMNS = 2_000  # missing cells: V holds as many grids
+# Noise below it (an sd, standardised) is taken for it: it would drown in the rounding of the eigenvalues, and
+# its variance is within what a Cholesky factorisation that fails is tried with.
+LEAST_NOISE = 1e-4
 
 
 def grid_positions(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray | None:
@@ -72,10 +81,13 @@ class GridFactor(NamedTuple):
         q: Q'1, shape (B, m).
         H: Shape (B, T, T).
         M: Shape (B, T, T).
+        levels: P' M P, shape (B, T, T).
+        left: H - H M H, shape (B, T, T).
         lam: Eigenvalues of k, shape (B, m).
         omega: Eigenvalues of the whitened Omega, shape (B, T).
         logdet: log det K, of the observed cells only, shape (B,).
         V: For the h missing cells, shape (B, h, m, T).
+        jitter: What noise below `LEAST_NOISE` was raised by, as a variance, shape (B,).
     """
 
     Q: torch.Tensor
@@ -84,10 +96,13 @@ class GridFactor(NamedTuple):
     q: torch.Tensor
     H: torch.Tensor
     M: torch.Tensor
+    levels: torch.Tensor
+    left: torch.Tensor
     lam: torch.Tensor
     omega: torch.Tensor
     logdet: torch.Tensor
     V: torch.Tensor
+    jitter: torch.Tensor
 
 
 def decompose(
@@ -135,6 +150,8 @@ def decompose_tasks(
 ) -> GridFactor:
     """All the rest of the factor of a complete grid, in O(T^3 + m T^2), given `decompose_inputs`."""
     m, T = Q.shape[-1], noise.shape[-1]
+    jitter = (LEAST_NOISE**2 - noise.square()).clamp(min=0.0).amax(1)
+    noise = noise.clamp(min=LEAST_NOISE)
     omega, U = torch.linalg.eigh(shape / (noise[:, :, None] * noise[:, None, :]))
     omega = omega.clamp(min=0.0)
     P = U / noise[:, :, None]
@@ -142,11 +159,21 @@ def decompose_tasks(
     q = Q.sum(1)
     h = (q.square()[:, :, None] * inverse_d).sum(1)
     H = (P * h[:, None, :]) @ P.transpose(-1, -2)
-    inner = torch.eye(T, dtype=lam.dtype) + level @ H
-    M = torch.linalg.solve(inner, level)
-    logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + torch.linalg.slogdet(inner)[1]
+    root = h.sqrt()
+    G = P * root[:, None, :]
+    inside = G.transpose(-1, -2) @ level @ G
+    L, failed = torch.linalg.cholesky_ex(inside + torch.eye(T, dtype=lam.dtype))
+    L = torch.where(failed[:, None, None] != 0, torch.nan, L)
+    levels = torch.cholesky_solve(inside, L) / (root[:, :, None] * root[:, None, :])
+    levels = 0.5 * (levels + levels.transpose(-1, -2))
+    half = torch.linalg.solve_triangular(L, G.transpose(-1, -2), upper=False)
+    back = U * noise[:, :, None]
+    M = back @ levels @ back.transpose(-1, -2)
+    logdet_levels = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2)) + logdet_levels
     none = lam.new_zeros(len(lam), 0, m, T)
-    return GridFactor(Q, P, inverse_d, q, H, M, lam, omega, logdet, none)
+    left = half.transpose(-1, -2) @ half
+    return GridFactor(Q, P, inverse_d, q, H, M, levels, left, lam, omega, logdet, none, jitter)
 
 
 def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
@@ -168,9 +195,8 @@ def _solve_projected(factor: GridFactor, projected: torch.Tensor) -> torch.Tenso
     """The inverse for all cells times vectors Z, given Q'ZP, both (B, p, m, T)."""
     Q, P, inverse_d, q = (part[:, None] for part in factor[:4])
     projected = projected * inverse_d  # C^-1 Z = Q projected P'
-    sums = P @ (projected * q[..., None]).sum(-2)[..., None]  # J' C^-1 Z
-    taken = factor.M[:, None] @ sums
-    levels = q[..., None] * (taken.transpose(-1, -2) @ P) * inverse_d
+    sums = (projected * q[..., None]).sum(-2)  # J' C^-1 Z = P sums
+    levels = q[..., None] * (sums[..., None, :] @ factor.levels[:, None]) * inverse_d
     rotated = (projected - levels) @ P.transpose(-1, -2)
     # all vectors side by side: one product instead of one for each, which would read Q as often
     side = factor.Q @ rotated.transpose(1, 2).flatten(2)
@@ -180,11 +206,11 @@ def _solve_projected(factor: GridFactor, projected: torch.Tensor) -> torch.Tenso
 
 def inverse_diagonal(factor: GridFactor) -> torch.Tensor:
     """The diagonal of K^-1, shape (B, m, T)."""
-    Q, P, inverse_d, q, _, M = factor[:6]
+    Q, P, inverse_d, q = factor[:4]
     without = Q.square() @ inverse_d @ P.square().transpose(-1, -2)
     a = Q @ (q[:, :, None] * inverse_d)  # (B, m, T): row (i, t) of C^-1 J is P_t diag(a_i) P'
-    rows = torch.einsum("btj,bij,bsj->bits", P, a, P)
-    return without - torch.einsum("bits,bsr,bitr->bit", rows, M, rows) - factor.V.square().sum(1)
+    rows = P[:, None] * a[:, :, None, :]
+    return without - ((rows @ factor.levels[:, None]) * rows).sum(-1) - factor.V.square().sum(1)
 
 
 class GridRows(NamedTuple):
@@ -194,23 +220,20 @@ class GridRows(NamedTuple):
         factor: K^-1.
         rows: Which row is input i of task t, shape (m, T); -1 for a missing cell.
         alpha: K^-1 y in the order of the rows, shape (B, n).
+        jitter: What noise below the least that counts was raised by, as a variance, shape (B,).
     """
 
     factor: GridFactor
     rows: torch.Tensor
     alpha: torch.Tensor
+    jitter: torch.Tensor
 
     @classmethod
     def of(cls, factor: GridFactor, rows: torch.Tensor, y: torch.Tensor) -> GridRows:
         """Solve for targets (n,) in the order of the rows."""
         alpha = y.new_empty(len(factor.logdet), len(y))
         alpha[:, rows[rows >= 0]] = solve_grid(factor, on_cells(y, rows)[None])[:, 0, rows >= 0]
-        return cls(factor, rows, alpha)
-
-    @property
-    def jitter(self) -> torch.Tensor:
-        """None is ever needed."""
-        return torch.zeros_like(self.factor.logdet)
+        return cls(factor, rows, alpha, factor.jitter)
 
     def condition(
         self, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
@@ -248,10 +271,16 @@ def over_inputs(
     weight: torch.Tensor, P: torch.Tensor, D: torch.Tensor, q: torch.Tensor, M: torch.Tensor
 ) -> torch.Tensor:
     """sum_k weight_k of the blocks of K^-1 in the kernel's eigenvectors, (B, T, T); D is `inverse_d`."""
+    return _over_inputs(weight, P, D, q, P.transpose(-1, -2) @ M @ P)
+
+
+def _over_inputs(
+    weight: torch.Tensor, P: torch.Tensor, D: torch.Tensor, q: torch.Tensor, levels: torch.Tensor
+) -> torch.Tensor:
+    """`over_inputs`, given P' M P."""
     weighted = weight[:, :, None] * D
     mixed = (weighted * q.square()[:, :, None]).transpose(-1, -2) @ D
-    rotated = P.transpose(-1, -2) @ M @ P
-    block: torch.Tensor = P @ (torch.diag_embed(weighted.sum(1)) - rotated * mixed) @ P.transpose(-1, -2)
+    block: torch.Tensor = P @ (torch.diag_embed(weighted.sum(1)) - levels * mixed) @ P.transpose(-1, -2)
     return block
 
 
@@ -273,7 +302,9 @@ class _GridMarginal(torch.autograd.Function):
     ) -> torch.Tensor:
         factor = _decompose(shape, level, kernel, noise, observed)
         alpha = solve_grid(factor, Y[None])
-        ctx.save_for_backward(shape, kernel, noise, torch.cat([alpha, factor.V], 1), *factor[:8])
+        Q, P, D, q, _, _, levels, left, lam, omega = factor[:10]
+        A = torch.cat([alpha, factor.V], 1)
+        ctx.save_for_backward(shape, kernel, noise, A, Q, P, D, q, levels, left, lam, omega)
         quadratic = (alpha[:, 0] * Y).sum((1, 2))
         num_rows = int(observed.sum())
         density: torch.Tensor = -0.5 * (quadratic + factor.logdet + num_rows * math.log(2 * math.pi))
@@ -281,18 +312,17 @@ class _GridMarginal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        shape, kernel, noise, A, Q, P, D, q, H, M, lam, omega = ctx.saved_tensors
-        rotated = P.transpose(-1, -2) @ M @ P
+        shape, kernel, noise, A, Q, P, D, q, levels, left, lam, omega = ctx.saved_tensors
         half = 0.5 * upstream[0][:, None, None]
         sums = A.sum(2)
-        to_level = sums.mT @ sums - (H - H @ M @ H)
+        to_level = sums.mT @ sums - left
         side = A.transpose(1, 2).flatten(2)  # (B, m, p T)
-        smoothed = (kernel @ side).reshape(len(A), -1, A.shape[-1])
-        to_shape = side.reshape(smoothed.shape).mT @ smoothed - over_inputs(lam, P, D, q, M)
-        every = over_inputs(torch.ones_like(lam), P, D, q, M)
+        smoothed = (kernel @ side).reshape(len(A), Q.shape[-1] * A.shape[1], A.shape[-1])
+        to_shape = side.reshape(smoothed.shape).mT @ smoothed - _over_inputs(lam, P, D, q, levels)
+        every = _over_inputs(torch.ones_like(lam), P, D, q, levels)
         variance = A.square().sum((1, 2)) - every.diagonal(dim1=-2, dim2=-1)
         to_noise = upstream[0][:, None] * noise * variance
-        strength = omega * rotated.diagonal(dim1=-2, dim2=-1)
+        strength = omega * levels.diagonal(dim1=-2, dim2=-1)
         # Q (diag - sum_t strength_t (q D_t)(q D_t)') Q', of which all but the diagonal has rank T
         low = Q @ (q[:, :, None] * D)
         weighted = (A @ shape[:, None]).transpose(1, 2).flatten(2)
@@ -318,11 +348,12 @@ def log_marginal_of_grid(
         observed: Which cells have a target, shape (m, T).
 
     Returns:
-        Shape (B,); NaN where the matrices are not finite.
+        Shape (B,); NaN where the matrices are not finite, or levels cannot be told from noise.
     """
     shape, level = tasks.shape[:, 0], tasks.level
+    noise = noise.clamp(min=LEAST_NOISE)
     apply: Callable[..., torch.Tensor] = _GridMarginal.apply
-    usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
+    usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1)
     usable &= torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).flatten(1).all(1)
     if usable.all():
         return apply(shape, level, kernel, noise, Y, observed)

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from arviz_stats.base.array import array_stats
 
 from bayesmtl.algebra.functions import KnownRows, TaskStructure
 from bayesmtl.data import Schema, Standardization, TaskData
@@ -21,6 +20,7 @@ from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import whole_number
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
+from bayesmtl.inference.importance import smooth
 from bayesmtl.inference.variational import LEAST_NOISE, SparseProblem
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
@@ -183,7 +183,7 @@ class GPFit:
             return verdict
         note = (
             f"Covariance matrices needed {jitter:.0e} (standardised) added to their diagonal: rows at the "
-            "same inputs with hardly any noise between them."
+            "same inputs, or tasks that are the same, with hardly any noise between them."
         )
         return replace(verdict, notes=(*verdict.notes, note))
 
@@ -366,8 +366,8 @@ class GPFit:
 
         Returns:
             One row per observed row: task, target, mean and sd of the prediction, `log_density` of the
-            target under it, and `pareto_k` of the weights (above 0.7 they are unreliable; NaN where all draws
-            are the same).
+            target under it, and `pareto_k` of the weights (above 0.7 they are unreliable, infinite where
+            hardly any draw explains the row; NaN where all draws are the same).
         """
         problem = self.problem
         self.need_exact("leave_one_out")
@@ -383,7 +383,7 @@ class GPFit:
         log_weight = np.zeros_like(density)
         if len(density) > 1:
             for i in range(len(y)):
-                log_weight[:, i], k[i] = array_stats.psislw(density[:, i])
+                log_weight[:, i], k[i] = smooth(-density[:, i])
         weights = np.exp(log_weight - log_weight.max(axis=0))
         weights /= weights.sum(axis=0)
         centre = (weights * centres).sum(axis=0)

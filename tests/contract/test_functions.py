@@ -447,6 +447,62 @@ def test_repeated_inputs_with_hardly_any_noise_are_reported():
     assert np.isfinite(prediction.sd).all()
 
 
+GRID = np.linspace(0, 1, 8)
+ALIKE = {
+    "rows": bm.TaskData.from_arrays(
+        np.repeat(GRID, 3)[:, None], np.sin(3 * np.repeat(GRID, 3)), list("aab") * 8
+    ),
+    "grid": bm.TaskData.from_wide(GRID[:, None], np.sin(3 * GRID)[:, None] * [1, 1, 1, 1], list("abcd")),
+    "grid with a hole": bm.TaskData.from_wide(
+        GRID[:, None],
+        np.where(np.arange(32).reshape(8, 4) == 9, np.nan, np.sin(3 * GRID)[:, None]),
+        list("abcd"),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["empirical_bayes", "laplace", "svi"])
+@pytest.mark.parametrize("arrangement", ALIKE)
+def test_the_same_inputs_without_noise(arrangement, method):
+    """As good as none, and tasks that are the same: exact answers, and a word on what was added."""
+    data = ALIKE[arrangement]
+    model = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=bm.Gaussian(noise=1e-9))
+    fit = model.fit(data, **QUICK | {"method": method, "num_warmup": 20})
+    assert re.search(
+        r"added to their diagonal|Noise below \S+ \(standardised\) was taken for that", str(fit.check())
+    )
+    prediction = fit.predict(data, kind="latent")
+    np.testing.assert_allclose(prediction.mean, np.sin(3 * data.X[:, 1]), atol=2e-3)
+    assert np.isfinite(prediction.draws).all() and (prediction.sd < 2e-3).all()
+    if method != "svi":
+        assert np.isfinite(fit.leave_one_out()[["mean", "sd", "log_density"]]).all().all()
+
+
+@pytest.mark.parametrize("method", ["empirical_bayes", "laplace"])
+@pytest.mark.parametrize("arrangement", ["rows", "grid"])
+def test_targets_that_contradict_each_other_without_noise(arrangement, method):
+    """No function passes through two targets at one input: finite answers, and they are not to be trusted."""
+    data = ALIKE[arrangement]
+    data = type(data)(**data_vars(data) | {"y": data.y + np.where(np.arange(len(data.y)) % 2, 0.3, 0.0)})
+    model = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=bm.Gaussian(noise=1e-9))
+    with pytest.warns(ConvergenceWarning):
+        fit = model.fit(data, **QUICK | {"method": method})
+    assert not fit.check().ok
+    assert np.isfinite(fit.predict(data, kind="latent").draws).all()
+    assert np.isfinite(fit.leave_one_out()[["mean", "sd", "log_density"]]).all().all()
+
+
+def test_no_hyperparameters_at_all_explain_the_data(monkeypatch):
+    def nowhere(problem, values, num_draws):
+        return values["noise"] * np.nan
+
+    monkeypatch.setattr("bayesmtl.inference.functions.FunctionProblem.log_marginal", nowhere)
+    data = bm.TaskData.from_frame(frame(), task="site", target="metal", features=["x"])
+    for method in ("empirical_bayes", "laplace", "exact"):
+        with refused(SpecificationError, "model", "a posterior density that is finite", "outliers"):
+            bm.MultitaskGP().fit(data, **QUICK | {"method": method, "num_warmup": 10})
+
+
 @pytest.mark.parametrize("name", SHARINGS)
 def test_a_task_without_targets_follows_the_population(name):
     """All targets of one task missing: it is predicted like a task never seen, not with certainty."""
