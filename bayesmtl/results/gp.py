@@ -19,6 +19,7 @@ from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import whole_number
+from bayesmtl.inference.capacity import refuse_beyond
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
 from bayesmtl.inference.importance import smooth
 from bayesmtl.inference.variational import LEAST_NOISE, SparseProblem
@@ -243,7 +244,8 @@ class GPFit:
 
         Raises:
             UnknownTaskError: If a task is not known and `new_tasks` is "error".
-            DataError: If a column is missing or holds something unseen.
+            DataError: If a column is missing or holds something unseen, or there are too many rows to draw
+                jointly (8,000).
             SpecificationError: If an option is unknown.
         """
         check_option("kind", kind, ("observation", "latent"))
@@ -254,6 +256,14 @@ class GPFit:
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
             raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
+        if joint:
+            refuse_beyond(
+                "new",
+                len(codes),
+                "rows that are drawn jointly",
+                "Pass joint=False, all that intervals need, or use sample_functions, whose cost grows with "
+                "the rows and not with their square.",
+            )
         return gp_prediction.predict_rows(self, rows, unknown, kind, num_draws, joint=joint)
 
     def sample_functions(self, num_draws: int = 100) -> gp_functions.FunctionDraws:
@@ -284,7 +294,7 @@ class GPFit:
             A new fit, in which the new tasks are known (and listed in `added_tasks`).
 
         Raises:
-            DataError: If no row has a target.
+            DataError: If no row has a target, or there are then more than covariance matrices can be made of.
             SpecificationError: If tasks are standardised one by one and a task is new.
         """
         return gp_update.condition(self, new)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.inference.capacity import refuse_too_many
 from bayesmtl.parameters import Values
 from bayesmtl.results.evidence import without_evidence
 from bayesmtl.results.gp_given import given_data
@@ -56,6 +57,8 @@ def condition(fit: GPFit, new: Any) -> GPFit:
         sample_stats=without_evidence(fit.sample_stats),
         added_tasks=(*fit.added_tasks, *added),
     )
+    if fit.inducing is None:
+        refuse_too_many(wider.problem, 'Condition on fewer, or fit all rows together with method="svi".')
     fit.likelihood.check(
         data.task_names, np.bincount(data.task[data.observed], minlength=len(data.task_names))
     )

@@ -411,7 +411,9 @@ def test_bad_kernels(data):
 
 
 def test_bad_data(data):
-    with refused(SpecificationError, "method", "'exact', 'laplace', 'empirical_bayes'", "'nuts'"):
+    with refused(
+        SpecificationError, "method", "'exact', 'laplace', 'empirical_bayes'", "'nuts'", 'Use "exact"'
+    ):
         bm.MultitaskGP().fit(data, **QUICK | {"method": "nuts"})
     with refused(DataError, "data", "a TaskData"):
         bm.MultitaskGP().fit(frame(), **QUICK)
