@@ -285,7 +285,8 @@ class GPFit:
 
         Functions are conditioned on the new rows exactly, under the same hyperparameter draws: what the rows
         say about the hyperparameters themselves is left out. Only what belongs to a new task alone, such as
-        its loadings or noise, is chosen among draws from the prior by the density of its rows.
+        its loadings or noise, is chosen among draws from the prior by the density of its rows. A fit through
+        inducing inputs takes up to 100 more where the new rows are far from those it has.
 
         Args:
             new: Rows with targets, as for `predict`.
@@ -302,8 +303,9 @@ class GPFit:
     def task_similarity(
         self,
         *,
-        kind: Literal["structure", "functions"] = "structure",
+        kind: Literal["structure", "function"] = "structure",
         tasks: Sequence[str] | None = None,
+        reference: pd.DataFrame | TaskData | tuple[Any, ...] | None = None,
         num_draws: int = 1000,
     ) -> TaskSimilarity:
         """Correlation of the tasks' functions, of any sign, with its uncertainty.
@@ -311,19 +313,29 @@ class GPFit:
         It compares shapes, and ignores levels. Under "structure" it is that of Omega in each draw (of the sum
         of all Omega_q where there are several kernels: the correlation at the same input): `Hierarchical`
         gives all pairs one correlation, `Pooled` and `Independent` give 1 and 0; `LowRank` and
-        `TaskCovariance` tell pairs apart. Under "functions" it is that of the functions themselves, drawn
-        jointly at up to 60 inputs of the data.
+        `TaskCovariance` tell pairs apart. Under "function" it is that of the functions themselves over the
+        reference inputs, as `Fit.task_similarity` has it, drawn jointly at up to 60 of them.
 
         Args:
-            kind: "structure" or "functions".
+            kind: "structure" or "function".
             tasks: Names of the tasks wanted, in this order; default all.
+            reference: Rows whose inputs are the reference inputs of "function"; default the pooled rows of
+                the data.
             num_draws: Posterior draws to use.
 
         Raises:
             UnknownTaskError: If a task is not known.
-            SpecificationError: If the kind is another.
+            SpecificationError: If the kind is another, reference inputs are given for "structure", or the
+                functions do not vary over them.
         """
-        check_option("kind", kind, ("structure", "functions"))
+        check_option("kind", kind, ("structure", "function"))
+        if kind == "structure" and reference is not None:
+            raise SpecificationError(
+                "reference",
+                expected='None for kind="structure", which has no inputs',
+                found=type(reference).__name__,
+                remedy='Pass kind="function" as well.',
+            )
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.known_codes(names, "Leave it out, or add its rows with fit.condition.")
         if kind == "structure":
@@ -335,8 +347,10 @@ class GPFit:
             values = correlation(omega)[:, codes][:, :, codes].numpy()
             meaning = "correlation of the tasks' functions under the prior given the draw"
         else:
-            values = gp_views.function_correlations(self, codes, whole_number("num_draws", num_draws, 2))
-            meaning = "correlation of the tasks' functions over the inputs of the data"
+            number = whole_number("num_draws", num_draws, 2)
+            values = gp_views.function_correlations(self, codes, reference, number)
+            given = "the inputs of the data" if reference is None else "the reference inputs"
+            meaning = f"correlation of the tasks' functions over {given}"
         labels = np.array(names, dtype=str)
         coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
         draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")

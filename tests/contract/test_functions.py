@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -121,7 +122,7 @@ def test_similarity_is_named(fit):
 
 
 def test_functions_themselves_are_compared(fit):
-    similarity = fit.task_similarity(kind="functions", tasks=["west", "north"], num_draws=40)
+    similarity = fit.task_similarity(kind="function", tasks=["west", "north"], num_draws=40)
     values = similarity.draws.to_numpy()
     assert (
         values.shape == (40, 2, 2) and (np.abs(values) <= 1).all() and "over the inputs" in similarity.meaning
@@ -129,8 +130,28 @@ def test_functions_themselves_are_compared(fit):
     np.testing.assert_allclose(values[:, 0, 0], 1.0)
     # the same function of x at every site, whatever the prior says of it
     assert values[:, 0, 1].mean() > 0.7
-    with refused(SpecificationError, "kind", "'structure' or 'functions'", "'levels'"):
+    with refused(SpecificationError, "kind", "'structure' or 'function'", "'levels'"):
         fit.task_similarity(kind="levels")
+
+
+def test_functions_are_compared_where_the_reference_is():
+    """Alike on the left and opposite on the right."""
+    x = np.tile(np.linspace(0, 2, 25), 2)
+    y = np.sin(7 * x) * np.where((np.arange(50) >= 25) & (x > 1), -1.0, 1.0)
+    data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["a", "b"], 25))
+    fit = bm.MultitaskGP(bm.Matern(1.5), bm.Independent()).fit(data, **QUICK)
+
+    def alike(low: float, high: float) -> float:
+        reference = (np.linspace(low, high, 30)[:, None], ["a"] * 30)
+        similarity = fit.task_similarity(kind="function", reference=reference, num_draws=60)
+        assert "over the reference inputs" in similarity.meaning
+        return float(similarity.mean[0, 1])
+
+    assert alike(0.0, 0.9) > 0.9 and alike(1.1, 2.0) < -0.9
+    with refused(SpecificationError, "reference", "inputs over which the functions vary", "the same input"):
+        alike(0.5, 0.5)
+    with refused(SpecificationError, "reference", 'None for kind="structure"', "tuple", 'kind="function"'):
+        fit.task_similarity(reference=(x[:, None], ["a"] * 50))
 
 
 def test_datatree_has_names(fit, data):
@@ -211,6 +232,42 @@ def test_conditioning_uses_new_rows_and_keeps_hyperparameters(fit):
     known = fit.condition(rows.assign(site="north"))
     assert known.task_names == fit.task_names
     assert len(known.problem.y) == len(fit.problem.y) + 3
+
+
+METALS = {"Cd": 1.0, "Ni": -2.0, "Zn": 0.5}
+
+
+@pytest.mark.parametrize("sharing", [bm.LowRank(rank=1), bm.TaskCovariance(), bm.Independent()], ids=repr)
+@pytest.mark.parametrize("through_inducing", [False, True])
+def test_other_tasks_measured_at_a_new_site_tell_of_one_that_was_not(sharing, through_inducing):
+    """Cd at a site in a gap of all maps, before and after Ni and Zn are known there; the first fit stays.
+
+    Through inducing inputs too, none of which is near the site.
+    """
+    rng = np.random.default_rng(2)
+    x = np.concatenate([rng.uniform(0, 2, 20), rng.uniform(4, 6, 20)])
+    rows = pd.DataFrame({"metal": np.repeat(list(METALS), 40), "x": np.tile(x, 3)})
+    rows["y"] = rows["metal"].map(METALS) * np.sin(2 * rows["x"]) + 0.02 * rng.normal(size=120)
+    data = bm.TaskData.from_frame(rows, task="metal", target="y", features=["x"])
+    fit = bm.MultitaskGP(sharing=sharing).fit(data.with_target_standardization("task"), **QUICK)
+    if through_inducing:
+        fit = replace(fit, inducing=torch.unique(fit.problem.X, dim=0))
+    site = pd.DataFrame({"metal": list(METALS), "x": 3.0})
+    site["y"] = site["metal"].map(METALS) * np.sin(6.0)
+    before = fit.predict(site, kind="latent")
+    known = fit.condition(site[site["metal"] != "Cd"])
+    after = known.predict(site, kind="latent")
+    if through_inducing:
+        assert len(known.inducing) == len(fit.inducing) + 1
+        assert len(known.condition(site[:1]).inducing) == len(known.inducing)  # which has one there now
+    if isinstance(sharing, bm.Independent):
+        np.testing.assert_allclose(after.mean[0], before.mean[0], atol=1e-3)
+        np.testing.assert_allclose(after.sd[0], before.sd[0], rtol=1e-2)
+    else:
+        assert after.sd[0] < 0.4 * before.sd[0]
+        assert abs(after.mean[0] - site["y"][0]) < 0.1
+    assert (after.sd[1:] < 0.2 * before.sd[1:]).all()
+    np.testing.assert_array_equal(fit.predict(site, kind="latent").draws, before.draws)
 
 
 def test_conditioning_equals_having_known_the_rows(data):
@@ -350,8 +407,10 @@ def test_gpytorch_kernels_in_files(data, tmp_path):
     given = kernels.RBFKernel(ard_num_dims=2, lengthscale_prior=gpytorch.priors.GammaPrior(3.0, 6.0))
     composed = given + kernels.ScaleKernel(kernels.MaternKernel(nu=1.5, active_dims=[0]))
     before = {name: value.clone() for name, value in composed.state_dict().items()}
+    settings = gpytorch.settings.cholesky_jitter.value(torch.float64), composed.training
     fit = bm.MultitaskGP(kernel=composed).fit(data, **QUICK)
     assert all(torch.equal(value, before[name]) for name, value in composed.state_dict().items())
+    assert settings == (gpytorch.settings.cholesky_jitter.value(torch.float64), composed.training)
     assert fit.kernel.parameters(2)[0].prior == bm.Gamma(3.0, 6.0)
     fit.save(tmp_path / "fit.nc")
     loaded = bm.load(tmp_path / "fit.nc")

@@ -69,7 +69,7 @@ def test_fit_says_what_it_did(fit):
     table = fit.predict(frame(), kind="latent").to_frame()
     assert np.abs(table["mean"] - frame()["f"]).mean() < 0.15
     assert table["task"].tolist() == frame()["site"].tolist()
-    similarity = fit.task_similarity(kind="functions").mean
+    similarity = fit.task_similarity(kind="function").mean
     assert similarity.to_numpy().min() > 0.7
     assert set(fit.to_datatree()["sample_stats"].data_vars) == {
         "elbo",
