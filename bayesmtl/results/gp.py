@@ -17,7 +17,7 @@ import xarray as xr
 from bayesmtl.algebra.functions import KnownRows, TaskStructure
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
-from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
+from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import whole_number
 from bayesmtl.inference.capacity import refuse_beyond
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
@@ -42,6 +42,7 @@ from bayesmtl.sharing.function_base import correlation
 _MOST_INSPECTED = 20
 _INSPECTED = 10_000_000
 _LEFT_OPEN = 0.01  # share of the prior variance that inducing inputs may leave open without a word
+_FARTHEST = 1e100  # whose square is a number
 _MOST_INPUTS = 500  # at which kernels' variances are averaged
 
 
@@ -482,9 +483,23 @@ class GPFit:
         return values
 
     def inputs(self, X: np.ndarray) -> torch.Tensor:
-        """Features (n, D) in the user's units as standardised inputs, without the intercept."""
+        """Features (n, D) in the user's units as standardised inputs, without the intercept.
+
+        Raises:
+            DataError: If one is so far from the inputs of the data that distances cannot be computed.
+        """
         first = 1 if self.standardization.intercept else 0
-        return torch.from_numpy(self.standardization.standardize_features(X)[:, first:])
+        with np.errstate(over="ignore"):
+            inputs = self.standardization.standardize_features(X)[:, first:]
+        row, column = np.nonzero(np.abs(inputs) > _FARTHEST)
+        if len(row):
+            raise DataError(
+                self.feature_names[column[0]],
+                expected=f"inputs within {_FARTHEST:.0e} standard deviations of those of the data",
+                found=f"{X[row[0], first + column[0]]:g} in row {row[0]} of the new rows",
+                remedy="Correct the value, or leave the row out.",
+            )
+        return torch.from_numpy(inputs)
 
     def known_rows(self, values: Values, structure: TaskStructure | None = None) -> KnownRows:
         """The rows that functions are conditioned on, under S hyperparameter values.

@@ -59,9 +59,10 @@ def condition(fit: GPFit, new: Any) -> GPFit:
         sample_stats=without_evidence(fit.sample_stats),
         added_tasks=(*fit.added_tasks, *added),
     )
+    X = fit.inputs(rows.X[observed])
     if isinstance(fit.problem, SparseProblem):
         first = {name: value.flatten(0, 1)[:1] for name, value in fit.hyperparameters.items()}
-        further = further_inducing(fit.problem, first, fit.inputs(rows.X[observed]))
+        further = further_inducing(fit.problem, first, X)
         wider = replace(wider, inducing=further)
     else:
         refuse_too_many(wider.problem, 'Condition on fewer, or fit all rows together with method="svi".')

@@ -492,7 +492,15 @@ def test_one_input_given_as_a_vector():
     x, y = np.linspace(0, 1, 6), np.arange(6.0)
     with refused(DataError, "X", "two dimensions", "(6,)"):
         bm.TaskData.from_arrays(x, y, list("aaabbb"))
+    with refused(DataError, "X", "two dimensions", "(6,)", "(n, 1)"):
+        bm.TaskData.from_wide(x, np.ones((6, 2)))
     fit = bm.MultitaskGP().fit(bm.TaskData.from_arrays(x[:, None], y, list("aaabbb")), **QUICK)
+    labels = list("aaabbb")
+    for verb in (fit.predict, fit.sample_functions(2), lambda rows: bm.suggest(fit, rows, 1)):
+        with refused(DataError, "X", "1 columns ('x0')", "(6,)"):
+            verb((x, labels))
+    with refused(DataError, "X", "1 columns ('x0')", "(6,)"):
+        fit.condition((x, y, labels))
     with pytest.raises(BayesMTLError):
         fit.predict((np.zeros((2, 3)), ["a", "b"]))
 
@@ -577,6 +585,35 @@ def test_a_task_without_targets_follows_the_population(name):
     np.testing.assert_allclose(prediction.sd[0], prediction.sd[1], rtol=0.35)
 
 
+@pytest.mark.parametrize(
+    "sharing, method",
+    [(bm.LowRank(rank=1), "laplace"), (bm.TaskCovariance(), "exact"), (bm.DirichletProcess(), "gibbs")],
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,
+)
+def test_a_task_without_targets_is_uncertain_under_every_engine(sharing, method):
+    empty = frame().assign(metal=lambda f: f["metal"].where(f["site"] != "west"))
+    data = bm.TaskData.from_frame(empty, task="site", target="metal", features=["x"])
+    assert "no target at all in 'west'" in str(data)
+    options = {"num_chains": 2, "num_draws": 20, "num_warmup": 20, "seed": 0, "progress": False}
+    fit = bm.MultitaskGP(sharing=sharing).fit(data, method=method, **options)
+    prediction = fit.predict(pd.DataFrame({"site": ["west", "north"], "x": [0.5, 0.5]}), kind="latent")
+    assert np.isfinite(prediction.draws).all() and prediction.sd[0] > 2 * prediction.sd[1]
+    assert fit.task_similarity().draws.notnull().all()
+
+
+def test_a_task_without_rows_is_not_known():
+    """A category that no row has: the same error as for any other name, and the same way to predict it."""
+    sites = pd.Categorical(frame()["site"], categories=["east", "north", "south", "west"])
+    data = bm.TaskData.from_frame(frame().assign(site=sites), task="site", target="metal", features=["x"])
+    assert data.task_names == ("north", "south", "west")
+    fit = bm.MultitaskGP().fit(data, **QUICK)
+    rows = pd.DataFrame({"site": ["east", "north"], "x": [0.5, 0.5]})
+    with refused(UnknownTaskError, "site", "'north', 'south', 'west'", "'east'", 'new_tasks="population"'):
+        fit.predict(rows)
+    sd = fit.predict(rows, kind="latent", new_tasks="population").sd
+    assert np.isfinite(sd).all() and sd[0] > 2 * sd[1]
+
+
 def test_a_grid_with_most_cells_missing_is_taken_row_by_row():
     rng = np.random.default_rng(0)
     inputs = rng.uniform(0, 1, (20, 1))
@@ -593,6 +630,30 @@ def test_wildly_different_scales_change_nothing(data):
     other = bm.TaskData.from_frame(wild, task="site", target="metal", features=["x", "z"])
     first, second = (bm.MultitaskGP().fit(d, **QUICK) for d in (data, other))
     np.testing.assert_allclose(second.predict(wild).mean, first.predict(frame()).mean, rtol=1e-4)
+
+
+def test_new_inputs_beyond_all_bounds_are_refused(data):
+    fit = bm.MultitaskGP().fit(data, **QUICK)
+    far = frame().head(3)
+    far["z"] = [500.0, -1e300, 1.7e308]
+    verbs = (fit.predict, fit.condition, fit.sample_functions(2), lambda rows: bm.suggest(fit, rows, 1))
+    for verb in verbs:
+        with refused(DataError, "z", "standard deviations", "-1e+300 in row 1"):
+            verb(far.assign(metal=5.0))
+    distant = fit.predict(far.assign(z=[1e20, -1e20, 1e90]), kind="latent")  # only far
+    assert np.isfinite(distant.draws).all() and (distant.sd > 0.1).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_new_inputs_that_are_no_numbers_are_refused(value, data):
+    fit = bm.MultitaskGP().fit(data, **QUICK)
+    rows = frame().head(3).assign(x=[0.5, value, 0.2])
+    verbs = (fit.predict, fit.condition, fit.sample_functions(2), lambda rows: bm.suggest(fit, rows, 1))
+    for verb in verbs:
+        with refused(DataError, "x", "a finite value in every row", "'101'"):
+            verb(rows.assign(metal=5.0))
+    with refused(DataError, "metal", "finite targets", "infinity"):
+        fit.condition(frame().head(3).assign(metal=np.inf))
 
 
 def test_short_runs_say_that_they_are_short(data):
