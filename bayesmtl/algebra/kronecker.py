@@ -10,9 +10,15 @@ P = diag(1/sigma) U,
 
     C^-1 Y = Q ((Q' Y P) / d) P'        log det C = sum log d + m sum log sigma_t^2
 
-Levels have rank T and come back by Woodbury's identity: with J = 1 (x) I, H = J' C^-1 J and
-M = (I + Lambda H)^-1 Lambda, K^-1 = C^-1 - C^-1 J M J' C^-1. The cost is O(m^3 + T^3 + m^2 T) instead of
-O(m^3 T^3), and eigenvalues of noise-whitened matrices need no jitter.
+Levels have rank T and come back by Woodbury's identity: with J = 1 (x) I, H = J' C^-1 J = P diag(h) P' and
+M = (I + Lambda H)^-1 Lambda, K^-1 = C^-1 - C^-1 J M J' C^-1. Where noise is small and tasks are all but the
+same, entries of h differ by as much as 1 / sigma^2 and M drowns in rounding; what it does to the eigenvectors
+does not: with G = P diag(h)^1/2 and S = (I + G' Lambda G)^-1,
+
+    P' M P = diag(h)^-1/2 S G' Lambda G diag(h)^-1/2    H - H M H = G S G'    det(I + Lambda H) = 1 / det S
+
+The cost is O(m^3 + T^3 + m^2 T) instead of O(m^3 T^3), and eigenvalues of noise-whitened matrices need no
+jitter unless there is hardly any noise.
 
 Where h cells have no target, with E their columns of the identity, K^-1 E = W and E'W = L L', the block of
 the observed cells has the inverse K^-1 - V V' with V = W L^-T, zeros where a target is missing, and log det
@@ -36,6 +42,9 @@ from bayesmtl.algebra.functions import Conditional, TaskStructure
 # Missing cells up to which this is cheaper than factorising the rows: this share of all, less with few tasks.
 _MOST_HOLES, _PER_TASK = 0.25, 0.05
 _MOST_COLUMNS = 2_000  # missing cells: V holds as many grids
+# Noise below it (an sd, standardised) is taken for it: it would drown in the rounding of the eigenvalues, and
+# its variance is within what a Cholesky factorisation that fails is tried with.
+LEAST_NOISE = 1e-4
 
 
 def grid_positions(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray | None:
@@ -69,21 +78,23 @@ class TaskFactor(NamedTuple):
         P: Shape (B, T, T).
         inverse_d: 1 / d, shape (B, m, T).
         q: Q'1, shape (B, m).
-        H: Shape (B, T, T).
-        M: Shape (B, T, T).
+        levels: P' M P, shape (B, T, T).
+        left: H - H M H, shape (B, T, T).
         lam: Eigenvalues of k, shape (B, m).
         omega: Eigenvalues of the whitened Omega, shape (B, T).
         logdet: log det K, shape (B,).
+        jitter: What noise below `LEAST_NOISE` was raised by, as a variance, shape (B,).
     """
 
     P: torch.Tensor
     inverse_d: torch.Tensor
     q: torch.Tensor
-    H: torch.Tensor
-    M: torch.Tensor
+    levels: torch.Tensor
+    left: torch.Tensor
     lam: torch.Tensor
     omega: torch.Tensor
     logdet: torch.Tensor
+    jitter: torch.Tensor
 
 
 class GridFactor(NamedTuple):
@@ -149,18 +160,23 @@ def decompose_tasks(
 ) -> TaskFactor:
     """The rest of the factor of a complete grid, in O(T^3 + m T^2), given `decompose_inputs` and q = Q'1."""
     m, T = lam.shape[-1], noise.shape[-1]
+    jitter = (LEAST_NOISE**2 - noise.square()).clamp(min=0.0).amax(1)
+    noise = noise.clamp(min=LEAST_NOISE)
     omega, U = torch.linalg.eigh(shape / (noise[:, :, None] * noise[:, None, :]))
     omega = omega.clamp(min=0.0)
     P = U / noise[:, :, None]
     inverse_d = 1 / torch.baddbmm(lam.new_ones(1, 1, 1), lam[:, :, None], omega[:, None, :])
-    h = q.square()[:, None, :] @ inverse_d
-    H = (P * h) @ P.mT
-    LU, pivots = torch.linalg.lu_factor(torch.eye(T, dtype=lam.dtype) + level @ H)
-    M = torch.linalg.lu_solve(LU, pivots, level)
-    # 1 + Lambda H has the eigenvalues of 1 + Lambda^1/2 H Lambda^1/2, so that its determinant is positive
+    root = (q.square()[:, None, :] @ inverse_d).sqrt()  # of h, shape (B, 1, T)
+    G = P * root
+    inside = G.mT @ level @ G
+    L, failed = torch.linalg.cholesky_ex(inside + torch.eye(T, dtype=lam.dtype))
+    L = torch.where(failed[:, None, None] != 0, torch.nan, L)
+    levels = torch.cholesky_solve(inside, L) / (root.mT * root)
+    levels = 0.5 * (levels + levels.mT)
+    half = torch.linalg.solve_triangular(L, G.mT, upper=False)
     logdet = 2 * m * noise.log().sum(1) - inverse_d.log().sum((1, 2))
-    logdet = logdet + LU.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-    return TaskFactor(P, inverse_d, q, H, M, lam, omega, logdet)
+    logdet = logdet + 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return TaskFactor(P, inverse_d, q, levels, half.mT @ half, lam, omega, logdet, jitter)
 
 
 def solve_grid(factor: GridFactor, Z: torch.Tensor) -> torch.Tensor:
@@ -182,9 +198,8 @@ def _solve_projected(factor: GridFactor, projected: torch.Tensor) -> torch.Tenso
     """The inverse for all cells times vectors Z, given Q'ZP, both (B, p, m, T)."""
     P, inverse_d, q = (part[:, None] for part in factor.tasks[:3])
     projected = projected * inverse_d  # C^-1 Z = Q projected P'
-    sums = P @ (projected * q[..., None]).sum(-2)[..., None]  # J' C^-1 Z
-    taken = factor.tasks.M[:, None] @ sums
-    levels = q[..., None] * (taken.transpose(-1, -2) @ P) * inverse_d
+    sums = q[..., None, :] @ projected  # J' C^-1 Z = P sums'
+    levels = q[..., None] * (sums @ factor.tasks.levels[:, None]) * inverse_d
     rotated = (projected - levels) @ P.transpose(-1, -2)
     # all vectors side by side: one product instead of one for each, which would read Q as often
     side = factor.Q @ rotated.transpose(1, 2).flatten(2)
@@ -194,11 +209,11 @@ def _solve_projected(factor: GridFactor, projected: torch.Tensor) -> torch.Tenso
 
 def inverse_diagonal(factor: GridFactor) -> torch.Tensor:
     """The diagonal of K^-1, shape (B, m, T)."""
-    Q, (P, inverse_d, q, _, M) = factor.Q, factor.tasks[:5]
+    Q, (P, inverse_d, q, through) = factor.Q, factor.tasks[:4]
     without = Q.square() @ inverse_d @ P.square().transpose(-1, -2)
     a = Q @ (q[:, :, None] * inverse_d)  # (B, m, T): row (i, t) of C^-1 J is P_t diag(a_i) P'
-    rows = torch.einsum("btj,bij,bsj->bits", P, a, P)
-    return without - torch.einsum("bits,bsr,bitr->bit", rows, M, rows) - factor.V.square().sum(1)
+    rows = P[:, None] * a[:, :, None, :]
+    return without - ((rows @ through[:, None]) * rows).sum(-1) - factor.V.square().sum(1)
 
 
 class GridRows(NamedTuple):
@@ -223,8 +238,8 @@ class GridRows(NamedTuple):
 
     @property
     def jitter(self) -> torch.Tensor:
-        """None is ever needed."""
-        return torch.zeros_like(self.factor.logdet)
+        """What noise below `LEAST_NOISE` was raised by, as a variance, shape (B,)."""
+        return self.factor.tasks.jitter
 
     def condition(
         self, cross: torch.Tensor, prior: torch.Tensor, *, variance_only: bool = False
@@ -259,13 +274,20 @@ def on_cells(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def over_inputs(
-    weight: torch.Tensor, P: torch.Tensor, D: torch.Tensor, q: torch.Tensor, M: torch.Tensor
+    weight: torch.Tensor, P: torch.Tensor, D: torch.Tensor, q: torch.Tensor, levels: torch.Tensor
 ) -> torch.Tensor:
-    """sum_k weight_k of the blocks of K^-1 in the kernel's eigenvectors, (B, T, T); D is `inverse_d`."""
+    """sum_k weight_k of the blocks of K^-1 in the kernel's eigenvectors, (B, T, T).
+
+    Args:
+        weight: Shape (B, m).
+        P: As in `TaskFactor`, like `q` and `levels`.
+        D: `inverse_d`.
+        q: Shape (B, m).
+        levels: Shape (B, T, T).
+    """
     weighted = weight[:, :, None] * D
     mixed = (weighted * q.square()[:, :, None]).transpose(-1, -2) @ D
-    rotated = P.transpose(-1, -2) @ M @ P
-    block: torch.Tensor = P @ (torch.diag_embed(weighted.sum(1)) - rotated * mixed) @ P.transpose(-1, -2)
+    block: torch.Tensor = P @ (torch.diag_embed(weighted.sum(1)) - levels * mixed) @ P.transpose(-1, -2)
     return block
 
 
@@ -297,18 +319,17 @@ class _GridMarginal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        shape, kernel, noise, A, Q, P, D, q, H, M, lam, omega = ctx.saved_tensors
-        rotated = P.transpose(-1, -2) @ M @ P
+        shape, kernel, noise, A, Q, P, D, q, levels, left, lam, omega = ctx.saved_tensors
         half = 0.5 * upstream[0][:, None, None]
         sums = A.sum(2)
-        to_level = sums.mT @ sums - (H - H @ M @ H)
+        to_level = sums.mT @ sums - left
         side = A.transpose(1, 2).flatten(2)  # (B, m, p T)
-        smoothed = (kernel @ side).reshape(len(A), -1, A.shape[-1])
-        to_shape = side.reshape(smoothed.shape).mT @ smoothed - over_inputs(lam, P, D, q, M)
-        every = over_inputs(torch.ones_like(lam), P, D, q, M)
+        smoothed = (kernel @ side).reshape(len(A), Q.shape[-1] * A.shape[1], A.shape[-1])
+        to_shape = side.reshape(smoothed.shape).mT @ smoothed - over_inputs(lam, P, D, q, levels)
+        every = over_inputs(torch.ones_like(lam), P, D, q, levels)
         variance = A.square().sum((1, 2)) - every.diagonal(dim1=-2, dim2=-1)
         to_noise = upstream[0][:, None] * noise * variance
-        strength = omega * rotated.diagonal(dim1=-2, dim2=-1)
+        strength = omega * levels.diagonal(dim1=-2, dim2=-1)
         # Q (diag - sum_t strength_t (q D_t)(q D_t)') Q', of which all but the diagonal has rank T
         low = Q @ (q[:, :, None] * D)
         weighted = (A @ shape[:, None]).transpose(1, 2).flatten(2)
@@ -336,13 +357,14 @@ def log_marginal_of_grid(
         inputs: `decompose_inputs` of the kernel, where it is known and everything is finite.
 
     Returns:
-        Shape (B,); NaN where the matrices are not finite.
+        Shape (B,); NaN where the matrices are not finite, or levels cannot be told from noise.
     """
     shape, level = tasks.shape[:, 0], tasks.level
+    noise = noise.clamp(min=LEAST_NOISE)
     apply: Callable[..., torch.Tensor] = _GridMarginal.apply
     if inputs is not None:
         return apply(shape, level, kernel, noise, Y, observed, *inputs)
-    usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1) & (noise > 0).all(1)
+    usable = torch.isfinite(kernel.sum((1, 2))) & torch.isfinite(noise).all(1)
     usable &= torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).flatten(1).all(1)
     if usable.all():
         return apply(shape, level, kernel, noise, Y, observed, *decompose_inputs(kernel.detach()))

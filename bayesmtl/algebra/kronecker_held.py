@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bayesmtl.algebra.functions import TaskStructure
-from bayesmtl.algebra.kronecker import decompose_tasks, over_inputs
+from bayesmtl.algebra.kronecker import LEAST_NOISE, decompose_tasks, over_inputs
 
 
 class HeldGrid(NamedTuple):
@@ -74,11 +74,11 @@ class _HeldMarginal(torch.autograd.Function):
         Y: torch.Tensor,
     ) -> torch.Tensor:
         factor = decompose_tasks(shape, level, noise, lam, q)
-        P, D, M = factor.P, factor.inverse_d, factor.M
+        P, D = factor.P, factor.inverse_d
         projected = (Y @ P) * D
-        taken = M @ (P @ (q[:, None, :] @ projected).mT)
-        A = (projected - q[:, :, None] * (taken.mT @ P) * D) @ P.mT
-        ctx.save_for_backward(noise, A, P, D, q, factor.H, M, lam)
+        sums = q[:, None, :] @ projected
+        A = (projected - q[:, :, None] * (sums @ factor.levels) * D) @ P.mT
+        ctx.save_for_backward(noise, A, P, D, q, factor.levels, factor.left, lam)
         density: torch.Tensor = -0.5 * (
             (A * Y).sum((1, 2)) + factor.logdet + Y[0].numel() * math.log(2 * math.pi)
         )
@@ -86,11 +86,11 @@ class _HeldMarginal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        noise, A, P, D, q, H, M, lam = ctx.saved_tensors
+        noise, A, P, D, q, levels, left, lam = ctx.saved_tensors
         half = 0.5 * upstream[0][:, None, None]
         sums = q[:, None, :] @ A
-        to_level = sums.mT @ sums - (H - H @ M @ H)
-        by_kernel, every = over_inputs(torch.cat([lam, torch.ones_like(lam)]), P, D, q, M)
+        to_level = sums.mT @ sums - left
+        by_kernel, every = over_inputs(torch.cat([lam, torch.ones_like(lam)]), P, D, q, levels)
         to_shape = A.mT @ (lam[:, :, None] * A) - by_kernel
         variance = A.square().sum(1) - every.diagonal()
         return half * to_shape, half * to_level, upstream[0][:, None] * noise * variance, None, None, None
@@ -104,8 +104,8 @@ def log_marginal_held(tasks: TaskStructure, noise: torch.Tensor, grid: HeldGrid)
         noise: sigma_t, shape (1, T).
         grid: The grid and its kernel.
     """
-    shape = tasks.shape[:, 0]
-    if not bool(torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).all() and (noise > 0).all()):
+    shape, noise = tasks.shape[:, 0], noise.clamp(min=LEAST_NOISE)
+    if not bool(torch.isfinite(shape / noise[:, :, None] / noise[:, None, :]).all()):
         return noise.new_full((1,), torch.nan)
     apply: Callable[..., torch.Tensor] = _HeldMarginal.apply
     return apply(shape, tasks.level, noise, *grid)
@@ -126,12 +126,12 @@ def expected_information(
         grid: The grid and its kernel.
     """
     factor = decompose_tasks(tasks.shape[:, 0], tasks.level, noise, grid.lam, grid.q)
-    P, D, H = factor.P[0], factor.inverse_d[0], factor.H[0]
+    P, D = factor.P[0], factor.inverse_d[0]
     of_shape = (P.mT @ slopes.shape @ P).flatten(1)
     of_noise = ((P.mT * slopes.variance[:, None, :]) @ P).flatten(1)
     S0, S1, S2 = (((D * weight[:, None]).mT @ D).flatten() for weight in _powers(grid.lam[0]))
     both = (of_shape * S2 + of_noise * S1) @ of_shape.mT + (of_shape * S1 + of_noise * S0) @ of_noise.mT
-    at_level = (H - H @ factor.M[0] @ H) @ slopes.level
+    at_level = factor.left[0] @ slopes.level
     information: torch.Tensor = 0.5 * (both + at_level.flatten(1) @ at_level.mT.flatten(1).mT)
     return information
 

@@ -14,6 +14,7 @@ from bayesmtl.inference.target import Valued
 
 RELIABLE = 0.7  # Pareto k up to which weights can be used (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
 ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
+_UNDERFLOW = 700.0  # below the largest log weight: weights that are zero beside it
 _ROUNDS = 4  # of adapting the proposal
 _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
 _AT_ONCE = 8  # points evaluated together
@@ -88,14 +89,15 @@ class Proposal:
         return constant + float(torch.linalg.slogdet(self.root)[1] + share)
 
     def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Proposal:
-        """The proposal with the centre and spread of weighted points."""
+        """The proposal with the centre and spread of weighted points; as it is where these have no spread."""
         center = weights @ points
         apart = points - center
         covariance = (apart * weights[:, None]).T @ apart
         # a few heavy points have the spread of a line: keep a share of the old one
         share = 1 / (1 + len(center) * float((weights**2).sum()))
         covariance = share * covariance + (1 - share) * self.root @ self.root.T
-        return replace(self, center=center, root=torch.linalg.cholesky(covariance))
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        return self if failed else replace(self, center=center, root=root)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,9 +206,12 @@ def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
         return log_weight, -np.inf
     S = len(log_weight)
     tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :].round(_EQUAL)
-    if len(np.unique(tail)) < 5:  # too few draws, or too few different ones
+    if len(np.unique(tail.clip(tail[-1] - _UNDERFLOW))) < 5:  # too few draws, or too few different weights
         return log_weight, np.inf
-    smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
+    with np.errstate(all="ignore"):
+        smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
+    if not (np.isfinite(k) and np.isfinite(smoothed).all()):  # so far apart that hardly any counts
+        return log_weight, np.inf
     return smoothed, float(k)
 
 

@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import minimize
 
 from bayesmtl.algebra.random import standard_normal
+from bayesmtl.errors import SpecificationError
 from bayesmtl.inference.target import Density, Target
 
 NUM_STARTS = 2  # to notice that there is more than one mode
@@ -30,6 +31,7 @@ _DIFFERENT = 0.1
 # Costly coordinates up to which others are searched for inside: over more of them a search takes so many
 # steps that one over all coordinates together has fewer costly evaluations.
 _MOST_HELD = 4
+_SINGULAR = 1e-6  # singular value of a matrix with ones on its diagonal below which it counts as singular
 _EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count as the same one, reflected
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
 _NUM_PROBES = 16
@@ -137,8 +139,19 @@ def _negative(
 
 
 def highest(modes: list[Mode]) -> Mode:
-    """The highest mode; of equally high ones the first, so that rounding does not choose between signs."""
+    """The highest mode; of equally high ones the first, so that rounding does not choose between signs.
+
+    Raises:
+        SpecificationError: If the density could not be evaluated anywhere.
+    """
     top = max(mode.value for mode in modes)
+    if not math.isfinite(top):
+        raise SpecificationError(
+            "model",
+            expected="a posterior density that is finite at some hyperparameters",
+            found="none, at any that were tried",
+            remedy="Look for outliers among inputs and targets, and for noise or priors too narrow for them.",
+        )
     return next(mode for mode in modes if mode.value > top - _EQUALLY_HIGH)
 
 
@@ -233,7 +246,12 @@ def rounded(point: torch.Tensor, root: torch.Tensor) -> tuple[torch.Tensor, torc
     grow along chains, or decide who is drawn.
     """
     scale = root.diagonal().sqrt().to(torch.bfloat16).double()
-    root = (root / torch.outer(scale, scale)).round(decimals=2) * torch.outer(scale, scale)
+    relative = (root / torch.outer(scale, scale)).round(decimals=2)
+    if torch.linalg.matrix_rank(relative, tol=_SINGULAR) < len(
+        relative
+    ):  # by the rounding: undone by as much
+        relative = relative + 0.01 * len(relative) * torch.eye(len(relative), dtype=relative.dtype)
+    root = relative * torch.outer(scale, scale)
     # with many rows a posterior may be narrower than three decimals: a tenth of its width will do
     narrowest = float((scale**2).min())
     decimals = max(3, math.ceil(-math.log10(narrowest / 10))) if narrowest > 0 else 3

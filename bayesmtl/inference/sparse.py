@@ -17,6 +17,7 @@ from bayesmtl.inference.progress import iterations
 from bayesmtl.inference.settings import Settings, refuse_checkpoint, whole_number
 from bayesmtl.inference.svi import rise_of
 from bayesmtl.inference.variational import SparseProblem, Sums, natural_step, sums_of
+from bayesmtl.parameters import Values
 
 NUM_DRAWS = 250  # per chain; all are the same
 NUM_RESTARTS = 2
@@ -31,6 +32,8 @@ _MOST_INDUCING = 200
 _CANDIDATES = 3_000  # inputs among which inducing inputs are chosen
 # Noise of the imagined measurements there, relative to the kernel's variance, and the gain that ends them.
 _NOISE, _LEAST_GAIN = 1e-2, 1e-3
+# More of them for rows that come later: at most, and from what is left open of the variance there.
+_MOST_FURTHER, _OPEN = 100, 1e-4
 
 
 def choose_inducing(problem: FunctionProblem, number: int | None, rng: np.random.Generator) -> torch.Tensor:
@@ -62,6 +65,36 @@ def choose_inducing(problem: FunctionProblem, number: int | None, rng: np.random
     noise = _NOISE * variance.mean(1, keepdim=True).expand_as(variance)
     chosen = greedy_choice(variance, column, noise, number, least=_LEAST_GAIN)
     return inputs[chosen.positions]
+
+
+@torch.no_grad()
+def further_inducing(problem: SparseProblem, values: Values, X: torch.Tensor) -> torch.Tensor:
+    """The inducing inputs (m, D), and behind them those of further rows that are far from all of these.
+
+    Rows between whose inputs and the inducing ones functions are free would else say next to nothing. Chosen
+    as by `choose_inducing`, given those that are there; at most 100.
+
+    Args:
+        problem: The rows, kernels and inducing inputs so far.
+        values: One hyperparameter value (B = 1).
+        X: Inputs of the further rows, shape (n, D).
+    """
+    new, L = torch.unique(X, dim=0), problem.factor(values)
+    if not torch.isfinite(L).all():
+        return problem.Z
+    new = new[:: -(-len(new) // _CANDIDATES)]
+    phi = torch.linalg.solve_triangular(L, problem.kernels.covariance(values, problem.Z, new)[0], upper=False)
+    variance = problem.kernels.variance(values, new)[0]
+
+    def column(i: int) -> torch.Tensor:
+        prior = problem.kernels.covariance(values, new, new[i : i + 1])[0, :, :, 0]
+        open_there: torch.Tensor = prior - (phi * phi[:, :, i : i + 1]).sum(1)
+        return open_there
+
+    noise = _NOISE * variance.mean(1, keepdim=True).expand_as(variance)
+    left = (variance - phi.square().sum(1)).clamp(min=0.0)
+    chosen = greedy_choice(left, column, noise, _MOST_FURTHER, least=0.5 * math.log1p(_OPEN / _NOISE))
+    return torch.cat([problem.Z, new[chosen.positions]])
 
 
 def _typical(problem: FunctionProblem) -> torch.Tensor:

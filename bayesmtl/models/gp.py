@@ -16,6 +16,7 @@ from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
+from bayesmtl.inference.capacity import is_too_large, refuse_too_many, size_of
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
 from bayesmtl.inference.exact import sample_hyperparameters
 from bayesmtl.inference.function_partitions import partitions_of_functions
@@ -37,7 +38,6 @@ METHODS = ("auto", "exact", "laplace", "empirical_bayes", "svi", "gibbs")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
 _SAMPLED = 300
 _NUM_DRAWS = 500  # of "exact", per chain
-_MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
 # The same with outcomes and counts, whose functions take a search for every hyperparameter value.
 _FEW_OUTCOMES = 60
 _ROUNDING = 1e-10  # relative to the variance of functions that are drawn
@@ -175,7 +175,7 @@ class MultitaskGP:
             problem = SparseProblem.of(problem, inducing)
             reason += f"; functions through {len(inducing)} inducing inputs"
         else:
-            _refuse_too_many(problem)
+            refuse_too_many(problem, _fewer(self.sharing))
             if num_inducing is not None:
                 raise SpecificationError(
                     "num_inducing",
@@ -237,7 +237,7 @@ class MultitaskGP:
         values = problem.space.sample(rng, 1)
         if isinstance(self.sharing, PartitionSharing):
             values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
-        _refuse_too_many(problem)
+        refuse_too_many(problem, "Simulate a sample of the rows (data.split).")
         fresh = standard_normal(rng, len(problem.y))
         standardization = self.likelihood.standardization(data)
         task, y = data.task[data.observed], np.full(data.num_rows, np.nan)
@@ -290,34 +290,22 @@ class MultitaskGP:
         return problem_of(data, standardization, kernels, sharing, self.likelihood)
 
 
-def _refuse_too_many(problem: FunctionProblem) -> None:
-    """Refuse more rows than covariance matrices can be made of."""
-    size, what = _size(problem)
-    if size > _MOST_ROWS:
-        raise DataError(
-            "data",
-            expected=f"at most {_MOST_ROWS} {what}, whose covariance matrix fits into memory",
-            found=f"{size}",
-            remedy='Use method="svi", which "auto" chooses here, or fit a sample of the rows (data.split).',
-        )
-
-
-def _size(problem: FunctionProblem) -> tuple[int, str]:
-    """Rows of the largest matrix that exact engines factorise, and what they are."""
-    if problem.on_grid:
-        assert problem.grid is not None
-        return len(problem.grid), "inputs of a grid"
-    return len(problem.y), "observed rows"
+def _fewer(sharing: Sharing) -> str:
+    """What to do about too many rows."""
+    if sharing.has_partition:
+        return "Partitions are sampled with functions integrated out: fit a sample of the rows (data.split)."
+    return 'Use method="svi", which "auto" chooses here, or fit a sample of the rows (data.split).'
 
 
 def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
     """The engine to use, and why."""
     if method not in METHODS:
+        sampled = 'Use "exact", which samples the hyperparameters with functions integrated out.'
         raise SpecificationError(
             "method",
             expected="one of " + ", ".join(map(repr, METHODS)),
             found=repr(method),
-            remedy='Use "auto" to let the data decide.',
+            remedy=sampled if method == "nuts" else 'Use "auto" to let the data decide.',
         )
     n = len(problem.y)
     if problem.sharing.sharing.has_partition:
@@ -348,8 +336,8 @@ def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
         return "svi", f"{n} rows are more than one step should look at; {how}"
     if method == "svi":
         return method, "asked for"
-    size, what = _size(problem)
-    if method == "auto" and size > _MOST_ROWS:
+    if method == "auto" and is_too_large(problem):
+        size, what = size_of(problem)
         return "svi", f"{size} {what} are more than covariance matrices can be made of"
     how = f"functions integrated out by Cholesky factorisation of {n} rows"
     if problem.on_grid:

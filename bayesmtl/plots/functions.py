@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayesmtl.errors import DataError, SpecificationError, listing
-from bayesmtl.plots.style import BLUE, ORANGE, matplotlib_module, percent, shorten
+from bayesmtl.plots.style import BLUE, ORANGE, column_of, matplotlib_module, percent, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ def functions(
 
     Raises:
         DataError: If the prediction is not one of these rows.
-        SpecificationError: If the feature is unknown, or there are too many tasks to draw.
+        SpecificationError: If the feature is unknown, also to the data, or there are too many tasks to draw.
         MissingDependencyError: If matplotlib is not installed.
 
     Example:
@@ -77,26 +77,26 @@ def functions(
             found=str(len(names)),
             remedy="Predict the tasks of interest only.",
         )
+    column = None if data is None else column_of(data, feature)
+    lower, upper = prediction.interval(mass)
+    what = "a new observation" if prediction.kind == "observation" else "the task's function"
     num_columns = min(len(names), 4 if len(names) > 6 else 3)
     num_rows = math.ceil(len(names) / num_columns)
     figure = matplotlib_module("pyplot").figure(
         figsize=(max(3.2 * num_columns, 4.5), 2.6 * num_rows + 0.5), layout="constrained"
     )
     panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False).ravel()
-    lower, upper = prediction.interval(mass)
     x = grid[feature].to_numpy(dtype=float)
     for ax, name in zip(panels, names, strict=False):
         where = np.flatnonzero(tasks == name)
         where = where[np.argsort(x[where], kind="stable")]
-        what = "observation" if prediction.kind == "observation" else "function"
         ax.fill_between(
             x[where], lower[where], upper[where], color=BLUE, alpha=0.2, linewidth=0,
-            label=f"{percent(mass)} interval of the {what}",
+            label=f"{percent(mass)} interval of {what}",
         )  # fmt: skip
         ax.plot(x[where], prediction.mean[where], color=BLUE, label="mean")
         if data is not None and name in data.task_names:
             rows = data.task == data.task_names.index(name)
-            column = data.feature_names.index(feature)
             ax.plot(data.X[rows, column], data.y[rows], "o", color=ORANGE, markersize=3.5, label="observed")
         unseen = " (never seen)" if prediction.new[where].any() else ""
         ax.set_title(shorten(str(name)) + unseen, fontsize=10)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayesmtl.errors import DataError, SpecificationError, listing
-from bayesmtl.plots.style import matplotlib_module, shorten
+from bayesmtl.plots.style import column_of, matplotlib_module, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bayesmtl.results import Prediction
 
 _LEVELS = 14
+_ONE_UNIT = 10.0  # ratio of the inputs' ranges up to which they are taken for lengths in one unit
 
 
 def maps(
@@ -28,6 +29,9 @@ def maps(
     data: TaskData | None = None,
 ) -> list[Axes]:
     """Draw mean and standard deviation of one task over two inputs, and where its rows are.
+
+    Both axes have one scale, as a map of places should, unless one input's range is over ten times the
+    other's.
 
     Args:
         grid: The rows that were predicted; inputs need not form a lattice.
@@ -40,8 +44,9 @@ def maps(
         The axes of the mean and of the standard deviation.
 
     Raises:
-        DataError: If the prediction is not one of these rows, or has fewer than three of the task.
-        SpecificationError: If features are not two columns of the grid.
+        DataError: If the prediction is not one of these rows, or those of the task are fewer than three or
+            lie on one line.
+        SpecificationError: If features are not two columns of the grid, or not features of the data.
         MissingDependencyError: If matplotlib is not installed.
 
     Example:
@@ -79,19 +84,32 @@ def maps(
             found=f"{task!r} with {len(where)}",
             remedy=f"Predict a grid of it, or pass one of {listing(list(dict.fromkeys(tasks)))}.",
         )
+    columns = [] if data is None else [column_of(data, name, "features") for name in names]
+    places = grid[names].to_numpy(dtype=float)[where]
+    extent = np.ptp(places, axis=0)
+    spread = (places - places.mean(axis=0)) / np.where(extent > 0, extent, 1.0)
+    if np.linalg.matrix_rank(spread, tol=1e-9 * len(spread)) < 2:
+        raise DataError(
+            "grid",
+            expected=f"rows of {str(task)!r} that spread over both {names[0]!r} and {names[1]!r}",
+            found="rows on one line",
+            remedy="Vary both inputs, or draw bm.plots.functions along the one that varies.",
+        )
     figure = matplotlib_module("pyplot").figure(figsize=(10.0, 4.4), layout="constrained")
     panels = list(figure.subplots(1, 2, sharex=True, sharey=True))
-    x, y = (grid[name].to_numpy(dtype=float)[where] for name in names)
+    x, y = places.T
     shown = {"mean": ("viridis", prediction.mean), "standard deviation": ("magma_r", prediction.sd)}
     for ax, (what, (colours, values)) in zip(panels, shown.items(), strict=True):
         filled = ax.tricontourf(x, y, values[where], levels=_LEVELS, cmap=colours)
         figure.colorbar(filled, ax=ax, label=prediction.target)
         if data is not None and task in data.task_names:
             rows = (data.task == data.task_names.index(task)) & data.observed
-            columns = [data.feature_names.index(name) for name in names]
-            ax.plot(*data.X[rows][:, columns].T, ".", color="black", markersize=2.5, alpha=0.6)
+            ax.plot(
+                *data.X[rows][:, columns].T, "o", color="black", markersize=3, markeredgecolor="white",
+                markeredgewidth=0.4,
+            )  # fmt: skip
         ax.set_title(f"{shorten(str(task))}: {what}", fontsize=10)
         ax.set_xlabel(names[0])
-        ax.set_aspect("equal", adjustable="box")
+        ax.set_aspect("equal" if extent.max() <= _ONE_UNIT * extent.min() else "auto", adjustable="box")
     panels[0].set_ylabel(names[1])
     return panels

@@ -8,10 +8,21 @@ import numpy as np
 import pandas as pd
 
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
-from bayesmtl.plots.style import BLUE, GREEN, ORANGE, PURPLE, new_axes, percent, shorten
+from bayesmtl.plots.style import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    column_of,
+    matplotlib_module,
+    new_axes,
+    percent,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection, PolyCollection
 
     from bayesmtl.data import TaskData
     from bayesmtl.results import Prediction
@@ -60,7 +71,7 @@ def predictions(
         >>> predictions(data, fit.predict(data), "x0", task="b").get_title()
         'task b: 2 rows'
     """
-    column = _column(data, feature)
+    column = column_of(data, feature)
     name = _task(data, task)
     _same_rows(data, prediction)
     if data.classes:
@@ -84,12 +95,8 @@ def predictions(
     if ax is None:
         ax = new_axes(6.5, 4.5)
     groups = _groups(data, here, column)
-    if len(groups) <= len(_LINES):
-        _draw_bands(ax, rows, groups)
-    else:
-        _draw_bars(ax, rows)
+    drawn = _draw_bands(ax, rows, groups) if len(groups) <= len(_LINES) else _draw_bars(ax, rows)
     what = "a new observation" if prediction.kind == "observation" else "the task's function"
-    ax.plot([], [], color="0.6", linewidth=6, alpha=0.5, label=f"{percent(mass)} interval of {what}")
     observed = int(rows["y"].notna().sum())
     counted = f"{observed} row{'s' * (observed != 1)}"
     unseen = ", never seen by the fit" if prediction.new[here].any() else ""
@@ -98,7 +105,13 @@ def predictions(
     # room above the rows for the legend, so that it hides none
     low, high = ax.get_ylim()
     ax.set_ylim(low, high + 0.18 * (high - low))
-    ax.legend(loc="upper left", ncols=2, fontsize=8, frameon=False)
+    handles, labels = ax.get_legend_handles_labels()
+    # the intervals themselves, side by side where several are drawn: in the legend as in the plot
+    beside = matplotlib_module("legend_handler").HandlerTuple(ndivide=None, pad=0.2)
+    ax.legend(
+        [*handles, drawn], [*labels, f"{percent(mass)} interval of {what}"], handler_map={tuple: beside},
+        loc="upper left", ncols=2, fontsize=8, frameon=False,
+    )  # fmt: skip
     return ax
 
 
@@ -116,17 +129,24 @@ def _groups(data: TaskData, here: np.ndarray, column: int) -> list[tuple[str, np
     ]
 
 
-def _draw_bands(ax: Axes, rows: pd.DataFrame, groups: list[tuple[str, np.ndarray]]) -> None:
+def _draw_bands(
+    ax: Axes, rows: pd.DataFrame, groups: list[tuple[str, np.ndarray]]
+) -> tuple[PolyCollection, ...]:
+    """Draw every group, and return their bands."""
+    bands = []
     for (said, positions), (colour, style) in zip(groups, _LINES, strict=False):
         group = rows.iloc[positions]
         # rows with the same features have the same prediction: one of them is enough
         line = group.drop_duplicates("x").sort_values("x")
-        ax.fill_between(line["x"], line["lower"], line["upper"], color=colour, alpha=0.2, linewidth=0)
+        band = ax.fill_between(line["x"], line["lower"], line["upper"], color=colour, alpha=0.2, linewidth=0)
+        bands.append(band)
         ax.plot(line["x"], line["mean"], style, color=colour, label=f"mean, {said}" if said else "mean")
         ax.plot(group["x"], group["y"], "o", color=colour, markersize=4, alpha=0.8)
+    return tuple(bands)
 
 
-def _draw_bars(ax: Axes, rows: pd.DataFrame) -> None:
+def _draw_bars(ax: Axes, rows: pd.DataFrame) -> LineCollection:
+    """Draw every row, and return the bars."""
     rows = rows.sort_values(["x", "mean"])
     values = rows["x"].unique()
     at = rows["x"]
@@ -135,20 +155,10 @@ def _draw_bars(ax: Axes, rows: pd.DataFrame) -> None:
         rank, size = rows.groupby("x").cumcount(), rows.groupby("x")["x"].transform("size")
         at = at + 0.8 * np.diff(values).min() * ((rank + 0.5) / size - 0.5)
         ax.set_xticks(values)
-    ax.vlines(at, rows["lower"], rows["upper"], color=BLUE, alpha=0.3, linewidth=1.2)
+    bars = ax.vlines(at, rows["lower"], rows["upper"], color=BLUE, alpha=0.3, linewidth=1.2)
     ax.plot(at, rows["mean"], "_", color=BLUE, markersize=5, label="mean")
     ax.plot(at, rows["y"], "o", color=ORANGE, markersize=3, alpha=0.8, label="observed")
-
-
-def _column(data: TaskData, feature: str) -> int:
-    if feature not in data.feature_names:
-        raise SpecificationError(
-            "feature",
-            expected=f"a feature of the data ({listing(data.feature_names, limit=12)})",
-            found=repr(feature),
-            remedy="Use the name that data.feature_names shows.",
-        )
-    return data.feature_names.index(feature)
+    return bars
 
 
 def _task(data: TaskData, task: str | None) -> str:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayesmtl.errors import SpecificationError
-from bayesmtl.plots.style import BLUE, GREY, ORANGE, PALE, label_tasks, new_axes, percent, shorten
+from bayesmtl.plots.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PALE,
+    label_inches,
+    label_positions,
+    new_axes,
+    percent,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,16 +83,17 @@ def relations(
         )
     shown = pairs.loc[pairs["mean"].abs().nlargest(num_pairs).index.sort_values()]
     N = len(shown)
+    names = shown[["task", "task_other"]].astype(str)
+    labels = [f"{shorten(t)}, {shorten(u)}" for t, u in names.itertuples(index=False)]
     if ax is None:
-        ax = new_axes(6.5, float(np.clip(1.4 + 0.22 * N, 2.5, 12.0)))
+        ax = new_axes(max(6.5, 4.5 + label_inches(labels)), float(np.clip(1.4 + 0.22 * N, 2.5, 12.0)))
     lower, upper = shown["lower"].to_numpy(), shown["upper"].to_numpy()
     colours = np.where(lower > 0, BLUE, np.where(upper < 0, ORANGE, GREY))
     ax.axvline(0.0, color=PALE, linewidth=2, zorder=0)
     ax.hlines(np.arange(N), lower, upper, colors=list(colours), linewidth=2)
     ax.scatter(shown["mean"], np.arange(N), c=list(colours), s=22, zorder=3)
     ax.set(xlim=(-1.05, 1.05), ylim=(N - 0.5, -0.5), xlabel=task_similarity.meaning)
-    names = shown[["task", "task_other"]].astype(str)
-    label_tasks(ax, [f"{shorten(t)}, {shorten(u)}" for t, u in names.itertuples(index=False)], "y")
+    label_positions(ax, labels, "y")
     which = f"{N} of {len(pairs)} pairs, those farthest from 0" if N < len(pairs) else "All pairs of tasks"
     ax.set_title(f"{which}: mean and {percent(mass)} interval", loc="left", fontsize=10)
     return ax

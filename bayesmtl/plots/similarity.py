@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,17 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from bayesmtl.errors import SpecificationError
-from bayesmtl.plots.style import PALE, label_tasks, matplotlib_module, new_axes, percent
+from bayesmtl.plots.style import (
+    PALE,
+    axis_inches,
+    characters,
+    label_inches,
+    label_tasks,
+    matplotlib_module,
+    new_axes,
+    percent,
+    shorten,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +29,7 @@ if TYPE_CHECKING:
     from bayesmtl.results import TaskSimilarity
 
 _WITH_NUMBERS = 8  # up to so many tasks the numbers fit into the cells
+_CELL, _CELL_OF_INTERVAL, _CELL_OF_MEAN = 1.05, 0.9, 0.4  # inches of a cell with numbers, and the least
 _WITH_SQUARES = 80  # up to so many tasks the sizes of squares can be told apart
 _UNSURE = 0.75  # largest side or opacity of a cell whose interval holds 0
 
@@ -72,29 +84,33 @@ def similarity(task_similarity: TaskSimilarity, ax: Axes | None = None, mass: fl
     positive = task_similarity.probability(">0").to_numpy()
     names = [str(name) for name in task_similarity.draws["task"].to_numpy()]
     T = len(names)
-    if ax is None:
-        side = float(np.clip(2.5 + 0.13 * T, 5.0, 12.0))
-        ax = new_axes(side + 1.2, side)
+    if (
+        ax is None
+    ):  # room for cells that hold their numbers, or a square; for names, title and colours besides
+        inches = max(_CELL * T, 3.5) if T <= _WITH_NUMBERS else float(np.clip(1.5 + 0.13 * T, 4.0, 11.0))
+        room = label_inches([shorten(name) for name in names])
+        ax = new_axes(1.18 * inches + room + 1.0, inches + room + 1.0)
+    else:
+        inches = min(axis_inches(ax, "x"), axis_inches(ax, "y"))
     order = cluster_order(mean)
     mean, lower, upper, positive = (a[np.ix_(order, order)] for a in (mean, lower, upper, positive))
     size = np.where((lower > 0) | (upper < 0), 1.0, _UNSURE * np.abs(2 * positive - 1))
     size = np.where(np.isnan(mean) | np.eye(T, dtype=bool), 0.0, size)
 
     _draw_cells(ax, np.nan_to_num(mean), size)
-    if T <= _WITH_NUMBERS:
-        _write_numbers(ax, mean, lower, upper)
-    box = min(ax.get_window_extent().width, ax.get_window_extent().height)
-    inches = float(box) / float(ax.get_figure(root=True).dpi)  # type: ignore[union-attr]
     ordered = [names[i] for i in order]
     label_tasks(ax, ordered, "x", inches)
     label_tasks(ax, ordered, "y", inches)
     how = "Smaller square" if T <= _WITH_SQUARES else "Paler"
+    size_of_title = 9 if T <= _WITH_NUMBERS else 11
+    said = textwrap.fill(f"Similarity of tasks: {task_similarity.meaning}", characters(inches, size_of_title))
     ax.set_title(
-        f"Similarity of tasks: {task_similarity.meaning}\n"
-        f"Filled: {percent(mass)} interval excludes 0. {how}: the sign is less sure.",
+        f"{said}\nFilled: {percent(mass)} interval excludes 0.\n{how}: the sign is less sure.",
         loc="left",
-        fontsize=9 if T <= _WITH_NUMBERS else 11,
+        fontsize=size_of_title,
     )
+    if T <= _WITH_NUMBERS:
+        _write_numbers(ax, mean, lower, upper, inches / T)
     return ax
 
 
@@ -142,11 +158,16 @@ def _draw_cells(ax: Axes, mean: np.ndarray, size: np.ndarray) -> None:
     bar.set_label("posterior mean of the similarity")
 
 
-def _write_numbers(ax: Axes, mean: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+def _write_numbers(ax: Axes, mean: np.ndarray, lower: np.ndarray, upper: np.ndarray, cell: float) -> None:
+    """Mean and interval, the mean alone, or nothing, as there is room in cells of so many inches."""
+    if cell < _CELL_OF_MEAN:
+        return
     # a white ground keeps them legible on a square of any size and colour
     ground = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "boxstyle": "round,pad=0.2"}
     for row, column in np.ndindex(*mean.shape):
         if row == column or np.isnan(mean[row, column]):
             continue
-        text = f"{mean[row, column]:.2f}\n{lower[row, column]:.2f} to {upper[row, column]:.2f}"
+        text = f"{mean[row, column]:.2f}"
+        if cell >= _CELL_OF_INTERVAL:
+            text += f"\n{lower[row, column]:.2f} to {upper[row, column]:.2f}"
         ax.text(column, row, text, ha="center", va="center", fontsize=8, bbox=ground)

@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from arviz_stats.base.array import array_stats
 
 from bayesmtl.algebra.functions import KnownRows, TaskStructure
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
-from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
+from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import whole_number
+from bayesmtl.inference.capacity import refuse_beyond
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
+from bayesmtl.inference.importance import smooth
 from bayesmtl.inference.variational import LEAST_NOISE, SparseProblem
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
@@ -41,6 +42,7 @@ from bayesmtl.sharing.function_base import correlation
 _MOST_INSPECTED = 20
 _INSPECTED = 10_000_000
 _LEFT_OPEN = 0.01  # share of the prior variance that inducing inputs may leave open without a word
+_FARTHEST = 1e100  # whose square is a number
 _MOST_INPUTS = 500  # at which kernels' variances are averaged
 
 
@@ -183,7 +185,7 @@ class GPFit:
             return verdict
         note = (
             f"Covariance matrices needed {jitter:.0e} (standardised) added to their diagonal: rows at the "
-            "same inputs with hardly any noise between them."
+            "same inputs, or tasks that are the same, with hardly any noise between them."
         )
         return replace(verdict, notes=(*verdict.notes, note))
 
@@ -243,7 +245,8 @@ class GPFit:
 
         Raises:
             UnknownTaskError: If a task is not known and `new_tasks` is "error".
-            DataError: If a column is missing or holds something unseen.
+            DataError: If a column is missing or holds something unseen, or there are too many rows to draw
+                jointly (8,000).
             SpecificationError: If an option is unknown.
         """
         check_option("kind", kind, ("observation", "latent"))
@@ -254,6 +257,14 @@ class GPFit:
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
             raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
+        if joint:
+            refuse_beyond(
+                "new",
+                len(codes),
+                "rows that are drawn jointly",
+                "Pass joint=False, all that intervals need, or use sample_functions, whose cost grows with "
+                "the rows and not with their square.",
+            )
         return gp_prediction.predict_rows(self, rows, unknown, kind, num_draws, joint=joint)
 
     def sample_functions(self, num_draws: int = 100) -> gp_functions.FunctionDraws:
@@ -275,7 +286,8 @@ class GPFit:
 
         Functions are conditioned on the new rows exactly, under the same hyperparameter draws: what the rows
         say about the hyperparameters themselves is left out. Only what belongs to a new task alone, such as
-        its loadings or noise, is chosen among draws from the prior by the density of its rows.
+        its loadings or noise, is chosen among draws from the prior by the density of its rows. A fit through
+        inducing inputs takes up to 100 more where the new rows are far from those it has.
 
         Args:
             new: Rows with targets, as for `predict`.
@@ -284,7 +296,7 @@ class GPFit:
             A new fit, in which the new tasks are known (and listed in `added_tasks`).
 
         Raises:
-            DataError: If no row has a target.
+            DataError: If no row has a target, or there are then more than covariance matrices can be made of.
             SpecificationError: If tasks are standardised one by one and a task is new.
         """
         return gp_update.condition(self, new)
@@ -292,8 +304,9 @@ class GPFit:
     def task_similarity(
         self,
         *,
-        kind: Literal["structure", "functions"] = "structure",
+        kind: Literal["structure", "function"] = "structure",
         tasks: Sequence[str] | None = None,
+        reference: pd.DataFrame | TaskData | tuple[Any, ...] | None = None,
         num_draws: int = 1000,
     ) -> TaskSimilarity:
         """Correlation of the tasks' functions, of any sign, with its uncertainty.
@@ -301,19 +314,29 @@ class GPFit:
         It compares shapes, and ignores levels. Under "structure" it is that of Omega in each draw (of the sum
         of all Omega_q where there are several kernels: the correlation at the same input): `Hierarchical`
         gives all pairs one correlation, `Pooled` and `Independent` give 1 and 0; `LowRank` and
-        `TaskCovariance` tell pairs apart. Under "functions" it is that of the functions themselves, drawn
-        jointly at up to 60 inputs of the data.
+        `TaskCovariance` tell pairs apart. Under "function" it is that of the functions themselves over the
+        reference inputs, as `Fit.task_similarity` has it, drawn jointly at up to 60 of them.
 
         Args:
-            kind: "structure" or "functions".
+            kind: "structure" or "function".
             tasks: Names of the tasks wanted, in this order; default all.
+            reference: Rows whose inputs are the reference inputs of "function"; default the pooled rows of
+                the data.
             num_draws: Posterior draws to use.
 
         Raises:
             UnknownTaskError: If a task is not known.
-            SpecificationError: If the kind is another.
+            SpecificationError: If the kind is another, reference inputs are given for "structure", or the
+                functions do not vary over them.
         """
-        check_option("kind", kind, ("structure", "functions"))
+        check_option("kind", kind, ("structure", "function"))
+        if kind == "structure" and reference is not None:
+            raise SpecificationError(
+                "reference",
+                expected='None for kind="structure", which has no inputs',
+                found=type(reference).__name__,
+                remedy='Pass kind="function" as well.',
+            )
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.known_codes(names, "Leave it out, or add its rows with fit.condition.")
         if kind == "structure":
@@ -325,8 +348,10 @@ class GPFit:
             values = correlation(omega)[:, codes][:, :, codes].numpy()
             meaning = "correlation of the tasks' functions under the prior given the draw"
         else:
-            values = gp_views.function_correlations(self, codes, whole_number("num_draws", num_draws, 2))
-            meaning = "correlation of the tasks' functions over the inputs of the data"
+            number = whole_number("num_draws", num_draws, 2)
+            values = gp_views.function_correlations(self, codes, reference, number)
+            given = "the inputs of the data" if reference is None else "the reference inputs"
+            meaning = f"correlation of the tasks' functions over {given}"
         labels = np.array(names, dtype=str)
         coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
         draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
@@ -366,8 +391,8 @@ class GPFit:
 
         Returns:
             One row per observed row: task, target, mean and sd of the prediction, `log_density` of the
-            target under it, and `pareto_k` of the weights (above 0.7 they are unreliable; NaN where all draws
-            are the same).
+            target under it, and `pareto_k` of the weights (above 0.7 they are unreliable, infinite where
+            hardly any draw explains the row; NaN where all draws are the same).
         """
         problem = self.problem
         self.need_exact("leave_one_out")
@@ -383,7 +408,7 @@ class GPFit:
         log_weight = np.zeros_like(density)
         if len(density) > 1:
             for i in range(len(y)):
-                log_weight[:, i], k[i] = array_stats.psislw(density[:, i])
+                log_weight[:, i], k[i] = smooth(-density[:, i])
         weights = np.exp(log_weight - log_weight.max(axis=0))
         weights /= weights.sum(axis=0)
         centre = (weights * centres).sum(axis=0)
@@ -458,9 +483,23 @@ class GPFit:
         return values
 
     def inputs(self, X: np.ndarray) -> torch.Tensor:
-        """Features (n, D) in the user's units as standardised inputs, without the intercept."""
+        """Features (n, D) in the user's units as standardised inputs, without the intercept.
+
+        Raises:
+            DataError: If one is so far from the inputs of the data that distances cannot be computed.
+        """
         first = 1 if self.standardization.intercept else 0
-        return torch.from_numpy(self.standardization.standardize_features(X)[:, first:])
+        with np.errstate(over="ignore"):
+            inputs = self.standardization.standardize_features(X)[:, first:]
+        row, column = np.nonzero(np.abs(inputs) > _FARTHEST)
+        if len(row):
+            raise DataError(
+                self.feature_names[column[0]],
+                expected=f"inputs within {_FARTHEST:.0e} standard deviations of those of the data",
+                found=f"{X[row[0], first + column[0]]:g} in row {row[0]} of the new rows",
+                remedy="Correct the value, or leave the row out.",
+            )
+        return torch.from_numpy(inputs)
 
     def known_rows(self, values: Values, structure: TaskStructure | None = None) -> KnownRows:
         """The rows that functions are conditioned on, under S hyperparameter values.

@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.inference.capacity import refuse_too_many
+from bayesmtl.inference.sparse import further_inducing
+from bayesmtl.inference.variational import SparseProblem
 from bayesmtl.parameters import Values
 from bayesmtl.results.evidence import without_evidence
 from bayesmtl.results.gp_given import given_data
@@ -56,6 +59,13 @@ def condition(fit: GPFit, new: Any) -> GPFit:
         sample_stats=without_evidence(fit.sample_stats),
         added_tasks=(*fit.added_tasks, *added),
     )
+    X = fit.inputs(rows.X[observed])
+    if isinstance(fit.problem, SparseProblem):
+        first = {name: value.flatten(0, 1)[:1] for name, value in fit.hyperparameters.items()}
+        further = further_inducing(fit.problem, first, X)
+        wider = replace(wider, inducing=further)
+    else:
+        refuse_too_many(wider.problem, 'Condition on fewer, or fit all rows together with method="svi".')
     fit.likelihood.check(
         data.task_names, np.bincount(data.task[data.observed], minlength=len(data.task_names))
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import xarray as xr
 
+from bayesmtl.errors import SpecificationError
 from bayesmtl.results.gp_prediction import Rows, function_values, length
 
 if TYPE_CHECKING:
@@ -45,13 +46,20 @@ def to_datatree(fit: GPFit) -> xr.DataTree:
     return tree
 
 
-def function_correlations(fit: GPFit, codes: np.ndarray, num_draws: int) -> np.ndarray:
-    """Correlations (draw, tasks, tasks) of drawn functions over inputs of the data, all tasks' pooled."""
+def function_correlations(fit: GPFit, codes: np.ndarray, reference: Any, num_draws: int) -> np.ndarray:
+    """Correlations (draw, tasks, tasks) of drawn functions over reference inputs; see `task_similarity`."""
     rng = fit.generator(4)
-    problem = fit.problem
-    pooled = rng.permutation(len(problem.X))[:_REFERENCE]
-    m, T = len(pooled), len(codes)
-    rows = Rows(problem.X[pooled].repeat(T, 1), torch.from_numpy(np.repeat(codes, m)), ())
+    X = fit.problem.X if reference is None else fit.inputs(fit.schema.encode(reference).X)
+    X = X[rng.permutation(len(X))[:_REFERENCE]]
+    if not (X != X[:1]).any():
+        raise SpecificationError(
+            "reference",
+            expected="inputs over which the functions vary",
+            found="the same input in every row" if len(X) else "no rows",
+            remedy='Pass rows that differ, or use kind="structure".',
+        )
+    m, T = len(X), len(codes)
+    rows = Rows(X.repeat(T, 1), torch.from_numpy(np.repeat(codes, m)), ())
     values = fit.chosen_values(num_draws)
     num_each = -(-num_draws // length(values))
     _, draws = function_values(fit, rows, values, num_each, rng, joint=True)

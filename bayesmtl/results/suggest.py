@@ -11,6 +11,7 @@ import torch
 from bayesmtl.algebra.greedy import greedy_choice
 from bayesmtl.errors import SpecificationError
 from bayesmtl.inference import whole_number
+from bayesmtl.inference.capacity import refuse_beyond
 from bayesmtl.results.gp import GPFit
 from bayesmtl.results.gp_given import given_data
 from bayesmtl.results.gp_prediction import length
@@ -40,6 +41,7 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
     Raises:
         SpecificationError: If this is no fit of a Gaussian process, or there are fewer candidates than n.
         UnknownTaskError: If a task is not known.
+        DataError: If there are more candidates than a covariance matrix can be made of (8,000).
 
     Source: the greedy choice of the informative vector machine (Lawrence and Platt, 2004, for several
     tasks), with targets that are not known yet.
@@ -76,6 +78,7 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
         raise SpecificationError(
             "n", expected=f"at most {m}, the number of candidates", found=str(n), remedy="Ask for fewer."
         )
+    refuse_beyond("candidates", m, "candidates", "Choose among a sample of them.")
     values = fit.chosen_values(max(1, min(whole_number("num_draws", num_draws, 1), _NUMBERS // m**2)))
     covariance, noise = _covariance(fit, fit.inputs(rows.X), torch.from_numpy(codes), values)
     variance = covariance.diagonal(dim1=-2, dim2=-1).clone()

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -121,7 +122,7 @@ def test_similarity_is_named(fit):
 
 
 def test_functions_themselves_are_compared(fit):
-    similarity = fit.task_similarity(kind="functions", tasks=["west", "north"], num_draws=40)
+    similarity = fit.task_similarity(kind="function", tasks=["west", "north"], num_draws=40)
     values = similarity.draws.to_numpy()
     assert (
         values.shape == (40, 2, 2) and (np.abs(values) <= 1).all() and "over the inputs" in similarity.meaning
@@ -129,8 +130,28 @@ def test_functions_themselves_are_compared(fit):
     np.testing.assert_allclose(values[:, 0, 0], 1.0)
     # the same function of x at every site, whatever the prior says of it
     assert values[:, 0, 1].mean() > 0.7
-    with refused(SpecificationError, "kind", "'structure' or 'functions'", "'levels'"):
+    with refused(SpecificationError, "kind", "'structure' or 'function'", "'levels'"):
         fit.task_similarity(kind="levels")
+
+
+def test_functions_are_compared_where_the_reference_is():
+    """Alike on the left and opposite on the right."""
+    x = np.tile(np.linspace(0, 2, 25), 2)
+    y = np.sin(7 * x) * np.where((np.arange(50) >= 25) & (x > 1), -1.0, 1.0)
+    data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["a", "b"], 25))
+    fit = bm.MultitaskGP(bm.Matern(1.5), bm.Independent()).fit(data, **QUICK)
+
+    def alike(low: float, high: float) -> float:
+        reference = (np.linspace(low, high, 30)[:, None], ["a"] * 30)
+        similarity = fit.task_similarity(kind="function", reference=reference, num_draws=60)
+        assert "over the reference inputs" in similarity.meaning
+        return float(similarity.mean[0, 1])
+
+    assert alike(0.0, 0.9) > 0.9 and alike(1.1, 2.0) < -0.9
+    with refused(SpecificationError, "reference", "inputs over which the functions vary", "the same input"):
+        alike(0.5, 0.5)
+    with refused(SpecificationError, "reference", 'None for kind="structure"', "tuple", 'kind="function"'):
+        fit.task_similarity(reference=(x[:, None], ["a"] * 50))
 
 
 def test_datatree_has_names(fit, data):
@@ -211,6 +232,42 @@ def test_conditioning_uses_new_rows_and_keeps_hyperparameters(fit):
     known = fit.condition(rows.assign(site="north"))
     assert known.task_names == fit.task_names
     assert len(known.problem.y) == len(fit.problem.y) + 3
+
+
+METALS = {"Cd": 1.0, "Ni": -2.0, "Zn": 0.5}
+
+
+@pytest.mark.parametrize("sharing", [bm.LowRank(rank=1), bm.TaskCovariance(), bm.Independent()], ids=repr)
+@pytest.mark.parametrize("through_inducing", [False, True])
+def test_other_tasks_measured_at_a_new_site_tell_of_one_that_was_not(sharing, through_inducing):
+    """Cd at a site in a gap of all maps, before and after Ni and Zn are known there; the first fit stays.
+
+    Through inducing inputs too, none of which is near the site.
+    """
+    rng = np.random.default_rng(2)
+    x = np.concatenate([rng.uniform(0, 2, 20), rng.uniform(4, 6, 20)])
+    rows = pd.DataFrame({"metal": np.repeat(list(METALS), 40), "x": np.tile(x, 3)})
+    rows["y"] = rows["metal"].map(METALS) * np.sin(2 * rows["x"]) + 0.02 * rng.normal(size=120)
+    data = bm.TaskData.from_frame(rows, task="metal", target="y", features=["x"])
+    fit = bm.MultitaskGP(sharing=sharing).fit(data.with_target_standardization("task"), **QUICK)
+    if through_inducing:
+        fit = replace(fit, inducing=torch.unique(fit.problem.X, dim=0))
+    site = pd.DataFrame({"metal": list(METALS), "x": 3.0})
+    site["y"] = site["metal"].map(METALS) * np.sin(6.0)
+    before = fit.predict(site, kind="latent")
+    known = fit.condition(site[site["metal"] != "Cd"])
+    after = known.predict(site, kind="latent")
+    if through_inducing:
+        assert len(known.inducing) == len(fit.inducing) + 1
+        assert len(known.condition(site[:1]).inducing) == len(known.inducing)  # which has one there now
+    if isinstance(sharing, bm.Independent):
+        np.testing.assert_allclose(after.mean[0], before.mean[0], atol=1e-3)
+        np.testing.assert_allclose(after.sd[0], before.sd[0], rtol=1e-2)
+    else:
+        assert after.sd[0] < 0.4 * before.sd[0]
+        assert abs(after.mean[0] - site["y"][0]) < 0.1
+    assert (after.sd[1:] < 0.2 * before.sd[1:]).all()
+    np.testing.assert_array_equal(fit.predict(site, kind="latent").draws, before.draws)
 
 
 def test_conditioning_equals_having_known_the_rows(data):
@@ -350,8 +407,10 @@ def test_gpytorch_kernels_in_files(data, tmp_path):
     given = kernels.RBFKernel(ard_num_dims=2, lengthscale_prior=gpytorch.priors.GammaPrior(3.0, 6.0))
     composed = given + kernels.ScaleKernel(kernels.MaternKernel(nu=1.5, active_dims=[0]))
     before = {name: value.clone() for name, value in composed.state_dict().items()}
+    settings = gpytorch.settings.cholesky_jitter.value(torch.float64), composed.training
     fit = bm.MultitaskGP(kernel=composed).fit(data, **QUICK)
     assert all(torch.equal(value, before[name]) for name, value in composed.state_dict().items())
+    assert settings == (gpytorch.settings.cholesky_jitter.value(torch.float64), composed.training)
     assert fit.kernel.parameters(2)[0].prior == bm.Gamma(3.0, 6.0)
     fit.save(tmp_path / "fit.nc")
     loaded = bm.load(tmp_path / "fit.nc")
@@ -411,7 +470,9 @@ def test_bad_kernels(data):
 
 
 def test_bad_data(data):
-    with refused(SpecificationError, "method", "'exact', 'laplace', 'empirical_bayes'", "'nuts'"):
+    with refused(
+        SpecificationError, "method", "'exact', 'laplace', 'empirical_bayes'", "'nuts'", 'Use "exact"'
+    ):
         bm.MultitaskGP().fit(data, **QUICK | {"method": "nuts"})
     with refused(DataError, "data", "a TaskData"):
         bm.MultitaskGP().fit(frame(), **QUICK)
@@ -431,7 +492,15 @@ def test_one_input_given_as_a_vector():
     x, y = np.linspace(0, 1, 6), np.arange(6.0)
     with refused(DataError, "X", "two dimensions", "(6,)"):
         bm.TaskData.from_arrays(x, y, list("aaabbb"))
+    with refused(DataError, "X", "two dimensions", "(6,)", "(n, 1)"):
+        bm.TaskData.from_wide(x, np.ones((6, 2)))
     fit = bm.MultitaskGP().fit(bm.TaskData.from_arrays(x[:, None], y, list("aaabbb")), **QUICK)
+    labels = list("aaabbb")
+    for verb in (fit.predict, fit.sample_functions(2), lambda rows: bm.suggest(fit, rows, 1)):
+        with refused(DataError, "X", "1 columns ('x0')", "(6,)"):
+            verb((x, labels))
+    with refused(DataError, "X", "1 columns ('x0')", "(6,)"):
+        fit.condition((x, y, labels))
     with pytest.raises(BayesMTLError):
         fit.predict((np.zeros((2, 3)), ["a", "b"]))
 
@@ -447,6 +516,62 @@ def test_repeated_inputs_with_hardly_any_noise_are_reported():
     assert np.isfinite(prediction.sd).all()
 
 
+GRID = np.linspace(0, 1, 8)
+ALIKE = {
+    "rows": bm.TaskData.from_arrays(
+        np.repeat(GRID, 3)[:, None], np.sin(3 * np.repeat(GRID, 3)), list("aab") * 8
+    ),
+    "grid": bm.TaskData.from_wide(GRID[:, None], np.sin(3 * GRID)[:, None] * [1, 1, 1, 1], list("abcd")),
+    "grid with a hole": bm.TaskData.from_wide(
+        GRID[:, None],
+        np.where(np.arange(32).reshape(8, 4) == 9, np.nan, np.sin(3 * GRID)[:, None]),
+        list("abcd"),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", ["empirical_bayes", "laplace", "svi"])
+@pytest.mark.parametrize("arrangement", ALIKE)
+def test_the_same_inputs_without_noise(arrangement, method):
+    """As good as none, and tasks that are the same: exact answers, and a word on what was added."""
+    data = ALIKE[arrangement]
+    model = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=bm.Gaussian(noise=1e-9))
+    fit = model.fit(data, **QUICK | {"method": method, "num_warmup": 20})
+    assert re.search(
+        r"added to their diagonal|Noise below \S+ \(standardised\) was taken for that", str(fit.check())
+    )
+    prediction = fit.predict(data, kind="latent")
+    np.testing.assert_allclose(prediction.mean, np.sin(3 * data.X[:, 1]), atol=2e-3)
+    assert np.isfinite(prediction.draws).all() and (prediction.sd < 2e-3).all()
+    if method != "svi":
+        assert np.isfinite(fit.leave_one_out()[["mean", "sd", "log_density"]]).all().all()
+
+
+@pytest.mark.parametrize("method", ["empirical_bayes", "laplace"])
+@pytest.mark.parametrize("arrangement", ["rows", "grid"])
+def test_targets_that_contradict_each_other_without_noise(arrangement, method):
+    """No function passes through two targets at one input: finite answers, and they are not to be trusted."""
+    data = ALIKE[arrangement]
+    data = type(data)(**data_vars(data) | {"y": data.y + np.where(np.arange(len(data.y)) % 2, 0.3, 0.0)})
+    model = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=bm.Gaussian(noise=1e-9))
+    with pytest.warns(ConvergenceWarning):
+        fit = model.fit(data, **QUICK | {"method": method})
+    assert not fit.check().ok
+    assert np.isfinite(fit.predict(data, kind="latent").draws).all()
+    assert np.isfinite(fit.leave_one_out()[["mean", "sd", "log_density"]]).all().all()
+
+
+def test_no_hyperparameters_at_all_explain_the_data(monkeypatch):
+    def nowhere(problem, values, num_draws):
+        return values["noise"] * np.nan
+
+    monkeypatch.setattr("bayesmtl.inference.functions.FunctionProblem.log_marginal", nowhere)
+    data = bm.TaskData.from_frame(frame(), task="site", target="metal", features=["x"])
+    for method in ("empirical_bayes", "laplace", "exact"):
+        with refused(SpecificationError, "model", "a posterior density that is finite", "outliers"):
+            bm.MultitaskGP().fit(data, **QUICK | {"method": method, "num_warmup": 10})
+
+
 @pytest.mark.parametrize("name", SHARINGS)
 def test_a_task_without_targets_follows_the_population(name):
     """All targets of one task missing: it is predicted like a task never seen, not with certainty."""
@@ -458,6 +583,35 @@ def test_a_task_without_targets_follows_the_population(name):
     assert np.isfinite(prediction.draws).all()
     # within Monte Carlo error of 200 different hyperparameters
     np.testing.assert_allclose(prediction.sd[0], prediction.sd[1], rtol=0.35)
+
+
+@pytest.mark.parametrize(
+    "sharing, method",
+    [(bm.LowRank(rank=1), "laplace"), (bm.TaskCovariance(), "exact"), (bm.DirichletProcess(), "gibbs")],
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,
+)
+def test_a_task_without_targets_is_uncertain_under_every_engine(sharing, method):
+    empty = frame().assign(metal=lambda f: f["metal"].where(f["site"] != "west"))
+    data = bm.TaskData.from_frame(empty, task="site", target="metal", features=["x"])
+    assert "no target at all in 'west'" in str(data)
+    options = {"num_chains": 2, "num_draws": 20, "num_warmup": 20, "seed": 0, "progress": False}
+    fit = bm.MultitaskGP(sharing=sharing).fit(data, method=method, **options)
+    prediction = fit.predict(pd.DataFrame({"site": ["west", "north"], "x": [0.5, 0.5]}), kind="latent")
+    assert np.isfinite(prediction.draws).all() and prediction.sd[0] > 2 * prediction.sd[1]
+    assert fit.task_similarity().draws.notnull().all()
+
+
+def test_a_task_without_rows_is_not_known():
+    """A category that no row has: the same error as for any other name, and the same way to predict it."""
+    sites = pd.Categorical(frame()["site"], categories=["east", "north", "south", "west"])
+    data = bm.TaskData.from_frame(frame().assign(site=sites), task="site", target="metal", features=["x"])
+    assert data.task_names == ("north", "south", "west")
+    fit = bm.MultitaskGP().fit(data, **QUICK)
+    rows = pd.DataFrame({"site": ["east", "north"], "x": [0.5, 0.5]})
+    with refused(UnknownTaskError, "site", "'north', 'south', 'west'", "'east'", 'new_tasks="population"'):
+        fit.predict(rows)
+    sd = fit.predict(rows, kind="latent", new_tasks="population").sd
+    assert np.isfinite(sd).all() and sd[0] > 2 * sd[1]
 
 
 def test_a_grid_with_most_cells_missing_is_taken_row_by_row():
@@ -476,6 +630,30 @@ def test_wildly_different_scales_change_nothing(data):
     other = bm.TaskData.from_frame(wild, task="site", target="metal", features=["x", "z"])
     first, second = (bm.MultitaskGP().fit(d, **QUICK) for d in (data, other))
     np.testing.assert_allclose(second.predict(wild).mean, first.predict(frame()).mean, rtol=1e-4)
+
+
+def test_new_inputs_beyond_all_bounds_are_refused(data):
+    fit = bm.MultitaskGP().fit(data, **QUICK)
+    far = frame().head(3)
+    far["z"] = [500.0, -1e300, 1.7e308]
+    verbs = (fit.predict, fit.condition, fit.sample_functions(2), lambda rows: bm.suggest(fit, rows, 1))
+    for verb in verbs:
+        with refused(DataError, "z", "standard deviations", "-1e+300 in row 1"):
+            verb(far.assign(metal=5.0))
+    distant = fit.predict(far.assign(z=[1e20, -1e20, 1e90]), kind="latent")  # only far
+    assert np.isfinite(distant.draws).all() and (distant.sd > 0.1).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_new_inputs_that_are_no_numbers_are_refused(value, data):
+    fit = bm.MultitaskGP().fit(data, **QUICK)
+    rows = frame().head(3).assign(x=[0.5, value, 0.2])
+    verbs = (fit.predict, fit.condition, fit.sample_functions(2), lambda rows: bm.suggest(fit, rows, 1))
+    for verb in verbs:
+        with refused(DataError, "x", "a finite value in every row", "'101'"):
+            verb(rows.assign(metal=5.0))
+    with refused(DataError, "metal", "finite targets", "infinity"):
+        fit.condition(frame().head(3).assign(metal=np.inf))
 
 
 def test_short_runs_say_that_they_are_short(data):

@@ -12,7 +12,7 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import BayesMTLError, ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.models import gp
+from bayesmtl.inference import capacity
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 
@@ -69,7 +69,7 @@ def test_fit_says_what_it_did(fit):
     table = fit.predict(frame(), kind="latent").to_frame()
     assert np.abs(table["mean"] - frame()["f"]).mean() < 0.15
     assert table["task"].tolist() == frame()["site"].tolist()
-    similarity = fit.task_similarity(kind="functions").mean
+    similarity = fit.task_similarity(kind="function").mean
     assert similarity.to_numpy().min() > 0.7
     assert set(fit.to_datatree()["sample_stats"].data_vars) == {
         "elbo",
@@ -116,7 +116,7 @@ def test_few_inducing_inputs_are_reported():
 
 
 def test_auto_takes_it_for_more_rows_than_matrices_hold(monkeypatch):
-    monkeypatch.setattr(gp, "_MOST_ROWS", 80)
+    monkeypatch.setattr(capacity, "MOST_ROWS", 80)
     data, model = task_data(frame()), bm.MultitaskGP(sharing=bm.Pooled())
     fit = model.fit(data, **SVI | {"method": "auto"}, num_inducing=8)
     assert fit.method == "svi"
@@ -125,6 +125,32 @@ def test_auto_takes_it_for_more_rows_than_matrices_hold(monkeypatch):
         model.fit(data, **SVI | {"method": "empirical_bayes"})
     with refused(DataError, "at most 80 observed rows"):
         model.simulate(data, seed=0)
+    clustered = bm.MultitaskGP(sharing=bm.DirichletProcess())  # which that engine cannot take
+    with refused(DataError, r"at most 80 observed rows(.|\n)*88\. Partitions(.|\n)*sample of the rows"):
+        clustered.fit(data, **SVI | {"method": "auto"})
+
+
+def test_more_rows_than_matrices_hold_after_the_fit(monkeypatch):
+    monkeypatch.setattr(capacity, "MOST_ROWS", 100)
+    model, rows = bm.MultitaskGP(sharing=bm.Pooled()), frame()
+    exact = model.fit(task_data(rows), **SVI | {"method": "empirical_bayes"})
+    sparse = model.fit(task_data(rows), **SVI, num_inducing=8)
+    many = pd.concat([rows] * 2, ignore_index=True)
+    with refused(
+        DataError, r'^`data`: expected at most 100 observed rows(.|\n)*found 176(.|\n)*method="svi"'
+    ):
+        exact.condition(many.iloc[: len(rows)])
+    assert len(sparse.condition(many.iloc[: len(rows)]).problem.y) == 176
+    for fit in (exact, sparse):
+        with refused(
+            DataError, r"^`new`: expected at most 100 rows that are drawn jointly(.|\n)*joint=False"
+        ):
+            fit.predict(many)
+        assert fit.predict(many, joint=False, num_draws=5).draws.sizes["obs"] == len(many)
+        with refused(DataError, "^`candidates`: expected at most 100 candidates(.|\n)*sample of them"):
+            bm.suggest(fit, many, 3)
+        assert len(bm.suggest(fit, rows, 3)) == 3
+    assert exact.sample_functions(2)(many).sizes["obs"] == len(many)
 
 
 def test_files_and_seeds(fit, tmp_path):

@@ -148,7 +148,7 @@ def test_fit_with_all_inputs_inducing_answers_as_the_dense_one(name):
         first, second = (bm.suggest(fit, known, 3) for fit in pair)
         assert first["position"].tolist() == second["position"].tolist()
         np.testing.assert_allclose(first["gain"], second["gain"], rtol=1e-3)
-        first, second = (fit.task_similarity(kind="functions", num_draws=20).mean for fit in pair)
+        first, second = (fit.task_similarity(kind="function", num_draws=20).mean for fit in pair)
         np.testing.assert_allclose(first, second, atol=1e-3)
 
 

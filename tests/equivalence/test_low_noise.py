@@ -12,8 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from bayesmtl.algebra.functions import TaskStructure, log_marginal
-from bayesmtl.algebra.kronecker import log_marginal_of_grid
+from bayesmtl.algebra.functions import (
+    DenseRows,
+    TaskStructure,
+    function_covariance,
+    kernels_at_rows,
+    log_marginal,
+    marginal_covariance,
+)
+from bayesmtl.algebra.kronecker import GridRows, decompose, log_marginal_of_grid
 
 M, T = 12, 2
 EPS = np.finfo(float).eps
@@ -57,3 +64,41 @@ def test_rounding_is_what_the_condition_number_allows(sigma):
     condition = np.linalg.norm(np.array(K.tolist(), dtype=float), 2) / sigma**2
     assert max(errors) < EPS * condition / 5
     assert errors[0] < 1e-8
+
+
+@pytest.mark.parametrize("sigma", [1e-2, 1e-3, 1e-4])
+def test_tasks_that_are_all_but_the_same(sigma):
+    """One latent function and levels: what is lost grows with 1 / sigma^2 as above, not with its square.
+
+    Levels lie in directions in which tasks differ by nothing but noise, and cancel nearly all of its
+    precision there. Beside the Cholesky factor of the rows.
+    """
+    x = torch.linspace(-2, 2, M, dtype=torch.float64)
+    k = torch.exp(-0.5 * (x[:, None] - x) ** 2)[None]
+    loading = torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)
+    shape = (torch.outer(loading, loading) + 1e-12 * torch.eye(3, dtype=torch.float64))[None, None]
+    level = (1.0 + 0.5 * torch.eye(3, dtype=torch.float64))[None]
+    noise = torch.full((1, 3), sigma, dtype=torch.float64)
+    y = (torch.sin(2 * x)[:, None] * loading + torch.tensor([0.0, 1.0, -1.0]).double()).flatten()
+    given = [part.requires_grad_() for part in (shape, level, noise)]
+    tasks, positions = TaskStructure(shape, level), torch.arange(3 * M).reshape(M, 3)
+    task, which = positions.flatten() % 3, positions.flatten() // 3
+    allowed = 10 * EPS * 3 * M * 8 / sigma**2  # the norm of K is about that of its largest block
+
+    grid = log_marginal_of_grid(tasks, k, noise, y.reshape(M, 3), positions >= 0)
+    rows = log_marginal(tasks, k[:, None], noise, task, y, which)
+    assert float((grid - rows).detach().abs() / rows.detach().abs()) < allowed
+    slopes = (torch.autograd.grad(value, given) for value in (grid, rows))
+    for ours, theirs in zip(*slopes, strict=True):
+        assert float((ours - theirs).abs().max() / theirs.abs().max()) < allowed
+
+    with torch.no_grad():
+        kernel = kernels_at_rows(k[:, None], which)
+        known = (
+            GridRows.of(decompose(tasks, k, noise, positions >= 0), positions, y),
+            DenseRows.of(marginal_covariance(tasks, kernel, noise, task), y),
+        )
+        prior = function_covariance(tasks, kernel, task, task)
+        results = ((*rows.condition(prior, prior), *rows.leave_one_out(y)) for rows in known)
+        for ours, theirs in zip(*results, strict=True):
+            assert float((ours - theirs).abs().max()) < allowed

@@ -38,6 +38,7 @@ def fitted(name: str) -> bm.GPFit:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_moments_are_exact_with_few_waves(name, monkeypatch):
+    """Of whole functions and of joint predictions, correlations between rows and tasks included."""
     monkeypatch.setattr(gp_functions, "NUM_WAVES", 24)
     fit = fitted(name)
     problem, codes = fit.problem, torch.tensor([NAMES.index(t) for t in ROWS[1]])
@@ -51,12 +52,20 @@ def test_moments_are_exact_with_few_waves(name, monkeypatch):
     mean = fit.standardization.unstandardize_target(mean, codes.numpy())
     covariance = covariance * np.outer(scale, scale)
 
-    drawn = fit.sample_functions(NUM_DRAWS)(ROWS).values
     sd = np.sqrt(np.diag(covariance))
-    assert (np.abs(drawn.mean(axis=0) - mean) < 6 * sd / NUM_DRAWS**0.5).all()
-    products = (drawn - mean)[:, :, None] * (drawn - mean)[:, None, :]
-    error = products.std(axis=0) / NUM_DRAWS**0.5
-    assert (np.abs(products.mean(axis=0) - covariance) < 6 * error + 1e-9).all()
+    jointly = fit.predict(ROWS, kind="latent", num_draws=NUM_DRAWS)
+    np.testing.assert_allclose(jointly.mean, mean, rtol=1e-6)
+    for drawn in (fit.sample_functions(NUM_DRAWS)(ROWS).values, jointly.draws.values):
+        assert (np.abs(drawn.mean(axis=0) - mean) < 6 * sd / NUM_DRAWS**0.5).all()
+        products = (drawn - mean)[:, :, None] * (drawn - mean)[:, None, :]
+        error = products.std(axis=0) / NUM_DRAWS**0.5
+        assert (np.abs(products.mean(axis=0) - covariance) < 6 * error + 1e-9).all()
+    observed = fit.predict(ROWS, num_draws=NUM_DRAWS)
+    noise = problem.noise(values, 1)[0, codes].numpy() * scale
+    # a standard deviation from 4000 draws is off by 1.1 % of itself
+    np.testing.assert_allclose(observed.sd, np.hypot(sd, noise), rtol=6 * 0.0112)
+    lower, upper = observed.interval(0.9)
+    np.testing.assert_allclose(upper - lower, 2 * 1.645 * np.hypot(sd, noise), rtol=0.12)
 
 
 def test_calls_agree_and_pass_through_what_is_known(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import matplotlib
 
@@ -14,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgb
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgb, to_rgba
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 import bayesmtl as bm
@@ -193,6 +195,32 @@ def test_similarity_that_does_not_exist_is_left_blank():
     assert len(ax.texts) == 2
 
 
+FUNCTIONS = "correlation of the tasks' functions under the prior given the draw"
+
+
+@pytest.mark.parametrize(("num_tasks", "prefix"), [(3, "s"), (5, LONG), (8, "lab_"), (8, LONG)])
+def test_numbers_stay_inside_their_cells_and_the_title_inside_the_figure(num_tasks, prefix):
+    task_similarity = replace(similarity_of(num_tasks, prefix), meaning=FUNCTIONS)
+    ax = bm.plots.similarity(task_similarity)
+    ax.figure.canvas.draw()
+    cell = ax.get_window_extent().width / num_tasks
+    assert len(ax.texts) == num_tasks * (num_tasks - 1)
+    assert max(text.get_window_extent().width for text in ax.texts) < cell
+    assert all("to" in text.get_text() for text in ax.texts)
+    title = next(c for c in ax.get_children() if isinstance(c, Text) and "Filled" in c.get_text())
+    box, page = title.get_window_extent(), ax.figure.bbox
+    assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y1 <= page.y1
+    assert_legible(ax.xaxis)
+
+
+@pytest.mark.parametrize(("side", "lines"), [(12.0, 2), (6.0, 1), (3.0, 0)])
+def test_numbers_are_written_as_there_is_room(side, lines):
+    _, ax = plt.subplots(figsize=(side, side))
+    bm.plots.similarity(similarity_of(8), ax=ax)
+    written = {1 + text.get_text().count("\n") for text in ax.texts}
+    assert written == ({lines} if lines else set())
+
+
 def test_shrinkage_draws_the_numbers_of_the_frames():
     separate, shared, pooled = (coefficients_of(5, shrink) for shrink in (1.0, 0.5, 0.0))
     ax = bm.plots.shrinkage(separate, shared, pooled, "dose")
@@ -273,6 +301,25 @@ def test_predictions_draw_the_rows_of_one_task(labs):
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     assert legend[-1] == "90 % interval of a new observation"
     assert len(legend) == 3 and all(text.startswith("mean, treated") for text in legend[:2])
+
+
+@pytest.mark.parametrize(("feature", "num_drawn"), [("x0", 1), ("dose", 2), ("treated", 1)])
+def test_the_legend_shows_intervals_as_they_are_drawn(labs, feature, num_drawn):
+    """One band, two of different colours, and bars: in a colour that is nowhere they would be looked for."""
+    data, fit = labs
+    if feature == "x0":
+        data = bm.TaskData.from_arrays([[0.0], [1.0], [2.0], [3.0]], [1.0, 2.2, 2.9, 4.1], list("aaaa"))
+        fit = bm.LinearModel().fit(data, method="empirical_bayes", seed=0, num_draws=50, progress=False)
+    ax = bm.plots.predictions(data, fit.predict(data), feature, task=data.task_names[0])
+    drawn = [c for c in ax.collections if isinstance(c, (PolyCollection, LineCollection))]
+    assert len(drawn) == num_drawn
+    legend = ax.get_legend()
+    shown = [patch.get_facecolor() for patch in legend.findobj(Rectangle)]
+    if feature == "treated":
+        line = legend.get_lines()[-1]
+        shown = [to_rgba(line.get_color(), line.get_alpha())]
+    looks = [c.get_color() if isinstance(c, LineCollection) else c.get_facecolor() for c in drawn]
+    np.testing.assert_allclose(shown, np.concatenate(looks))
 
 
 def test_predictions_of_the_function(labs):
@@ -382,6 +429,12 @@ def test_functions_refuse_what_they_cannot_draw():
         bm.plots.functions(grid.iloc[1:], prediction, "x0")
     with pytest.raises(SpecificationError, match="a column of `grid`"):
         bm.plots.functions(grid, prediction, "dose")
+    other = bm.TaskData.from_arrays([[0.2], [0.4]], [1.0, 2.0], ["a", "a"], feature_names=["depth"])
+    with pytest.raises(SpecificationError, match="a feature of the data.*'depth'.*found 'x0'"):
+        bm.plots.functions(grid, prediction, "x0", other)
+    with pytest.raises(SpecificationError, match="mass"):
+        bm.plots.functions(grid, prediction, "x0", mass=90)
+    assert not plt.get_fignums()
     with pytest.raises(SpecificationError, match="at most 24 tasks"):
         bm.plots.functions(*functions_of(task_names(25)), "x0")
 
@@ -411,7 +464,52 @@ def test_maps_draw_mean_and_spread_of_one_task():
         bm.plots.maps(grid.head(5), prediction, ["x0", "x1"], "b")
 
 
+def maps_of(x: np.ndarray, z: np.ndarray, data: bm.TaskData | None = None):
+    """Maps of rows of task "a" at these places, with made-up draws."""
+    grid = pd.DataFrame({"x": x, "z": z, "task": "a"})
+    draws = np.random.default_rng(0).normal(size=(20, len(grid))) + x
+    coords = {"draw": np.arange(20), "obs": np.arange(len(grid)), "task": ("obs", grid["task"])}
+    array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"))
+    new = np.zeros(len(grid), dtype=bool)
+    prediction = bm.Prediction(array, draws.mean(0), "latent", new, "yield", grid.index)
+    return bm.plots.maps(grid, prediction, ["x", "z"], "a", data)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
+def test_maps_fill_the_figure_whatever_the_units_of_the_inputs(scale):
+    x, z = (part.ravel() for part in np.meshgrid(np.linspace(0, 5, 5), np.linspace(0, 5, 5)))
+    for ax in maps_of(x, scale * z):
+        ax.figure.canvas.draw()
+        box = ax.get_window_extent()
+        assert min(box.width, box.height) > 0.5 * ax.figure.bbox.height
+        if scale == 1.0:  # lengths in one unit: circles are circles
+            assert box.width == pytest.approx(box.height, rel=1e-3)
+
+
+def test_maps_refuse_what_has_no_area_or_no_such_feature():
+    line = np.linspace(0, 1, 6)
+    with pytest.raises(DataError, match="spread over both 'x' and 'z'.*found rows on one line"):
+        maps_of(line, 3.0 - 2.0 * line)
+    with pytest.raises(DataError, match="found rows on one line"):
+        maps_of(line, np.full(6, 1e6))
+    data = bm.TaskData.from_arrays([[0.2, 1.0], [0.4, 2.0]], [1.0, 2.0], ["a", "a"], feature_names=["x", "w"])
+    with pytest.raises(SpecificationError, match="`features`: expected a feature of the data.*'z'"):
+        maps_of(line, line**2, data)
+    assert not plt.get_fignums()
+
+
 # relations
+
+
+def test_relations_tell_pairs_with_long_names_apart():
+    ax = bm.plots.relations(similarity_of(5, LONG))
+    assert_legible(ax.yaxis)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    ends = {tuple(name[-1] for name in label.split(", ")) for label in labels}
+    assert len(ends) == 10 and all("…" in label for label in labels)
+    box, page = ax.get_tightbbox(), ax.figure.bbox
+    assert box.x0 >= page.x0 and box.x1 <= page.x1
+    assert ax.get_window_extent().width > 0.35 * page.width
 
 
 def test_relations_draw_means_intervals_and_signs():
