@@ -332,10 +332,11 @@ class _GridMarginal(torch.autograd.Function):
         strength = omega * levels.diagonal(dim1=-2, dim2=-1)
         # Q (diag - sum_t strength_t (q D_t)(q D_t)') Q', of which all but the diagonal has rank T
         low = Q @ (q[:, :, None] * D)
-        weighted = (A @ shape[:, None]).transpose(1, 2).flatten(2)
-        to_kernel = torch.baddbmm(weighted @ side.mT, low * strength[:, None, :], low.mT)
-        to_kernel = to_kernel.baddbmm_(Q * (D * omega[:, None, :]).sum(-1)[:, None, :], Q.mT, alpha=-1)
-        return half * to_shape, half * to_level, half * to_kernel, to_noise, None, None, None, None
+        weighted = (A @ (half * shape)[:, None]).transpose(1, 2).flatten(2)
+        diagonal = half * (D @ omega[:, :, None]).mT
+        to_kernel = torch.baddbmm(weighted @ side.mT, low * (half * strength[:, None, :]), low.mT)
+        to_kernel = to_kernel.baddbmm_(Q * diagonal, Q.mT, alpha=-1)
+        return half * to_shape, half * to_level, to_kernel, to_noise, None, None, None, None
 
 
 def log_marginal_of_grid(

@@ -43,10 +43,11 @@ class _Covariance(torch.autograd.Function):
                 k, slope = decay, (decay / r).mul_(-0.5)
                 slope[square <= _ROUNDING] = 0.0  # where two inputs agree k has a kink
             elif smoothness == 1.5:
-                k, slope = (1 + r).mul_(decay), -1.5 * decay
+                k, slope = torch.addcmul(decay, r, decay), -1.5 * decay
             else:
-                slope = (1 + r).mul_(decay)
-                k = r.square_().mul_(decay).div_(3).add_(slope)
+                falling = r * decay
+                slope = decay.add_(falling)
+                k = torch.addcmul(slope, falling, r, value=1 / 3)
                 slope = slope.mul_(-5 / 6)
         ctx.save_for_backward(left, right, slope)
         return k
