@@ -186,6 +186,8 @@ def pooled_sample(
         log_weights, k = smooth(raw.numpy())
         if k == np.inf and recurs(raw.numpy()):
             k = -np.inf
+        elif (shape := shape_of_ties(raw.numpy())) is not None:
+            log_weights, k = raw.numpy(), shape
         weights = torch.from_numpy(np.exp(log_weights - log_weights.max()))
         weights = weights / weights.sum()
         if 1 / float((weights**2).sum()) >= ENOUGH_POINTS and k < ENOUGH:
@@ -204,9 +206,8 @@ def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
     log_weight = np.where(possible, log_weight, log_weight[possible].min() - 1e3)
     if np.ptp(log_weight) < 1e-8:  # the weights say nothing
         return log_weight, -np.inf
-    S = len(log_weight)
-    tail = np.sort(log_weight)[S - math.floor(min(0.2 * S, 3 * math.sqrt(S))) :].round(_EQUAL)
-    if len(np.unique(tail.clip(tail[-1] - _UNDERFLOW))) < 5:  # too few draws, or too few different weights
+    tail = _tail(log_weight)[1:]
+    if len(np.unique(tail.clip(log_weight.max() - _UNDERFLOW))) < 5:  # too few draws, or different weights
         return log_weight, np.inf
     with np.errstate(all="ignore"):
         smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
@@ -223,6 +224,30 @@ def recurs(log_weight: np.ndarray) -> bool:
     """
     largest = log_weight.round(_EQUAL) == log_weight.max().round(_EQUAL)
     return bool(largest.sum() >= _AGAIN)
+
+
+def shape_of_ties(log_weight: np.ndarray) -> float | None:
+    """Hill's estimate of the tail's shape k where most of the largest weights recur, `None` elsewhere.
+
+    So it is where states are few, such as the partitions of five tasks, and a density fitted to the tail, as
+    `smooth` does, makes much of the atoms. Of independent draws only.
+
+    Source: Hill (1975): the mean of what the logarithms of the largest are above the next one.
+    """
+    tail = _tail(log_weight)
+    if not np.isfinite(tail).all():
+        return None
+    _, times = np.unique(tail[1:], return_counts=True)
+    if times[times > 1].sum() < len(tail) / 2:
+        return None
+    return float((tail[1:] - tail[0]).mean())
+
+
+def _tail(log_weight: np.ndarray) -> np.ndarray:
+    """The largest log weights that the shape is judged by, in increasing order, and the next one in front."""
+    S = len(log_weight)
+    number = math.floor(min(0.2 * S, 3 * math.sqrt(S)))
+    return np.asarray(np.sort(log_weight)[max(S - number - 1, 0) :].round(_EQUAL))
 
 
 def systematic(weights: torch.Tensor, number: int, rng: np.random.Generator) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import task_terms
 from bayesmtl.inference import Settings, mean_field, partition_correction, partition_variational
-from bayesmtl.inference.importance import RELIABLE, recurs
+from bayesmtl.inference.importance import RELIABLE, recurs, shape_of_ties, smooth
 from bayesmtl.inference.partition_correction import Allocated, allocate
 from bayesmtl.inference.partition_weights import weights_of
 from benchmarks.common import prepare
@@ -225,3 +225,23 @@ def test_weights_that_reach_their_largest_again_and_again_have_no_tail():
     log_weight = np.log(np.random.default_rng(0).choice([0.5, 1.0, 1.5], 1000))
     assert recurs(log_weight)
     assert not recurs(np.r_[log_weight[:20], 5.0])
+
+
+def test_tails_of_few_states_are_judged_by_how_far_they_reach():
+    """Bounded weights that come up again are safe; some that are a thousand times as heavy are not."""
+    rng = np.random.default_rng(0)
+    states = np.sort(rng.uniform(0.0, 0.6, 300))
+    log_weight = states[rng.integers(300, size=10_000)]
+    shape = shape_of_ties(log_weight)
+    assert shape is not None and shape < 0.1
+    heavy = np.where(rng.random(10_000) < 0.005, 7.0 + log_weight, log_weight)
+    shape = shape_of_ties(heavy)
+    assert shape is not None and shape > RELIABLE
+    assert shape_of_ties(rng.normal(size=10_000)) is None
+    assert shape_of_ties(np.full(10, -np.inf)) is None
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 20])
+def test_few_weights_cannot_be_judged(number):
+    log_weight = np.random.default_rng(0).normal(size=number)
+    assert smooth(log_weight)[1] == (-np.inf if number == 1 else np.inf)
