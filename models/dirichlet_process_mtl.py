@@ -19,8 +19,8 @@ area under the ROC curve.
 
 Three splits with 40 cells (the command below, some minutes): .747 (sd .001) where the tasks of a cluster are
 alike, .738 where they differ, .733 and .734 by the evidence bound; one population .732, all fields as one
-.727, every field alone .715. New fields one by one .728, all at once .735 by Gibbs, .731 and .732 by the paper's
-scheme, all within the spread over splits (.006 to .016).
+.727, every field alone .715. New fields one by one .728, all at once .735 by Gibbs, .731 and .732 by the
+paper's scheme, all within the spread over splits (.006 to .016).
 
 Source: Xue, Liao, Carin and Krishnapuram (2007). Multi-task learning for classification with Dirichlet
 process priors. JMLR 8, 35-63.
