@@ -8,6 +8,9 @@ The three penalties are the logarithms of the three normal priors above; here th
 partition and has a posterior, and the three strengths are learned instead of cross-validated. What is said
 of the paper is recalled, not checked.
 
+Ten splits of School (the command below, some minutes): explained variance 37.9 % (sd .6) with three clusters
+and with one, a random intercept 37.3, pooled 33.9, single-task 33.4. The schools are one population here.
+
 Source: Jacob, Bach and Vert (2008). Clustered multi-task learning: a convex formulation. NeurIPS 21.
 Run: python models/clustered_mtl.py [--reduced]
 """

@@ -44,7 +44,7 @@ _LARGE = 20_000_000
 # Tasks whose correlations are sampled without being asked to: about a minute on one core.
 _MOST_CORRELATED = 8
 # Features times rows beyond which "laplace" takes about ten minutes and "svi" under one. They cost
-# the same at 30,000, but the former is corrected: CPU seconds 28 and 24 there, 901 and 35 at 1,500,000
+# the same at 30,000, but the former is corrected: CPU seconds 13 and 11 there, 524 and 17 at 1,500,000
 # (`python -m benchmarks.engines`).
 _MANY_ROW_VALUES = 1_000_000
 # Auxiliary variables per sweep (of one chain) beyond which the same is true of "gibbs".
