@@ -38,6 +38,13 @@ def check_priors(spec: Any) -> None:
                 if matrix
                 else "Write Fixed(0.5) for a value that is known.",
             )
+        if isinstance(default, Prior) and value.signed and not default.signed:
+            raise SpecificationError(
+                field.name,
+                expected="a prior of a quantity above 0, such as HalfNormal(1.0)",
+                found=f"{value!r}, which has mass below 0",
+                remedy="Write HalfNormal(1.0), or Gamma(1.0, 1.0).",
+            )
 
 
 def check_positive(name: str, value: float) -> None:
@@ -50,9 +57,14 @@ def check_positive(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class Prior:
-    """Base class of the priors; a prior is a frozen dataclass of plain numbers."""
+    """Base class of the priors; a prior is a frozen dataclass of plain numbers.
+
+    Attributes:
+        signed: Whether it has mass below 0, where no scale and no concentration is.
+    """
 
     registry: ClassVar[dict[str, type[Prior]]] = {}
+    signed: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -152,6 +164,7 @@ class HalfStudentT(Prior):
 class Normal(Prior):
     """N(0, scale^2), for quantities with a sign: 90 % of the mass within 1.64 scale of 0."""
 
+    signed: ClassVar[bool] = True
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -200,6 +213,7 @@ class GroupStudentT(Prior):
     lies within 2.35 scale of 0.
     """
 
+    signed: ClassVar[bool] = True
     df: float = 3.0
     scale: float = 1.0
 

@@ -34,12 +34,13 @@ _CHUNK = 2_000_000  # numbers of workspace handled at once when weights are draw
 def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
     """Sample partitions of the tasks, hyperparameters and weights of a Gaussian model.
 
-    Every iteration draws mu exactly, lets every task draw its cluster anew with weights and cluster means
-    integrated out, and proposes to split and to merge clusters. Then the concentration moves given the
-    partition, and the spread of the cluster means given Z (`partition_scales`); the other hyperparameters by
-    one Hamiltonian trajectory on their density given the partition with mu integrated out too. Z and W are
-    drawn exactly for every kept draw. Chains start from different partitions: all tasks together, all apart,
-    and k-means of the tasks' own estimates; hyperparameters start near their mode given the partition.
+    Approximates nothing. Every iteration draws mu exactly, lets every task draw its cluster anew with weights
+    and cluster means integrated out, and proposes to split and to merge clusters. Then the concentration
+    moves given the partition, and the spread of the cluster means given Z (`partition_scales`); the other
+    hyperparameters by one Hamiltonian trajectory on their density given the partition with mu integrated out
+    too. Z and W are drawn exactly for every kept draw. Chains start from different partitions: all tasks
+    together, all apart, and k-means of the tasks' own estimates; hyperparameters start near their mode given
+    the partition.
 
     An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete; with a checkpoint,
     the same call goes on later.

@@ -270,7 +270,7 @@ def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> 
     """Cluster of every point (T, D): k-means++, then ten rounds of Lloyd's algorithm."""
     if num_clusters >= len(points):
         return np.arange(len(points))
-    centers = points[rng.integers(len(points))][None]
+    centers = points[[rng.integers(len(points))]]  # a copy: centres move, points stay
     for _ in range(num_clusters - 1):
         distance = ((points[:, None] - centers) ** 2).sum(-1).min(1)
         share = distance / distance.sum() if distance.sum() > 0 else np.full(len(points), 1 / len(points))

@@ -89,7 +89,8 @@ class Matern(Kernel):
 
     def __post_init__(self) -> None:
         given = self.lengthscale
-        wrong = given is not None and (not isinstance(given, Prior) or isinstance(given, LKJ))
+        positive = isinstance(given, Prior) and not (isinstance(given, LKJ) or given.signed)
+        wrong = given is not None and not positive
         if wrong or given == Fixed(0.0):
             raise SpecificationError(
                 "lengthscale",

@@ -37,6 +37,7 @@ class Bernoulli(Rowwise):
     """
 
     unit: ClassVar[str] = "linear predictor"
+    separated: ClassVar[str] = "yes from no"
 
     link: Link = "logit"
 
@@ -81,7 +82,9 @@ class Bernoulli(Rowwise):
         p = torch.sigmoid(f)
         return p * (p - 1) * (1 - 2 * p)
 
-    def yes_and_no(self, y: np.ndarray, trials: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(
+        self, y: np.ndarray, task: np.ndarray, trials: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Ones and zeros."""
         return y > 0, y < 1
 

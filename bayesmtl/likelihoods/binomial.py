@@ -34,6 +34,7 @@ class Binomial(Rowwise):
     """
 
     unit: ClassVar[str] = "linear predictor"
+    separated: ClassVar[str] = "yes from no"
 
     trials: int | None = None
 
@@ -92,7 +93,9 @@ class Binomial(Rowwise):
         """The log odds of a row's own share, half a success and half a failure added."""
         return torch.log((y + 0.5) / (self._number(y, given) - y + 0.5))
 
-    def yes_and_no(self, y: np.ndarray, trials: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(
+        self, y: np.ndarray, task: np.ndarray, trials: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Rows with successes and rows with failures."""
         most = trials if self.trials is None else np.full(len(y), self.trials)
         assert most is not None

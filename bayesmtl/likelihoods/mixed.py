@@ -210,6 +210,18 @@ class Mixed(Rowwise):
                 known = getattr(part, "trials", None) is not None  # for all its rows: it needs no others
                 part.check_target(y[where], told, None if trials is None or known else trials[where])
 
+    def bounds(
+        self, y: np.ndarray, task: np.ndarray, trials: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Each part's, of the rows of its tasks."""
+        code = self._part_of_position.numpy()[task]
+        below, above = np.ones((2, len(y)), dtype=bool)
+        for k, part in enumerate(self._by_row):
+            where = code == k
+            own = None if trials is None else trials[where]
+            below[where], above[where] = part.bounds(y[where], task[where], own)
+        return below, above
+
     def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Features are standardised together, and each part's targets or linear predictors by themselves.
 

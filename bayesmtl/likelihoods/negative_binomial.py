@@ -39,6 +39,7 @@ class NegativeBinomial(Rowwise):
 
     unit: ClassVar[str] = "log rate"
     is_rate: ClassVar[bool] = True
+    separated: ClassVar[str] = "zeros from other counts"
 
     dispersion: Prior = field(default_factory=HalfNormal)
 
@@ -76,6 +77,12 @@ class NegativeBinomial(Rowwise):
     def start(self, y: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The logarithm of the count itself, half an event added."""
         return torch.log(y + 0.5)
+
+    def bounds(
+        self, y: np.ndarray, task: np.ndarray, trials: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Counts above 0, and all: zeros are as likely as can be at a rate of 0."""
+        return y > 0, np.ones(len(y), dtype=bool)
 
     def level(
         self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None

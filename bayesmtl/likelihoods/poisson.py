@@ -30,6 +30,7 @@ class Poisson(Rowwise):
 
     unit: ClassVar[str] = "log rate"
     is_rate: ClassVar[bool] = True
+    separated: ClassVar[str] = "zeros from other counts"
 
     def check_target(self, y: np.ndarray, name: str, trials: np.ndarray | None = None) -> None:
         """Whole numbers from 0 on."""
@@ -47,6 +48,12 @@ class Poisson(Rowwise):
     def start(self, y: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The logarithm of the count itself, half an event added."""
         return torch.log(y + 0.5)
+
+    def bounds(
+        self, y: np.ndarray, task: np.ndarray, trials: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Counts above 0, and all: zeros are as likely as can be at a rate of 0."""
+        return y > 0, np.ones(len(y), dtype=bool)
 
     def level(
         self, y: np.ndarray, counts: np.ndarray, offset: np.ndarray, trials: np.ndarray | None

@@ -66,6 +66,9 @@ class Rowwise(Likelihood):
     is_rate: ClassVar[bool] = False
     """Whether levels are logarithms of rates per unit of exposure, so that exp(offset) is what adds up."""
 
+    separated: ClassVar[str] = "outcomes"
+    """What a feature tells apart where the likelihood alone would send its weight to infinity, in words."""
+
     @property
     def log_concave(self) -> bool:
         """Whether log p(y | f) is concave in f: the weights then have one mode given the hyperparameters."""
@@ -158,9 +161,17 @@ class Rowwise(Likelihood):
         omega = torch.from_numpy(polya_gamma(form.shape * count, f.numpy(), rng))
         return GaussianRows(omega, torch.as_tensor(form.kappa * count))
 
-    def yes_and_no(self, y: np.ndarray, trials: np.ndarray | None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Which rows hold an event, and which a trial without one, bool (n,); `None` but for yes or no."""
-        return None
+    def bounds(
+        self, y: np.ndarray, task: np.ndarray, trials: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which rows keep f from falling without end, and which from rising so, bool (n,): all, as a rule.
+
+        Args:
+            y: Targets (n,).
+            task: Positions of their tasks (n,).
+            trials: Numbers of trials (n,), or `None`.
+        """
+        return np.ones(len(y), dtype=bool), np.ones(len(y), dtype=bool)
 
     def check(self, task_names: Sequence[str], observed_per_task: np.ndarray) -> None:
         """Any number of rows will do."""

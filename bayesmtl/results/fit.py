@@ -18,7 +18,7 @@ from bayesmtl.algebra.conditional import draw_prior_basis
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
-from bayesmtl.diagnostics import Check, check_draws, separation_notes
+from bayesmtl.diagnostics import Check, check_draws, class_separation_notes, separation_notes
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
 from bayesmtl.likelihoods import Likelihood, Rowwise
@@ -143,15 +143,23 @@ class Fit:
 
     def _separation(self) -> list[str]:
         """What `check` says of outcomes that have no finite estimate by themselves."""
-        data, likelihood = self.data, self.likelihood
-        if isinstance(data, TaskSummaries) or not isinstance(likelihood, Rowwise):
+        data = self.data
+        likelihood = self.likelihood.of_tasks(data.task_names, np.ones(data.num_tasks))  # scales play no part
+        if not isinstance(likelihood, Rowwise):
             return []
-        seen = data.observed
-        trials = None if data.trials is None else data.trials[seen]
-        kinds = likelihood.yes_and_no(data.y[seen], trials)
-        if kinds is None:
-            return []
-        return separation_notes(data.X[seen], *kinds, data.task[seen], data.task_names, data.feature_names)
+        trials: np.ndarray | None
+        if isinstance(data, TaskSummaries):  # means tell whether the outcomes of a task are all alike
+            task = np.flatnonzero(data.moments.count > 0)
+            means = data.moments.averages()
+            y, trials, X = means["y"].round(9), means["trials"].round(9), np.ones((len(task), 1))
+        else:
+            seen = data.observed
+            task, y, X = data.task[seen], data.y[seen], data.X[seen]
+            trials = None if data.trials is None else data.trials[seen]
+        if likelihood.has_classes and isinstance(data, TaskData):
+            return class_separation_notes(X, y, data.classes, task, data.task_names, data.feature_names)
+        bounds = likelihood.bounds(y, task, trials)
+        return separation_notes(X, *bounds, task, data.task_names, data.feature_names, likelihood.separated)
 
     def _prior_of_reported(self) -> xr.Dataset | None:
         """Prior draws of the hyperparameters and the population, where they are few and have no partition."""

@@ -98,6 +98,33 @@ def test_a_prior_of_the_wrong_kind():
         bm.Hierarchical(scale=bm.LKJ())
 
 
+@pytest.mark.parametrize(
+    "make, parameter",
+    [
+        (lambda value: bm.DirichletProcess(value), "concentration"),
+        (lambda value: bm.PitmanYor(concentration=value), "concentration"),
+        (lambda value: bm.Clusters(2, value), "concentration"),
+        (lambda value: bm.Clusters(2, spread=value), "spread"),
+        (lambda value: bm.Gated(2, ["size"], slopes=value), "slopes"),
+        (lambda value: bm.Hierarchical(scale=value), "scale"),
+        (lambda value: bm.TaskCovariance(task_scale=value), "task_scale"),
+        (lambda value: bm.Gaussian(scale=value), "scale"),
+        (lambda value: bm.NegativeBinomial(value), "dispersion"),
+        (lambda value: bm.StudentT(degrees=value), "degrees"),
+        (lambda value: bm.MultitaskGP(amplitude=value), "amplitude"),
+    ],
+)
+def test_a_prior_with_mass_below_zero_where_nothing_is(make, parameter):
+    """Its draws would be no scales and no concentrations, which no engine would notice."""
+    with refused(SpecificationError, parameter, "above 0", "Normal(scale=2.0)", "HalfNormal(1.0)"):
+        make(bm.Normal(2.0))
+
+
+def test_a_length_scale_below_zero():
+    with refused(SpecificationError, "lengthscale", "positive numbers", "Normal(scale=2.0)"):
+        bm.Matern(lengthscale=bm.Normal(2.0))
+
+
 def test_a_population_of_no_spread():
     """A scale of exactly zero for the population has no density: refused, not NaN."""
     for sharing in (bm.Pooled, bm.Hierarchical, bm.LowRank):

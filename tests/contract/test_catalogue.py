@@ -310,6 +310,14 @@ def test_no_engine_escapes():
     assert {engine for _, engine in ENTRIES.values()} == set(ENGINES)
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_engine_says_what_it_approximates(name):
+    """In its docstring; "gibbs" leaves it to its two samplers."""
+    samplers = (augmented_gibbs, partition_gibbs) if name == "gibbs" else (ENGINES[name],)
+    for sampler in samplers:
+        assert "approximate" in sampler.__doc__.lower()
+
+
 def test_the_catalogue_covers_every_pair():
     """Every registered class meets every engine that works with it, but those that one entry stands for."""
     entries = [(model, engine) for model, engine in ENTRIES.values() if engine not in STOOD_FOR]

@@ -6,7 +6,9 @@ errors (6e-7 each, about 30 of them).
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -344,6 +346,18 @@ def run(data: bm.TaskData, **changes) -> bm.Fit:
         # with known scales the posterior is normal, and trajectories are short
         model = bm.LinearModel(bm.Hierarchical(scale=bm.Fixed(0.7)), bm.Gaussian(noise=0.5))
         return model.fit(data, method="nuts", **(settings | changes))
+
+
+def test_chains_take_turns_in_one_process(monkeypatch):
+    """Started from a notebook, processes may never end."""
+
+    def started(*arguments, **options):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", started)
+    monkeypatch.setattr(subprocess.Popen, "__init__", started)
+    monkeypatch.setattr(os, "fork", started)
+    assert run(lines(), num_chains=3).posterior.sizes["chain"] == 3
 
 
 def test_an_interrupt_gives_what_every_chain_has_drawn(monkeypatch):

@@ -8,6 +8,7 @@ False-alarm budget: 1e-4 for this file, which has about 20 comparisons of probab
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -266,14 +267,15 @@ def known(within: str) -> bm.LinearModel:
     return bm.LinearModel(sharing, bm.Gaussian(noise=0.8))
 
 
-def enumerated(model: bm.LinearModel, data: bm.TaskData) -> np.ndarray:
-    """P(two tasks together) from all 52 partitions."""
+def enumerated(model: bm.LinearModel, data: bm.TaskData) -> tuple[np.ndarray, np.ndarray]:
+    """P(two tasks together), and P(a task alone), from all 52 partitions."""
     partitions = all_partitions(data.num_tasks)
     problem, _ = model._problem(data, data.standardization())
     points = torch.zeros(len(partitions), 0, dtype=torch.float64)
     probability = torch.softmax(problem.given(partitions).log_density(points), 0).numpy()
     together = (partitions[:, :, None] == partitions[:, None]).numpy()
-    return np.clip(np.einsum("p,ptu->tu", probability, together), 0.0, 1.0)
+    alone = probability @ (together.sum(2) == 1)
+    return np.clip(np.einsum("p,ptu->tu", probability, together), 0.0, 1.0), alone
 
 
 def fitted(model: bm.LinearModel, data: bm.TaskData) -> bm.Fit:
@@ -283,22 +285,54 @@ def fitted(model: bm.LinearModel, data: bm.TaskData) -> bm.Fit:
 @pytest.mark.parametrize("within", ["none", "diagonal", "full"])
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_the_engine_and_conditioning_agree_with_enumeration(within):
-    """Co-clustering of a fit to five tasks, and of a fit to three conditioned on the two others.
+    """Who is with whom and who is alone, of a fit to five tasks and of one conditioned on two of them.
 
     1000 draws, taken for 400 independent ones (after conditioning more depend on each other): at 4.5 standard
-    errors the 20 comparisons have a false-alarm probability of 1e-4 if there are no more; these chains mix
+    errors the 30 comparisons have a false-alarm probability of 2e-4 if there are no more; these chains mix
     better.
     """
     model, data = known(within), toy_rows()
-    exact = enumerated(model, data)
+    exact, alone = enumerated(model, data)
     assert exact.min() < 0.35 and exact[np.triu_indices(5, 1)].max() > 0.55  # there is something to find
-    whole = fitted(model, data).partition().co_clustering.to_numpy()
-    error = 0.003 + 4.5 * np.sqrt(exact * (1 - exact) / 400)
-    assert np.all(np.abs(whole - exact) < error)
     first = fitted(model, data.select_tasks(list("abc"))).condition(data.select_tasks(list("de")))
     assert first.task_names == tuple("abcde")
-    conditioned = first.partition().co_clustering.to_numpy()
-    assert np.all(np.abs(conditioned - exact) < error), np.abs(conditioned - exact).max()
+    for fit in (fitted(model, data), first):
+        found = fit.partition()
+        for ours, right in ((found.co_clustering.to_numpy(), exact), (found.alone.to_numpy(), alone)):
+            error = 0.003 + 4.5 * np.sqrt(right * (1 - right) / 400)
+            assert np.all(np.abs(ours - right) < error), np.abs(ours - right).max()
+
+
+@pytest.mark.parametrize("within", ["none", "diagonal"])
+@pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
+def test_predictions_average_over_partitions(within):
+    """Means and spreads of the five tasks and of one never seen, by all 203 partitions of the six.
+
+    Given a partition the weights are normal, and so are they given the rows. 1000 draws, taken for 400: two
+    comparisons for each task at 4.5 standard errors of the mean, and at a fifth of the standard deviation.
+    """
+    model, data = known(within), toy_rows()
+    partitions, task, noise = all_partitions(6), data.task, 0.8**2
+    own = 0.3**2 if within == "diagonal" else 0.0
+    prior = model.sharing.log_partition(partitions, {"concentration": torch.ones(203).double()}).numpy()
+    log_density, means, squares = [], [], []
+    for one in partitions.numpy():
+        covariance = 1.0 + (one[:, None] == one) + own * np.eye(6)
+        rows = covariance[np.ix_(task, task)] + noise * np.eye(15)
+        gain = np.linalg.solve(rows, covariance[task]).T
+        log_density.append(stats.multivariate_normal.logpdf(data.y, cov=rows))
+        means.append(gain @ data.y)
+        squares.append(means[-1] ** 2 + np.diag(covariance - gain @ covariance[task]))
+    probability = np.exp(prior + log_density - np.max(log_density))
+    probability /= probability.sum()
+    mean = probability @ np.array(means)
+    sd = np.sqrt(probability @ np.array(squares) - mean**2)
+    likeliest = means[int(np.argmax(probability))]
+    assert np.abs(mean - likeliest).max() > 0.1  # no single partition gives the answer
+    new = pd.DataFrame({"x0": 1.0, data.task_column: list("abcdef")})
+    predicted = fitted(model, data).predict(new, kind="latent", new_tasks="population", num_draws=1000)
+    assert np.all(np.abs(predicted.mean - mean) < 4.5 * sd / np.sqrt(400))
+    assert np.all(np.abs(predicted.sd / sd - 1) < 0.2)
 
 
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")

@@ -1,4 +1,4 @@
-"""Which pairs of tasks proposals to split or to merge begin with, and how many proposals there are."""
+"""Where chains over partitions start, and the pairs of tasks that proposals begin with."""
 
 import numpy as np
 import torch
@@ -34,3 +34,20 @@ def test_neighbours_and_the_number_of_proposals():
     together, apart = torch.zeros(2, 60, dtype=torch.long), torch.arange(60).expand(2, -1)
     number = [partition_step.num_proposals(m, warming_up=False) for m in (together, apart)]
     assert number == [1, 1] and partition_step.num_proposals(apart, warming_up=True) == 60
+
+
+def test_chains_start_with_all_together_all_apart_and_by_k_means():
+    """Twenty tasks in four heaps: chains have 1, 20, 2 and 4 clusters, those heaps, and then more."""
+    rng = np.random.default_rng(0)
+    heap = rng.integers(4, size=20)
+    points = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 9.0]])[heap] + 0.1 * rng.normal(size=(20, 2))
+    given = points.copy()
+    starts = partition_step.dispersed_partitions(bm.DirichletProcess(), points, 8, rng).numpy()
+    assert [len(np.unique(start)) for start in starts] == [1, 20, 2, 4, 1, 20, 4, 8]
+    assert np.array_equal(points, given)
+    for start in (starts[3], starts[6]):
+        assert ((start[:, None] == start) == (heap[:, None] == heap)).all()
+    # the heaps that are halves stay whole
+    assert all(len(np.unique(starts[2][heap == k])) == 1 for k in range(4))
+    few = partition_step.dispersed_partitions(bm.Clusters(3), points, 4, rng).numpy()
+    assert [len(np.unique(start)) for start in few] == [1, 3, 2, 3]

@@ -6,6 +6,7 @@ import os
 import signal
 import tracemalloc
 import warnings
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -293,6 +294,23 @@ def test_wrong_options(folder):
         bm.TaskData.from_parquet(folder, **COLUMNS, client="localhost")
 
 
+@contextmanager
+def two_workers():
+    """A client of two processes on this machine, and of those that replace killed ones.
+
+    All are copies of a server process that has imported this package once: each would need seconds to do so.
+    """
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        distributed.utils.get_mp_context().set_forkserver_preload(["distributed", "bayesmtl"])
+        with (
+            distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client
+
+
 class LosingClient:
     """A client whose first worker to hold results is killed before they are fetched."""
 
@@ -315,11 +333,7 @@ class LosingClient:
 # a worker that is killed is reported, and so are ports and loops that close with it
 @pytest.mark.filterwarnings("ignore")
 def test_a_cluster_gives_the_same_bits_and_a_killed_worker_loses_nothing(sums, folder, frame, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with two_workers() as client:
         assert identical(sums, bm.TaskData.from_parquet(folder, **COLUMNS, client=client))
         losing = LosingClient(client)
         assert identical(sums, bm.TaskData.from_parquet(folder, **COLUMNS, client=losing))
@@ -327,3 +341,51 @@ def test_a_cluster_gives_the_same_bits_and_a_killed_worker_loses_nothing(sums, f
         frame.head(9).assign(dose=np.nan).to_parquet(tmp_path / "a.parquet")
         with pytest.raises(DataError, match="`dose`.*values that are not in .*a.parquet"):
             bm.TaskData.from_parquet(tmp_path, **COLUMNS, client=client)
+
+
+def killer(name: str, diary: Path):
+    """A plugin under which workers read chunks of 7 rows, and the first to read a second one of a part dies.
+
+    Every chunk of the part is a line of the diary: the process that read it, and its number of rows. The
+    class is made here so that workers get it as it is and need not import this file.
+    """
+    from distributed import WorkerPlugin
+
+    class Killer(WorkerPlugin):
+        def setup(self, worker):
+            from bayesmtl.data import parquet
+
+            parquet._CHUNK, following = 7, parquet._next
+
+            def watched(batches, path):
+                batch = following(batches, path)
+                if path.endswith(name) and batch is not None:
+                    first = diary.exists() and len(diary.read_text().splitlines()) == 1
+                    with diary.open("a") as file:
+                        file.write(f"{os.getpid()} {batch.num_rows}\n")
+                    if first:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return batch
+
+            parquet._next = watched
+
+    return Killer()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as above
+def test_a_worker_killed_inside_a_part_loses_nothing(folder, tmp_path, monkeypatch):
+    """What it had added up goes with it: another worker reads the part from its beginning, once."""
+    monkeypatch.setattr(parquet, "_CHUNK", 7)
+    alone, diary = bm.TaskData.from_parquet(folder, **COLUMNS), tmp_path / "diary"
+    with two_workers() as client:
+        client.register_plugin(killer("part-1.parquet", diary))  # for those that replace the dead one, too
+        together = bm.TaskData.from_parquet(folder, **COLUMNS, client=client)
+        alive = set(client.run(os.getpid).values())
+    assert identical(together, alone)
+    lines = [line.split() for line in diary.read_text().splitlines()]
+    processes, lengths = zip(*((int(process), int(length)) for process, length in lines), strict=True)
+    assert processes[0] == processes[1] and processes[0] not in alive | {os.getpid()}
+    assert lengths[:2] == (7, 7) and len(set(processes[2:])) == 1 and processes[2] != processes[0]
+    whole = pd.read_parquet(folder / "part-1.parquet")
+    assert sum(lengths[2:]) == len(whole) and len(lengths) - 2 == -(-len(whole) // 7)
