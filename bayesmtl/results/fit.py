@@ -18,19 +18,18 @@ from bayesmtl.algebra.conditional import draw_prior_basis
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
-from bayesmtl.diagnostics import Check, check_draws, class_separation_notes, separation_notes
+from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
-from bayesmtl.likelihoods import Likelihood, Rowwise
-from bayesmtl.results import datatree, files, prediction, update
+from bayesmtl.likelihoods import Likelihood
+from bayesmtl.results import datatree, files, fit_views, prediction, update
 from bayesmtl.results.described import describe_new, standardised
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.posterior import posterior_dataset
 from bayesmtl.results.prediction import Kind, Prediction
-from bayesmtl.results.similarity import TaskSimilarity, function_similarity
+from bayesmtl.results.similarity import TaskSimilarity
 from bayesmtl.sharing import Sharing
 
-_MEMORY = 2e9  # bytes that a similarity may take
 _MOST_COMPARED = 2000  # hyperparameters that are compared with their prior
 _NUM_PRIOR_DRAWS = 1000
 
@@ -138,28 +137,8 @@ class Fit:
             method=self.method,
             complete=self.draws.complete,
             prior=self._prior_of_reported(),
-            further=self._separation(),
+            further=fit_views.separation(self),
         )
-
-    def _separation(self) -> list[str]:
-        """What `check` says of outcomes that have no finite estimate by themselves."""
-        data = self.data
-        likelihood = self.likelihood.of_tasks(data.task_names, np.ones(data.num_tasks))  # scales play no part
-        if not isinstance(likelihood, Rowwise):
-            return []
-        trials: np.ndarray | None
-        if isinstance(data, TaskSummaries):  # means tell whether the outcomes of a task are all alike
-            task = np.flatnonzero(data.moments.count > 0)
-            means = data.moments.averages()
-            y, trials, X = means["y"].round(9), means["trials"].round(9), np.ones((len(task), 1))
-        else:
-            seen = data.observed
-            task, y, X = data.task[seen], data.y[seen], data.X[seen]
-            trials = None if data.trials is None else data.trials[seen]
-        if likelihood.has_classes and isinstance(data, TaskData):
-            return class_separation_notes(X, y, data.classes, task, data.task_names, data.feature_names)
-        bounds = likelihood.bounds(y, task, trials)
-        return separation_notes(X, *bounds, task, data.task_names, data.feature_names, likelihood.separated)
 
     def _prior_of_reported(self) -> xr.Dataset | None:
         """Prior draws of the hyperparameters and the population, where they are few and have no partition."""
@@ -254,11 +233,12 @@ class Fit:
         codes = self.schema.codes(rows.task_labels)
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
-            raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
+            raise self.unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
         described = describe_new(self, new, descriptors, unknown).standardised
         return prediction.predict_rows(self, rows, unknown, kind, num_draws, described)
 
-    def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
+    def unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
+        """The error that says which tasks are not known."""
         return UnknownTaskError(
             self.schema.task_column,
             expected=f"tasks of the training data ({listing(self.task_names)})",
@@ -326,95 +306,7 @@ class Fit:
         """
         check_option("kind", kind, ("function", "structure"))
         check_option("relative_to", relative_to, ("nothing", "population"))
-        names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
-        codes = self.schema.codes(names)
-        if (codes < 0).any():
-            missing = [name for name, code in zip(names, codes, strict=True) if code < 0]
-            raise self._unknown(missing, "Leave it out, or add its rows with fit.condition.")
-        chosen = self.chosen_draws(num_draws)
-        if 8 * len(chosen) * len(names) ** 2 > _MEMORY:
-            raise SpecificationError(
-                "tasks",
-                expected="few enough tasks for an array of draws x tasks x tasks",
-                found=f"{len(names)} tasks and {len(chosen)} draws",
-                remedy="Name the tasks of interest with tasks=[...], or lower num_draws.",
-            )
-        if kind == "structure" and self.sharing.has_partition:
-            cluster = self.draws.hyperparameters["cluster"].flatten(0, 1)[chosen][:, codes].numpy()
-            values = (cluster[:, :, None] == cluster[:, None, :]).astype(float)
-            meaning = "whether two tasks are in one cluster"
-        elif kind == "structure" and self.sharing.has_correlation:
-            given = {k: v.flatten(0, 1)[chosen] for k, v in self.draws.hyperparameters.items()}
-            omega = self.sharing.task_correlation(given, len(self.task_names))
-            values = omega[:, codes][:, :, codes].numpy()
-            meaning = "correlation of the tasks' weights around the population"
-        elif kind == "structure":
-            loadings = self._loadings()[chosen][:, codes]
-            values = function_similarity(loadings, np.eye(loadings.shape[-1]))
-            meaning = "cosine of the tasks' loadings on the shared directions"
-        else:
-            weights = self.draws.weights.flatten(0, 1)[chosen][:, codes].numpy()
-            values, meaning = self._function_similarity(weights, chosen, relative_to, reference)
-        labels = np.array(names, dtype=str)
-        coords = {"draw": np.arange(len(chosen)), "task": labels, "task_other": labels}
-        draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
-        return TaskSimilarity(draws, meaning)
-
-    def _loadings(self) -> np.ndarray:
-        if self.draws.factors.shape[-1] == 0 or not self.sharing.has_loadings:
-            raise SpecificationError(
-                "kind",
-                expected='"function" for this sharing prior',
-                found='"structure"',
-                remedy=f"{type(self.sharing).__name__} has no structure of its own between tasks.",
-            )
-        return self.draws.factors.flatten(0, 1).numpy()
-
-    def _function_similarity(
-        self,
-        weights: np.ndarray,
-        chosen: np.ndarray,
-        relative_to: str,
-        reference: pd.DataFrame | TaskData | None,
-    ) -> tuple[np.ndarray, str]:
-        moment, centred = self._reference(reference)
-        if relative_to == "population":
-            if not self.sharing.has_population:
-                raise SpecificationError(
-                    "relative_to",
-                    expected='"nothing" for a sharing prior without a population',
-                    found='"population"',
-                    remedy="Use Hierarchical() or LowRank() for tasks around a population.",
-                )
-            weights = weights - self.draws.basis.flatten(0, 1)[chosen][:, :1].numpy()
-            return function_similarity(
-                weights, self._per_output(moment)
-            ), "agreement of departures from the population"
-        if not np.any(np.diag(centred) > 1e-20):
-            raise SpecificationError(
-                "reference",
-                expected="inputs over which the functions vary",
-                found="constant features only",
-                remedy='Use relative_to="population" to compare levels.',
-            )
-        centred = self._per_output(centred)
-        return function_similarity(weights, centred), "correlation of the tasks' functions over the inputs"
-
-    def _per_output(self, moment: np.ndarray) -> np.ndarray:
-        """Moments of the features for weights of several predictors, whose products add up."""
-        return np.kron(np.eye(self.problem.num_outputs), moment)
-
-    def _reference(self, reference: pd.DataFrame | TaskData | None) -> tuple[np.ndarray, np.ndarray]:
-        """Moments about zero and about the mean, (D, D) each, of the standardised reference inputs."""
-        if reference is not None:
-            X = self.schema.encode(reference).X
-        elif isinstance(self.data, TaskSummaries):
-            return self.data.moments.feature_moments(self.standardization)
-        else:
-            X = self.data.X
-        X = self.standardization.standardize_features(X)
-        apart = X - X.mean(axis=0)
-        return X.T @ X / len(X), apart.T @ apart / len(X)
+        return fit_views.task_similarity(self, relative_to, tasks, reference, kind, num_draws)
 
     def chosen_draws(self, num_draws: int) -> np.ndarray:
         """Positions of `num_draws` draws, spread evenly over all; all of them when there are no more."""

@@ -21,7 +21,6 @@ from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, lis
 from bayesmtl.inference import whole_number
 from bayesmtl.inference.capacity import refuse_beyond
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
-from bayesmtl.inference.importance import smooth
 from bayesmtl.inference.variational import LEAST_NOISE, SparseProblem
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
@@ -36,14 +35,12 @@ from bayesmtl.results.posterior import in_user_units
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
 from bayesmtl.sharing import Sharing
-from bayesmtl.sharing.function_base import correlation
 
 # Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
 _MOST_INSPECTED = 20
 _INSPECTED = 10_000_000
 _LEFT_OPEN = 0.01  # share of the prior variance that inducing inputs may leave open without a word
 _FARTHEST = 1e100  # whose square is a number
-_MOST_INPUTS = 500  # at which kernels' variances are averaged
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +107,7 @@ class GPFit:
         """q(v) under the first hyperparameter draw, which all others share where the engine has one point."""
         problem = self.problem
         assert isinstance(problem, SparseProblem)
-        values = {name: value[:1] for name, value in self._flat().items()}
+        values = {name: value[:1] for name, value in self.flat().items()}
         return FirstWeights(signature(problem, values), problem.best(values))
 
     @cached_property
@@ -121,7 +118,7 @@ class GPFit:
         `unit` says what it is measured in.
         """
         C, N = self.num_chains_and_draws
-        flat = self._flat()
+        flat = self.flat()
         reports = {
             **self.problem.kernels.report(flat),
             **self.problem.sharing.report(flat),
@@ -193,7 +190,7 @@ class GPFit:
         problem = self.problem
         assert isinstance(problem, SparseProblem)
         notes = []
-        values = {name: value[:1] for name, value in self._flat().items()}
+        values = {name: value[:1] for name, value in self.flat().items()}
         if not self.likelihood.compresses:
             notes.append("The functions' posterior given hyperparameters is approximated by a normal one.")
         elif float(problem.noise(values, 1).min()) < LEAST_NOISE:
@@ -256,7 +253,7 @@ class GPFit:
         codes = self.schema.codes(rows.task_labels)
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
-            raise self._unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
+            raise self.unknown(unknown, 'Pass new_tasks="population" to predict it from the population.')
         if joint:
             refuse_beyond(
                 "new",
@@ -337,25 +334,7 @@ class GPFit:
                 found=type(reference).__name__,
                 remedy='Pass kind="function" as well.',
             )
-        names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
-        codes = self.known_codes(names, "Leave it out, or add its rows with fit.condition.")
-        if kind == "structure":
-            chosen = self._chosen(num_draws)
-            draws_of = {name: value[chosen] for name, value in self._flat().items()}
-            X = self.problem.X[:: -(-len(self.problem.X) // _MOST_INPUTS)]
-            size = self.problem.kernels.variance(draws_of, X).mean(-1)
-            omega = (self.problem.structure(draws_of).shape * size[:, :, None, None]).sum(1)
-            values = correlation(omega)[:, codes][:, :, codes].numpy()
-            meaning = "correlation of the tasks' functions under the prior given the draw"
-        else:
-            number = whole_number("num_draws", num_draws, 2)
-            values = gp_views.function_correlations(self, codes, reference, number)
-            given = "the inputs of the data" if reference is None else "the reference inputs"
-            meaning = f"correlation of the tasks' functions over {given}"
-        labels = np.array(names, dtype=str)
-        coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
-        draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
-        return TaskSimilarity(draws, meaning)
+        return gp_views.task_similarity(self, kind, tasks, reference, num_draws)
 
     def partition(self, num_draws: int = 1000) -> Partition:
         """Which tasks belong together: the posterior of the partition, its point summary and how sure it is.
@@ -367,7 +346,7 @@ class GPFit:
             SpecificationError: If the sharing prior has no partition.
         """
         need_partition(self.sharing)
-        return Partition.of(self._flat()["cluster"][self._chosen(num_draws)].numpy(), self.schema)
+        return Partition.of(self.flat()["cluster"][self.chosen_draws(num_draws)].numpy(), self.schema)
 
     def to_datatree(self) -> xr.DataTree:
         """The fit as ArviZ groups: posterior, sample_stats, observed_data and constant_data.
@@ -394,41 +373,8 @@ class GPFit:
             target under it, and `pareto_k` of the weights (above 0.7 they are unreliable, infinite where
             hardly any draw explains the row; NaN where all draws are the same).
         """
-        problem = self.problem
         self.need_exact("leave_one_out")
-        means, variances = [], []
-        for part in gp_prediction.in_chunks(self.chosen_values(num_draws), len(problem.y) ** 2):
-            mean, variance = self.known_rows(part).leave_one_out(problem.y)
-            means.append(mean)
-            variances.append(variance)
-        centres, spreads = torch.cat(means).numpy(), torch.cat(variances).numpy()
-        y = problem.y.numpy()
-        density = -0.5 * ((y - centres) ** 2 / spreads + np.log(2 * np.pi * spreads))
-        k = np.full(len(y), np.nan)
-        log_weight = np.zeros_like(density)
-        if len(density) > 1:
-            for i in range(len(y)):
-                log_weight[:, i], k[i] = smooth(-density[:, i])
-        weights = np.exp(log_weight - log_weight.max(axis=0))
-        weights /= weights.sum(axis=0)
-        centre = (weights * centres).sum(axis=0)
-        sd = np.sqrt((weights * (spreads + (centres - centre) ** 2)).sum(axis=0))
-        task = problem.task.numpy()
-        scale = self.standardization.target_scale[task]
-        score = np.log((weights * np.exp(density - density.max(axis=0))).sum(axis=0)) + density.max(axis=0)
-        observed = self.data.observed
-        index = np.flatnonzero(observed) if self.data.index is None else self.data.index[observed]
-        return pd.DataFrame(
-            {
-                "task": np.array(self.task_names)[task],
-                "target": self.data.y[observed],
-                "mean": self.standardization.unstandardize_target(centre, task),
-                "sd": scale * sd,
-                "log_density": score - np.log(scale),
-                "pareto_k": k,
-            },
-            index=index,
-        )
+        return gp_views.leave_one_out(self, num_draws)
 
     def known_codes(self, labels: Sequence[str] | np.ndarray, remedy: str) -> np.ndarray:
         """Positions of tasks.
@@ -439,7 +385,7 @@ class GPFit:
         codes = self.schema.codes(labels)
         missing = [str(label) for label, code in zip(labels, codes, strict=True) if code < 0]
         if missing:
-            raise self._unknown(list(dict.fromkeys(missing)), remedy)
+            raise self.unknown(list(dict.fromkeys(missing)), remedy)
         return codes
 
     def need_exact(self, verb: str) -> None:
@@ -452,7 +398,8 @@ class GPFit:
                 remedy='Fit a sample of the rows with method="empirical_bayes", or hold rows out.',
             )
 
-    def _unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
+    def unknown(self, unknown: Sequence[str], remedy: str) -> UnknownTaskError:
+        """The error that says which tasks are not known."""
         return UnknownTaskError(
             self.schema.task_column,
             expected=f"tasks of the training data ({listing(self.task_names)})",
@@ -460,10 +407,12 @@ class GPFit:
             remedy=remedy,
         )
 
-    def _flat(self) -> dict[str, torch.Tensor]:
+    def flat(self) -> dict[str, torch.Tensor]:
+        """Hyperparameters of all draws, chains behind each other."""
         return {name: value.flatten(0, 1) for name, value in self.hyperparameters.items()}
 
-    def _chosen(self, num_draws: int) -> np.ndarray:
+    def chosen_draws(self, num_draws: int) -> np.ndarray:
+        """Positions of `num_draws` draws, spread evenly over all; all of them when there are no more."""
         C, N = self.num_chains_and_draws
         num_draws = min(whole_number("num_draws", num_draws, 1), C * N)
         return np.linspace(0, C * N - 1, num_draws).round().astype(int)
@@ -475,8 +424,8 @@ class GPFit:
             num_draws: How many are wanted.
             fresh: Whether tasks will be added whose own quantities differ from draw to draw.
         """
-        chosen = self._chosen(min(num_draws, gp_prediction.MOST_PREDICTORS))
-        values = {name: value[chosen] for name, value in self._flat().items()}
+        chosen = self.chosen_draws(min(num_draws, gp_prediction.MOST_PREDICTORS))
+        values = {name: value[chosen] for name, value in self.flat().items()}
         own = any("task" in p.dims and p.size for p in self.problem.space.parameters)
         if not (fresh and own) and all(bool((v == v[:1]).all()) for v in values.values()):
             return {name: value[:1] for name, value in values.items()}

@@ -72,7 +72,7 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
     codes = fit.schema.codes(rows.task_labels)
     unknown = sorted({str(label) for label in rows.task_labels[codes < 0]})
     if unknown:
-        raise fit._unknown(unknown, "Leave them out: nothing tells how uncertain a task without rows is.")
+        raise fit.unknown(unknown, "Leave them out: nothing tells how uncertain a task without rows is.")
     m = len(codes)
     if m < n:
         raise SpecificationError(
