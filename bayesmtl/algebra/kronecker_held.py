@@ -127,14 +127,21 @@ def expected_information(
     """
     factor = decompose_tasks(tasks.shape[:, 0], tasks.level, noise, grid.lam, grid.q)
     P, D = factor.P[0], factor.inverse_d[0]
-    of_shape = (P.mT @ slopes.shape @ P).flatten(1)
-    of_noise = ((P.mT * slopes.variance[:, None, :]) @ P).flatten(1)
-    S0, S1, S2 = (((D * weight[:, None]).mT @ D).flatten() for weight in _powers(grid.lam[0]))
-    both = (of_shape * S2 + of_noise * S1) @ of_shape.mT + (of_shape * S1 + of_noise * S0) @ of_noise.mT
-    at_level = factor.left[0] @ slopes.level
-    information: torch.Tensor = 0.5 * (both + at_level.flatten(1) @ at_level.mT.flatten(1).mT)
-    return information
-
-
-def _powers(lam: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return torch.ones_like(lam), lam, lam.square()
+    lam, T = grid.lam[0, :, None], len(P)
+    # matrices are symmetric: one triangle, entries off the diagonal twice
+    i, j = torch.triu_indices(T, T)
+    twice = torch.where(i == j, 1.0, 2.0)
+    S0, S1, S2 = (((D * weight).mT @ D)[i, j] * twice for weight in (1.0, lam, lam.square()))
+    # most coordinates are in one of the three only
+    at_shape, at_level, at_noise = (torch.nonzero(part.flatten(1).any(1))[:, 0] for part in slopes)
+    of_shape = (P.mT @ slopes.shape[at_shape] @ P)[:, i, j]
+    of_noise = ((P.mT * slopes.variance[at_noise, None, :]) @ P)[:, i, j]
+    of_level = factor.left[0] @ slopes.level[at_level]
+    information = P.new_zeros(len(slopes.shape), len(slopes.shape))
+    information[at_shape[:, None], at_shape] = (of_shape * S2) @ of_shape.mT
+    crossed = (of_shape * S1) @ of_noise.mT
+    information[at_shape[:, None], at_noise] += crossed
+    information[at_noise[:, None], at_shape] += crossed.mT
+    information[at_noise[:, None], at_noise] += (of_noise * S0) @ of_noise.mT
+    information[at_level[:, None], at_level] += of_level.flatten(1) @ of_level.mT.flatten(1).mT
+    return 0.5 * information

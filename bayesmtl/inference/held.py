@@ -15,7 +15,7 @@ from bayesmtl.parameters import ParameterSpace
 if TYPE_CHECKING:
     from bayesmtl.inference.functions import FunctionProblem
 
-_STEP = 1e-4  # of central differences; Omega, Lambda and the noise variances are smooth
+_STEP = 1e-4  # of differences; Omega, Lambda and the noise variances are smooth, and a search needs no more
 
 
 class HeldFunctions(HeldDensity):
@@ -84,11 +84,11 @@ class HeldFunctions(HeldDensity):
         R = len(rest)
         if self.inputs is None:
             return rest.new_zeros(R, R)
-        steps = _STEP * torch.eye(R, dtype=rest.dtype)
-        _, tasks, noise = self._at(torch.cat([rest + steps, rest - steps, rest[None]]))
+        points = torch.cat([rest + _STEP * torch.eye(R, dtype=rest.dtype), rest[None]])
+        _, tasks, noise = self._at(points)
 
         def slope(values: torch.Tensor) -> torch.Tensor:
-            return (values[:R] - values[R : 2 * R]) / (2 * _STEP)
+            return (values[:R] - values[R:]) / _STEP
 
         slopes = TaskSlopes(slope(tasks.shape[:, 0]), slope(tasks.level), slope(noise.square()))
         here = TaskStructure(tasks.shape[-1:], tasks.level[-1:])

@@ -110,9 +110,9 @@ def _approach(held: HeldDensity, rest: torch.Tensor) -> tuple[torch.Tensor, torc
 
 def _spread(held: HeldDensity, rest: torch.Tensor) -> torch.Tensor:
     unit = torch.eye(len(rest), dtype=rest.dtype)
-    precise, directions = torch.linalg.eigh(held.information(rest) + unit)
-    root: torch.Tensor = directions / precise.sqrt()
-    return root
+    L, _ = torch.linalg.cholesky_ex(held.information(rest) + unit)
+    root = torch.linalg.solve_triangular(L.mT, unit, upper=True)
+    return root if bool(torch.isfinite(root).all()) else unit
 
 
 def search_nested(target: Target, reduced: Target, starts: torch.Tensor, different: float) -> list[Mode]:

@@ -99,7 +99,7 @@ def test_information_is_about_the_coordinates_and_counts_weighted_rows():
     point[2:-1] = 0.0
     weighted = replace(whole, weight=3.0)
     information = weighted.held(point[:2]).information(point[2:])
-    assert float(information[-1, -1]) == pytest.approx(3 * 2 * len(whole.y), rel=1e-6)
+    assert float(information[-1, -1]) == pytest.approx(3 * 2 * len(whole.y), rel=1e-3)  # differenced
 
 
 def test_the_mode_is_the_same():
