@@ -50,13 +50,18 @@ def split(frame: pd.DataFrame, cells: int, draw: int) -> tuple[pd.DataFrame, pd.
     return frame[train], frame[~train]
 
 
-def task_data(frame: pd.DataFrame) -> bm.TaskData:
+def task_data(frame: pd.DataFrame, overflown: pd.DataFrame | None = None) -> bm.TaskData:
     """Cells as data: one task for each field, nine features and a level.
 
-    A field is described by the means of its features over the same cells, which need no digging.
+    A field is described by the means of its features, which need no digging.
+
+    Args:
+        frame: The cells whose outcomes are known.
+        overflown: The cells that fields are described by, outcomes not looked at; the same if left out.
     """
     features = [name for name in frame.columns if name.startswith("feature_")]
-    means = frame.groupby("field")[features].mean().add_prefix("mean_")
+    seen = frame if overflown is None else overflown
+    means = seen.groupby("field")[features].mean().add_prefix("mean_")
     return bm.TaskData.from_frame(frame, task="field", target="mine", features=features, descriptors=means)
 
 
