@@ -64,7 +64,7 @@ def simulated(model: bm.MultitaskGP, number: int) -> tuple[pd.DataFrame, pd.Data
         data, truth = model.simulate(design(), seed=seed)
         fit = model.fit(data, method="laplace", seed=seed, num_draws=100, progress=False)
         doubted += not fit.check().ok
-        drawn = quantities(model, data, fit._flat())
+        drawn = quantities(model, data, fit.flat())
         true = quantities(model, data, {name: value[None] for name, value in truth.items()})
         low, high = (1 - MASS) / 2, (1 + MASS) / 2
         rank, cover = {}, {}
