@@ -22,6 +22,9 @@ from bayesmtl.algebra.blocks import LEAST_ROWS, Blocks
 
 # Relative to the mean variance, tried in this order for the values whose Cholesky factorisation fails.
 JITTERS = (1e-10, 1e-8, 1e-6)
+# Gaussian noise (an sd, standardised) that less is taken for, on grids and through inducing inputs: it would
+# drown in the rounding of eigenvalues, or precisions of rows overflow. Its variance is within the jitters.
+LEAST_NOISE = 1e-4
 
 
 class TaskStructure(NamedTuple):

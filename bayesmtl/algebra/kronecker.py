@@ -37,14 +37,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bayesmtl.algebra.functions import Conditional, TaskStructure
+from bayesmtl.algebra.functions import LEAST_NOISE, Conditional, TaskStructure
 
 # Missing cells up to which this is cheaper than factorising the rows: this share of all, less with few tasks.
 _MOST_HOLES, _PER_TASK = 0.25, 0.05
 _MOST_COLUMNS = 2_000  # missing cells: V holds as many grids
-# Noise below it (an sd, standardised) is taken for it: it would drown in the rounding of the eigenvalues, and
-# its variance is within what a Cholesky factorisation that fails is tried with.
-LEAST_NOISE = 1e-4
 
 
 def grid_positions(X: np.ndarray, task: np.ndarray, num_tasks: int) -> np.ndarray | None:
@@ -273,7 +270,7 @@ def on_cells(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.where(rows >= 0, values[..., rows.clamp(min=0)], 0.0)
 
 
-def over_inputs(
+def summed_blocks(
     weight: torch.Tensor, P: torch.Tensor, D: torch.Tensor, q: torch.Tensor, levels: torch.Tensor
 ) -> torch.Tensor:
     """sum_k weight_k of the blocks of K^-1 in the kernel's eigenvectors, (B, T, T).
@@ -325,8 +322,8 @@ class _GridMarginal(torch.autograd.Function):
         to_level = sums.mT @ sums - left
         side = A.transpose(1, 2).flatten(2)  # (B, m, p T)
         smoothed = (kernel @ side).reshape(len(A), Q.shape[-1] * A.shape[1], A.shape[-1])
-        to_shape = side.reshape(smoothed.shape).mT @ smoothed - over_inputs(lam, P, D, q, levels)
-        every = over_inputs(torch.ones_like(lam), P, D, q, levels)
+        to_shape = side.reshape(smoothed.shape).mT @ smoothed - summed_blocks(lam, P, D, q, levels)
+        every = summed_blocks(torch.ones_like(lam), P, D, q, levels)
         variance = A.square().sum((1, 2)) - every.diagonal(dim1=-2, dim2=-1)
         to_noise = upstream[0][:, None] * noise * variance
         strength = omega * levels.diagonal(dim1=-2, dim2=-1)

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bayesmtl.algebra.functions import TaskStructure
-from bayesmtl.algebra.kronecker import LEAST_NOISE, decompose_tasks, over_inputs
+from bayesmtl.algebra.functions import LEAST_NOISE, TaskStructure
+from bayesmtl.algebra.kronecker import decompose_tasks, summed_blocks
 
 
 class HeldGrid(NamedTuple):
@@ -90,7 +90,7 @@ class _HeldMarginal(torch.autograd.Function):
         half = 0.5 * upstream[0][:, None, None]
         sums = q[:, None, :] @ A
         to_level = sums.mT @ sums - left
-        by_kernel, every = over_inputs(torch.cat([lam, torch.ones_like(lam)]), P, D, q, levels)
+        by_kernel, every = summed_blocks(torch.cat([lam, torch.ones_like(lam)]), P, D, q, levels)
         to_shape = A.mT @ (lam[:, :, None] * A) - by_kernel
         variance = A.square().sum(1) - every.diagonal()
         return half * to_shape, half * to_level, upstream[0][:, None] * noise * variance, None, None, None

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.conditional import WeightDraws
-from bayesmtl.errors import CheckpointError
 from bayesmtl.inference.checkpoint import STEP_FIELDS, ArrayFile, restored_step, stacked_arrays
 from bayesmtl.inference.hmc import StepSize
 from bayesmtl.inference.marginal import Expansion
@@ -153,12 +152,7 @@ class GibbsCheckpoint(ArrayFile):
                 **{name: list(torch.from_numpy(arrays[name])) for name in _LISTS},
             )
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise CheckpointError(
-                "checkpoint",
-                expected="a checkpoint of this package",
-                found=f"one that cannot be read ({type(error).__name__})",
-                remedy="Delete the file to start anew, or give another path.",
-            ) from error
+            raise self.unreadable(error) from error
 
 
 def of_one_size(bases: list[torch.Tensor]) -> list[torch.Tensor]:

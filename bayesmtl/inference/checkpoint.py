@@ -63,12 +63,7 @@ class ArrayFile:
                 arrays = {name: archive[name] for name in archive.files}
             found = arrays["fingerprint"].tobytes().decode()
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
-            raise CheckpointError(
-                "checkpoint",
-                expected="a checkpoint of this package",
-                found=f"{self.path.name}, which cannot be read ({type(error).__name__})",
-                remedy="Delete the file to start anew, or give another path.",
-            ) from error
+            raise self.unreadable(error) from error
         if found != self.fingerprint:
             raise CheckpointError(
                 "checkpoint",
@@ -77,6 +72,15 @@ class ArrayFile:
                 remedy="Delete the file to start anew, or give another path.",
             )
         return arrays
+
+    def unreadable(self, error: Exception) -> CheckpointError:
+        """What to raise where the file does not hold what was written."""
+        return CheckpointError(
+            "checkpoint",
+            expected="a checkpoint of this package",
+            found=f"{self.path.name}, which cannot be read ({type(error).__name__})",
+            remedy="Delete the file to start anew, or give another path.",
+        )
 
 
 class Checkpoint(ArrayFile):

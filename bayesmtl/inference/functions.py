@@ -135,15 +135,14 @@ class FunctionProblem(Target):
         """log p(y | hyperparameters), shape (B,)."""
         tasks, noise = self.structure(values), self.noise(values, num_draws)
         if self.on_grid:
-            Y, observed = self._cells
-            return log_marginal_of_grid(tasks, self.over_inputs(values)[:, 0], noise, Y, observed)
+            return log_marginal_of_grid(tasks, self.over_inputs(values)[:, 0], noise, *self.cells)
         if self.inputs is not None:
             return log_marginal(tasks, self.over_inputs(values), noise, self.task, self.y, self.which)
         X, task, y = self._by_task
         return log_marginal(tasks, self.kernels.covariance(values, X, X), noise, task, y)
 
     @cached_property
-    def _cells(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def cells(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Targets of the grid, and where there are any, both (m, T)."""
         assert self.grid is not None
         return on_cells(self.y, self.grid), self.grid >= 0

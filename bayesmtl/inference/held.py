@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bayesmtl.algebra.functions import TaskStructure
-from bayesmtl.algebra.kronecker import decompose_inputs, log_marginal_of_grid, on_cells
+from bayesmtl.algebra.kronecker import decompose_inputs, log_marginal_of_grid
 from bayesmtl.algebra.kronecker_held import HeldGrid, TaskSlopes, expected_information, log_marginal_held
 from bayesmtl.inference.target import HeldDensity, differentiate, finite_or_least
 from bayesmtl.parameters import ParameterSpace
@@ -27,19 +27,16 @@ class HeldFunctions(HeldDensity):
     """
 
     def __init__(self, problem: FunctionProblem, first: torch.Tensor):
-        assert problem.grid is not None
         self.problem, self.first = problem, first.detach().requires_grad_()
-        D, number = problem.X.shape[1], len(problem.kernels.parameters(problem.X.shape[1]))
-        kernels = ParameterSpace(problem.kernels.parameters(D))
-        self.space = ParameterSpace(problem.space.parameters[number:])
-        self.cells = on_cells(problem.y, problem.grid)
+        kernels = ParameterSpace(problem.kernels.parameters(problem.X.shape[1]))
+        self.space = ParameterSpace(problem.space.parameters[len(kernels.parameters) :])
         with torch.enable_grad():
             self.log_prior, values = kernels.log_prior(self.first[None])
             self.kernel = problem.over_inputs(values)[:, 0]
         self.inputs: tuple[torch.Tensor, torch.Tensor] | None = None
         if bool(torch.isfinite(self.kernel).all()):
             self.inputs = decompose_inputs(self.kernel.detach())
-            self.grid = HeldGrid.of(*self.inputs, self.cells)
+            self.grid = HeldGrid.of(*self.inputs, problem.cells[0])
 
     def log_density(self, rest: torch.Tensor) -> torch.Tensor:
         """As `FunctionProblem.log_density` at one point (1, R), the held coordinates in front."""
@@ -67,9 +64,7 @@ class HeldFunctions(HeldDensity):
         rest = rest.detach().requires_grad_()
         with torch.enable_grad():
             log_prior, tasks, noise = self._at(rest[None])
-            assert self.problem.grid is not None
-            observed = self.problem.grid >= 0
-            marginal = log_marginal_of_grid(tasks, self.kernel, noise, self.cells, observed, self.inputs)
+            marginal = log_marginal_of_grid(tasks, self.kernel, noise, *self.problem.cells, self.inputs)
             value = self.log_prior + log_prior + self.problem.weight * marginal
             # the kernel's own graph serves further values of the rest
             gradient = torch.cat(torch.autograd.grad(value.sum(), (self.first, rest), retain_graph=True))

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from bayesmtl.algebra.functions import LEAST_NOISE
 from bayesmtl.algebra.inducing import Features, Roots, Weights, factor_inducing, features
 from bayesmtl.inference.expected import ExpectedRows
 from bayesmtl.inference.functions import FunctionProblem
 from bayesmtl.parameters import Values
 
-LEAST_NOISE = 1e-4
-"""Gaussian noise (standardised) that less is taken for: precisions of rows then stay far from overflow."""
 _ROWS_AT_ONCE = 4_000  # of a pass over all
 _NUM_STEPS = 50
 _SMALL = 1e-8  # relative change of the bound (per nat and row) after which the steps end

@@ -14,14 +14,14 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from bayesmtl.algebra.functions import KnownRows, TaskStructure
+from bayesmtl.algebra.functions import LEAST_NOISE, KnownRows, TaskStructure
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
 from bayesmtl.inference import whole_number
 from bayesmtl.inference.capacity import refuse_beyond
 from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
-from bayesmtl.inference.variational import LEAST_NOISE, SparseProblem
+from bayesmtl.inference.variational import SparseProblem
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Values

@@ -58,7 +58,7 @@ class Sharing(ABC):
 
     def task_correlation(self, values: Values, num_tasks: int) -> torch.Tensor:
         """Correlation of the tasks' weights around the population, (B, T, T), where `has_correlation`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no correlation of tasks")
 
     @abstractmethod
     def report(self, values: Values) -> dict[str, Reported]:

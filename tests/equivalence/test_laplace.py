@@ -248,9 +248,6 @@ class _Normal:
             torch.stack([-0.5 * (((p - self.mean) / self.sd) ** 2).sum(1) for p in both]), 0
         )
 
-    def value_and_gradient(self, points):
-        raise NotImplementedError
-
 
 def test_importance_sampling_finds_known_moments():
     """From a proposal twice too narrow and off by one sd. 4,000 points of weights that are nearly equal; 5
