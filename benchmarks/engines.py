@@ -19,10 +19,10 @@ import pandas as pd
 
 import bayesmtl as bm
 from bayesmtl.inference import Problem, choose
-from bayesmtl.inference.correction import _candidates
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.nuts import private_randomness
-from bayesmtl.inference.svi import _optimise, _start
+from bayesmtl.inference.laplace.correction import _candidates
+from bayesmtl.inference.nuts.engine import private_randomness
+from bayesmtl.inference.svi.engine import _optimise, _start
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
 from benchmarks.common import Options, Watch, main, table, verdict
 
 SIZES = ((50, 20), (500, 20), (500, 200), (5000, 20), (5000, 100))

@@ -25,10 +25,10 @@ import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.statistics import CompressedTasks, TaskGroup, TaskStatistics
 from bayesmtl.inference import Problem
-from bayesmtl.inference.hmc import State
-from bayesmtl.inference.partition_gibbs import PartitionSampler
+from bayesmtl.inference.partitions.engine import PartitionSampler
 from bayesmtl.parameters import ParameterSpace, Values
-from bayesmtl.sharing.partition import PartitionSharing, in_order, num_clusters
+from bayesmtl.samplers.hmc import State
+from bayesmtl.sharing.partitions.base import PartitionSharing, in_order, num_clusters
 from benchmarks.calibration import Ranks
 from benchmarks.common import Options, Watch, main, table, verdict
 

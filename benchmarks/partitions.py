@@ -27,11 +27,11 @@ from sklearn.metrics import adjusted_rand_score
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import task_terms
 from bayesmtl.inference import Problem
-from bayesmtl.inference.partition_gibbs import PartitionSampler
-from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep
-from bayesmtl.inference.partition_weights import Weights, canonical
+from bayesmtl.inference.partitions.engine import PartitionSampler
+from bayesmtl.inference.partitions.moves import Evidence, gibbs_sweep
+from bayesmtl.inference.partitions.prior_weights import Weights, canonical
 from bayesmtl.results.partition import in_doubt
-from bayesmtl.sharing.partition import num_clusters
+from bayesmtl.sharing.partitions.base import num_clusters
 from benchmarks.common import Options, Watch, bulk_ess, main, prepare, school, table, verdict
 
 LONG = {"num_chains": 4, "num_warmup": 80, "num_draws": 100}

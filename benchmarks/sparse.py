@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 
 import bayesmtl as bm
-from bayesmtl.inference import sparse
-from bayesmtl.inference.variational import SparseProblem
-from bayesmtl.results.gp_given import given_data
+from bayesmtl.inference.svi.engine import functions as sparse
+from bayesmtl.posteriors.functions.inducing import SparseProblem
+from bayesmtl.results.functions.given import given_data
 from benchmarks.common import Options, main, table, verdict
 
 TASKS, LATENT = 16, 4

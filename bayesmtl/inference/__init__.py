@@ -7,19 +7,19 @@ from importlib.util import find_spec
 
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import SpecificationError
-from bayesmtl.inference.augmented_gibbs import augmented_gibbs
-from bayesmtl.inference.draws import Draws
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.exact import exact
-from bayesmtl.inference.laplace import laplace
-from bayesmtl.inference.nuts import nuts
-from bayesmtl.inference.partition_gibbs import partition_gibbs
-from bayesmtl.inference.partition_variational import has_bound, mean_field, partition_variational
-from bayesmtl.inference.problem import Problem, StandardRows
-from bayesmtl.inference.settings import Settings, whole_number
-from bayesmtl.inference.stream import RowStream
-from bayesmtl.inference.svi import svi
+from bayesmtl.inference.gibbs.engine import augmented_gibbs
+from bayesmtl.inference.laplace.engine import laplace
+from bayesmtl.inference.nuts.engine import nuts
+from bayesmtl.inference.partitions.engine import partition_gibbs
+from bayesmtl.inference.partitions.variational import has_bound, mean_field, partition_variational
+from bayesmtl.inference.svi.engine import svi
 from bayesmtl.likelihoods import Likelihood, Mixed, Rowwise
+from bayesmtl.posteriors.draws import Draws
+from bayesmtl.posteriors.linear.posterior import Problem, StandardRows
+from bayesmtl.posteriors.linear.streamed import RowStream
+from bayesmtl.samplers.settings import Settings, whole_number
 from bayesmtl.sharing import Sharing
 
 

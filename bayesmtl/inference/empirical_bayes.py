@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bayesmtl.inference.draws import Draws, complete_draws
-from bayesmtl.inference.mode import highest, search
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.settings import Settings, refuse_checkpoint
-from bayesmtl.inference.target import Target
+from bayesmtl.posteriors.draws import Draws, complete_draws
+from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.target import Target
+from bayesmtl.samplers.modes import highest, search
+from bayesmtl.samplers.settings import Settings, refuse_checkpoint
 
 NUM_DRAWS = 250  # by default, per chain; they are independent
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bayesmtl.inference.chains import sweep
-from bayesmtl.inference.checkpoint import Checkpoint
-from bayesmtl.inference.draws import Draws, complete_draws
-from bayesmtl.inference.hmc import HMC, stacked
-from bayesmtl.inference.mode import around_modes
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.settings import Settings
-from bayesmtl.inference.target import Target
+from bayesmtl.posteriors.draws import Draws, complete_draws
+from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.target import Target
+from bayesmtl.samplers.chains import sweep
+from bayesmtl.samplers.checkpoint import Checkpoint
+from bayesmtl.samplers.hmc import HMC, stacked
+from bayesmtl.samplers.modes import around_modes
+from bayesmtl.samplers.settings import Settings
 
 NUM_DRAWS = 500  # by default, per chain
 

@@ -16,23 +16,23 @@ from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
 from bayesmtl.inference import Settings, whole_number
-from bayesmtl.inference.capacity import is_too_large, refuse_too_many, size_of
 from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
 from bayesmtl.inference.exact import sample_hyperparameters
-from bayesmtl.inference.function_partitions import partitions_of_functions
-from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
-from bayesmtl.inference.laplace import weigh_hyperparameters
-from bayesmtl.inference.sparse import ROWS_AT_ONCE, choose_inducing, fit_sparse
-from bayesmtl.inference.variational import SparseProblem
+from bayesmtl.inference.laplace.engine import weigh_hyperparameters
+from bayesmtl.inference.partitions.functions import partitions_of_functions
+from bayesmtl.inference.svi.functions import ROWS_AT_ONCE, choose_inducing, fit_sparse
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
 from bayesmtl.likelihoods import Gaussian, Likelihood, Mixed, Rowwise
 from bayesmtl.likelihoods.base import Given
 from bayesmtl.models.linear import check_data
+from bayesmtl.posteriors.functions.capacity import is_too_large, refuse_too_many, size_of
+from bayesmtl.posteriors.functions.inducing import SparseProblem
+from bayesmtl.posteriors.functions.posterior import FunctionProblem, parts, problem_of
 from bayesmtl.priors import HalfNormal, Prior, check_priors
-from bayesmtl.results.gp import GPFit
+from bayesmtl.results.functions.fit import GPFit
 from bayesmtl.sharing import Hierarchical, Sharing
 from bayesmtl.sharing.functions import over_functions
-from bayesmtl.sharing.partition import PartitionSharing
+from bayesmtl.sharing.partitions.base import PartitionSharing
 
 METHODS = ("auto", "exact", "laplace", "empirical_bayes", "svi", "gibbs")
 # Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.

@@ -28,7 +28,7 @@ from bayesmtl.inference import (
 )
 from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed, Rowwise
 from bayesmtl.results import Fit
-from bayesmtl.results.posterior import posterior_dataset
+from bayesmtl.results.linear.posterior import posterior_dataset
 from bayesmtl.results.prediction import linear_predictors
 from bayesmtl.sharing import Hierarchical, PartitionSharing, Sharing
 

@@ -27,8 +27,8 @@ from bayesmtl.likelihoods import REGISTRY as LIKELIHOODS
 from bayesmtl.sharing import REGISTRY as SHARING
 
 if TYPE_CHECKING:
-    from bayesmtl.results.fit import Fit
-    from bayesmtl.results.gp import GPFit
+    from bayesmtl.results.functions.fit import GPFit
+    from bayesmtl.results.linear.fit import Fit
 
 FORMAT = 1
 _STATISTICS = tuple(field.name for field in fields(TaskStatistics))
@@ -141,7 +141,7 @@ def load(path: str | Path) -> Fit | GPFit:
 
 
 def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
-    from bayesmtl.results.fit import Fit  # a fit saves itself through this module
+    from bayesmtl.results.linear.fit import Fit  # a fit saves itself through this module
 
     if "bayesmtl_format" not in tree.attrs:
         raise FitFileError(
@@ -166,7 +166,7 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
         return {str(name): np.array(array.to_numpy()) for name, array in dataset.data_vars.items()}
 
     if content.get("kind") == "functions":
-        from bayesmtl.results import gp_files  # it builds on this module
+        from bayesmtl.results.functions import files as gp_files
 
         return gp_files.restore(content, arrays)
     hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}

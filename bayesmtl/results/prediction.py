@@ -17,11 +17,11 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows
 from bayesmtl.errors import SpecificationError
 from bayesmtl.likelihoods import Given
-from bayesmtl.results.update_correlated import draw_correlated_tasks
+from bayesmtl.results.linear.condition_jointly import draw_correlated_tasks
 from bayesmtl.sharing import PartitionSharing
 
 if TYPE_CHECKING:
-    from bayesmtl.results.fit import Fit
+    from bayesmtl.results.linear.fit import Fit
 
 Kind = Literal["observation", "latent"]
 

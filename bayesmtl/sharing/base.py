@@ -34,7 +34,7 @@ class Sharing(ABC):
     """Whether tasks are correlated given the hyperparameters: see `task_correlation`."""
 
     has_partition: ClassVar[bool] = False
-    """Whether tasks are partitioned: see `bayesmtl.sharing.partition.PartitionSharing`."""
+    """Whether tasks are partitioned: see `bayesmtl.sharing.partitions.base.PartitionSharing`."""
 
     def __post_init__(self) -> None:
         check_priors(self)

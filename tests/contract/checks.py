@@ -39,11 +39,11 @@ from torch.distributions.transforms import CorrCholeskyTransform
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning, SpecificationError, UnknownTaskError
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.target import Density
 from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Parameter
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.target import Density
 
 NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
 

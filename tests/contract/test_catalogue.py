@@ -16,14 +16,10 @@ import bayesmtl
 import bayesmtl as bm
 from bayesmtl import likelihoods, sharing
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.inference import (
-    ENGINES,
-    Draws,
-    augmented_gibbs,
-    handles,
-    partition_gibbs,
-    partition_variational,
-)
+from bayesmtl.inference import ENGINES, Draws, handles
+from bayesmtl.inference.gibbs import engine as augmented_gibbs
+from bayesmtl.inference.partitions import engine as partition_gibbs
+from bayesmtl.inference.partitions import variational as partition_variational
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Parameter, Reported
 from bayesmtl.priors import HalfNormal, Prior

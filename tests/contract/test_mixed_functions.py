@@ -8,7 +8,7 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference.variational import SparseProblem
+from bayesmtl.posteriors.functions.inducing import SparseProblem
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 

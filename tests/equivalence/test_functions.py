@@ -13,12 +13,12 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra import functions
 from bayesmtl.algebra.functions import JITTERS, DenseRows, factorise
-from bayesmtl.inference import functions as inference
-from bayesmtl.inference.functions import FunctionProblem, parts
-from bayesmtl.inference.mode import search
 from bayesmtl.kernels import Kernels
-from bayesmtl.sharing.function_base import correlation
+from bayesmtl.posteriors.functions import posterior as inference
+from bayesmtl.posteriors.functions.posterior import FunctionProblem, parts
+from bayesmtl.samplers.modes import search
 from bayesmtl.sharing.functions import over_functions
+from bayesmtl.sharing.over_functions import correlation
 
 T, D, n = 3, 2, 14
 NAMES = ("a", "b", "c")

@@ -13,11 +13,11 @@ import bayesmtl as bm
 from bayesmtl.algebra.functions import function_covariance
 from bayesmtl.algebra.greedy import greedy_choice
 from bayesmtl.algebra.inducing import Features, Weights
-from bayesmtl.inference.expected import ExpectedRows
-from bayesmtl.inference.functions import problem_of
-from bayesmtl.inference.sparse import choose_inducing
-from bayesmtl.inference.variational import SparseProblem, natural_step, sums_of
+from bayesmtl.inference.svi.functions import choose_inducing
 from bayesmtl.likelihoods.base import Given
+from bayesmtl.posteriors.functions.expected import ExpectedRows
+from bayesmtl.posteriors.functions.inducing import SparseProblem, natural_step, sums_of
+from bayesmtl.posteriors.functions.posterior import problem_of
 
 QUICK = {"method": "empirical_bayes", "seed": 0, "progress": False, "num_draws": 20}
 T, n = 3, 24
@@ -376,6 +376,6 @@ def test_inducing_inputs_are_chosen_where_they_say_most():
 
 
 def _parts(model):
-    from bayesmtl.inference.functions import parts
+    from bayesmtl.posteriors.functions.posterior import parts
 
     return parts(model.kernel, model.sharing, model.amplitude)

@@ -10,9 +10,9 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.target import Density
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.target import Density
 
 NAMES = ("a", "b", "c", "d")
 

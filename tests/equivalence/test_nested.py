@@ -11,11 +11,11 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.functions import TaskStructure
 from bayesmtl.algebra.kronecker import decompose_inputs
-from bayesmtl.algebra.kronecker_held import HeldGrid, TaskSlopes, expected_information
-from bayesmtl.inference import functions
-from bayesmtl.inference.functions import FunctionProblem
-from bayesmtl.inference.mode import find_modes, highest
-from bayesmtl.inference.nested import climb_nested, search_nested
+from bayesmtl.algebra.kronecker_fixed_kernel import HeldGrid, TaskSlopes, expected_information
+from bayesmtl.posteriors.functions import posterior as functions
+from bayesmtl.posteriors.functions.posterior import FunctionProblem
+from bayesmtl.samplers.modes import find_modes, highest
+from bayesmtl.samplers.nested import climb_nested, search_nested
 
 
 def grid(m: int, T: int) -> bm.TaskData:

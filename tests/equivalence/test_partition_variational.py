@@ -26,8 +26,8 @@ from bayesmtl.algebra.soft_clusters import (
 )
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.inference import Problem, StandardRows, handles
-from bayesmtl.inference.partition_bound import Ascent, Shares, weight_moments
-from bayesmtl.inference.partition_variational import (
+from bayesmtl.inference.partitions.bound import Ascent, Shares, weight_moments
+from bayesmtl.inference.partitions.variational import (
     LAST_STICK,
     ascend,
     drawn_clusters,
@@ -267,7 +267,7 @@ def test_rows_are_bounded_from_below_and_touched():
 
 
 def test_clusters_are_added_while_the_last_is_needed(monkeypatch):
-    module = importlib.import_module("bayesmtl.inference.partition_variational")
+    module = importlib.import_module("bayesmtl.inference.partitions.variational")
     monkeypatch.setattr(module, "MOST_AT_FIRST", 2)
     data, truth, _ = clustered_data(4, 0.0, 2, num_tasks=16)
     ascent = Ascent.of(prepare(bm.LinearModel(bm.DirichletProcess()), data))

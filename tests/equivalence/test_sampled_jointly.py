@@ -23,13 +23,13 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import ConvergenceWarning, MissingDependencyError, SpecificationError
-from bayesmtl.inference.batches import RowBatches, TaskBatches
-from bayesmtl.inference.gradient import _by_tape, value_and_gradient
-from bayesmtl.inference.guide import Guide
-from bayesmtl.inference.joint import Joint, informed, log_likelihood
-from bayesmtl.inference.nuts import Chain, collect, private_randomness
-from bayesmtl.inference.whitening import Whitening, whitening
+from bayesmtl.inference.nuts.engine import Chain, collect, private_randomness
+from bayesmtl.inference.nuts.gradient import _by_tape, value_and_gradient
+from bayesmtl.inference.nuts.whitening import Whitening, whitening
+from bayesmtl.inference.svi.guide import Guide
 from bayesmtl.likelihoods import Given
+from bayesmtl.posteriors.linear.batches import RowBatches, TaskBatches
+from bayesmtl.posteriors.linear.joint import Joint, informed, log_likelihood
 from tests.equivalence.test_laplace import inputs, problem_of
 
 SHARINGS = {
@@ -435,6 +435,6 @@ def test_without_pyro_the_error_says_how_to_install_it(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(sys.modules["bayesmtl.inference.nuts"], "import_module", missing)
+    monkeypatch.setattr(sys.modules["bayesmtl.inference.nuts.engine"], "import_module", missing)
     with pytest.raises(MissingDependencyError, match=r'pip install "bayesmtl\[pyro\]"'):
         run(lines())

@@ -16,10 +16,11 @@ from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
-from bayesmtl.inference import Problem, partition_step
-from bayesmtl.inference.partition_moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
-from bayesmtl.inference.partition_step import _ByCluster
-from bayesmtl.inference.partition_weights import ShareWeights
+from bayesmtl.inference import Problem
+from bayesmtl.inference.partitions import steps as partition_step
+from bayesmtl.inference.partitions.moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
+from bayesmtl.inference.partitions.prior_weights import ShareWeights
+from bayesmtl.inference.partitions.steps import _ByCluster
 from benchmarks import partition_calibration
 from benchmarks.common import prepare
 from benchmarks.partition_calibration import advanced, simulate

@@ -10,9 +10,9 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.functions import factorise
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference import function_partitions
-from bayesmtl.inference.function_partitions import FunctionPartitionSampler, PartitionedProblem
-from bayesmtl.sharing.partition import in_order, num_clusters
+from bayesmtl.inference.partitions import functions as function_partitions
+from bayesmtl.inference.partitions.functions import FunctionPartitionSampler, PartitionedProblem
+from bayesmtl.sharing.partitions.base import in_order, num_clusters
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 

@@ -19,10 +19,10 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.errors import BayesMTLError, DataError, SpecificationError
-from bayesmtl.inference.augmented_gibbs import Gibbs
-from bayesmtl.inference.partition_moves import Evidence
-from bayesmtl.inference.partition_weights import GateWeights
-from bayesmtl.sharing.partition import in_order, num_clusters
+from bayesmtl.inference.gibbs.engine import Gibbs
+from bayesmtl.inference.partitions.moves import Evidence
+from bayesmtl.inference.partitions.prior_weights import GateWeights
+from bayesmtl.sharing.partitions.base import in_order, num_clusters
 from benchmarks import partition_calibration
 from tests.equivalence.partitions import all_partitions
 from tests.statistical import test_partition_outcomes, test_partitions

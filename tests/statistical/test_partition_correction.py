@@ -15,10 +15,12 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import task_terms
-from bayesmtl.inference import Settings, mean_field, partition_correction, partition_variational
-from bayesmtl.inference.importance import RELIABLE, recurs, shape_of_ties, smooth
-from bayesmtl.inference.partition_correction import Allocated, allocate
-from bayesmtl.inference.partition_weights import weights_of
+from bayesmtl.inference import Settings, mean_field
+from bayesmtl.inference.partitions import correction as partition_correction
+from bayesmtl.inference.partitions import variational as partition_variational
+from bayesmtl.inference.partitions.correction import Allocated, allocate
+from bayesmtl.inference.partitions.prior_weights import weights_of
+from bayesmtl.samplers.importance import RELIABLE, recurs, shape_of_ties, smooth
 from benchmarks.common import prepare
 from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions

@@ -17,10 +17,11 @@ from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.errors import SpecificationError
-from bayesmtl.inference import Problem, renewal
-from bayesmtl.inference.augmented_gibbs import Gibbs
-from bayesmtl.results import update_cluster_rows
-from bayesmtl.sharing.partition import num_clusters
+from bayesmtl.inference import Problem
+from bayesmtl.inference.gibbs.engine import Gibbs
+from bayesmtl.inference.partitions import weights_and_clusters as renewal
+from bayesmtl.results.linear import condition_cluster_rows as update_cluster_rows
+from bayesmtl.sharing.partitions.base import num_clusters
 from tests.equivalence.partitions import all_partitions
 from tests.statistical.test_partitions import coordinates, design
 

@@ -15,11 +15,13 @@ from scipy import stats
 from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
-from bayesmtl.inference import Problem, partition_moves, partition_scales
-from bayesmtl.inference import problem as problem_module
-from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
-from bayesmtl.inference.partition_weights import Weights, canonical
-from bayesmtl.sharing.partition import num_clusters
+from bayesmtl.inference import Problem
+from bayesmtl.inference.partitions import moves as partition_moves
+from bayesmtl.inference.partitions import scales as partition_scales
+from bayesmtl.inference.partitions.moves import Evidence, gibbs_sweep, split_merge
+from bayesmtl.inference.partitions.prior_weights import Weights, canonical
+from bayesmtl.posteriors.linear import posterior as problem_module
+from bayesmtl.sharing.partitions.base import num_clusters
 from benchmarks import partition_calibration
 from benchmarks.partition_calibration import advanced, exact, pairs, ranks, sampled, shown, simulate
 from benchmarks.partitions import clustered_data

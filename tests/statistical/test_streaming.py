@@ -17,11 +17,12 @@ import torch
 import bayesmtl as bm
 from bayesmtl.data import parquet
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference import choose, stream
-from bayesmtl.inference.guide import Guide, pseudo_rows
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.stream import StreamedBatches, mode_sums
-from bayesmtl.inference.svi import _sums
+from bayesmtl.inference import choose
+from bayesmtl.inference.svi.engine import _sums
+from bayesmtl.inference.svi.guide import Guide, pseudo_rows
+from bayesmtl.posteriors.linear import streamed as stream
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from bayesmtl.posteriors.linear.streamed import StreamedBatches, mode_sums
 
 pytest.importorskip("pyarrow")
 
@@ -214,7 +215,7 @@ def test_a_fit_that_holds_a_part_is_near_that_of_all(tmp_path, monkeypatch):
 
     So short a run leaves noise of about .25 sd in the mean of each, and of a tenth in spreads.
     """
-    monkeypatch.setattr(import_module("bayesmtl.inference.svi"), "ROWS_HELD", 400)
+    monkeypatch.setattr(import_module("bayesmtl.inference.svi.engine"), "ROWS_HELD", 400)
     frame = rows_of(20, 40, seed=3)
     frame.to_parquet(tmp_path / "all.parquet")
     data = bm.TaskData.from_parquet(tmp_path, **COLUMNS)

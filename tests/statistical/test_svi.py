@@ -12,9 +12,9 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_weights
-from bayesmtl.inference.batches import RowBatches, TaskBatches
-from bayesmtl.inference.guide import Guide, pseudo_rows
-from bayesmtl.inference.svi import _sums, rise_of
+from bayesmtl.inference.svi.engine import _sums, rise_of
+from bayesmtl.inference.svi.guide import Guide, pseudo_rows
+from bayesmtl.posteriors.linear.batches import RowBatches, TaskBatches
 from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
 
 

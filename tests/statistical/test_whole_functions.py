@@ -15,7 +15,7 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.functions import function_covariance
 from bayesmtl.errors import SpecificationError, UnknownTaskError
-from bayesmtl.results import gp_functions
+from bayesmtl.results.functions import whole as gp_functions
 
 NAMES = ("a", "b", "c")
 ROWS = (np.array([[-1.5], [0.2], [0.9], [2.5], [0.2], [1.4]]), ["a", "a", "b", "b", "c", "c"])

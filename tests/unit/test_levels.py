@@ -11,8 +11,8 @@ import torch
 from scipy import special, stats
 
 import bayesmtl as bm
-from bayesmtl.inference.expected import ExpectedRows
-from bayesmtl.inference.problem import StandardRows
+from bayesmtl.posteriors.functions.expected import ExpectedRows
+from bayesmtl.posteriors.linear.posterior import StandardRows
 
 TRIALS = 5
 OUTCOMES = {

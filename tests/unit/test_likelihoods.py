@@ -12,9 +12,10 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl import inference
 from bayesmtl.errors import CheckpointError, ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import checkpoint, choose
-from bayesmtl.inference.augmented_gibbs import Gibbs
+from bayesmtl.inference import choose
+from bayesmtl.inference.gibbs.engine import Gibbs
 from bayesmtl.likelihoods import NOTHING, REGISTRY, Given, Rowwise
+from bayesmtl.samplers import checkpoint
 
 F = np.linspace(-6.0, 6.0, 25)
 
