@@ -22,8 +22,9 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Part, Schema, Standardization, TaskData, TaskMoments, TaskSummaries
 from bayesmtl.errors import BayesMTLError, FitFileError
 from bayesmtl.files import replace_file
-from bayesmtl.inference import ENGINES, Draws
+from bayesmtl.inference import NAMES
 from bayesmtl.likelihoods import REGISTRY as LIKELIHOODS
+from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.sharing import REGISTRY as SHARING
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
     hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}
     stored = {name: torch.from_numpy(values) for name, values in arrays("draws").items()}
     training, schema = Schema.from_dict(content["training_schema"]), Schema.from_dict(content["schema"])
-    if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in ENGINES:
+    if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in NAMES:
         raise ValueError("its specification does not fit its draws")
     if "source" in content:
         data: TaskData | TaskSummaries = _restore_summaries(training, arrays("moments"), content)
@@ -184,7 +185,7 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
         schema=schema,
         standardization=Standardization.from_dict(content["standardization"]),
         statistics=TaskStatistics(**arrays("statistics")),
-        draws=Draws(
+        draws=LinearDraws(
             hyperparameters, **stored, sample_stats=arrays("sample_stats"), complete=content["complete"]
         ),
         method=content["method"],

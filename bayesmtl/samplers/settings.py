@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 from bayesmtl.errors import SpecificationError
+from bayesmtl.options import whole_number
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,6 @@ class Settings:
             if name == "num_draws" and self.num_draws is None:
                 continue
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
-
-
-def whole_number(name: str, value: object, least: int) -> int:
-    """A count or a seed as an int.
-
-    Raises:
-        SpecificationError: If it is no whole number, or too small.
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise SpecificationError(
-            name,
-            expected=f"a whole number of at least {least}",
-            found=repr(value),
-            remedy=f"Pass a whole number, such as {max(least, 100) if name != 'seed' else 0}.",
-        )
-    return int(value)
 
 
 def refuse_checkpoint(settings: Settings, method: str) -> None:

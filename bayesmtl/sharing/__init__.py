@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.dependence import Dependence
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
-from bayesmtl.sharing.partitions.base import PartitionSharing
+from bayesmtl.sharing.partitions.base import PartitionSharing, partition_of
 from bayesmtl.sharing.partitions.clusters import Clusters
 from bayesmtl.sharing.partitions.dirichlet_process import DirichletProcess
 from bayesmtl.sharing.partitions.exchangeable import ExchangeablePartition
@@ -33,6 +34,7 @@ REGISTRY: dict[str, type[Sharing]] = {
 __all__ = [
     "REGISTRY",
     "Clusters",
+    "Dependence",
     "DirichletProcess",
     "ExchangeablePartition",
     "Gated",
@@ -45,4 +47,5 @@ __all__ = [
     "Sharing",
     "TaskCovariance",
     "TaskGraph",
+    "partition_of",
 ]

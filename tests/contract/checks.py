@@ -42,7 +42,7 @@ from bayesmtl.errors import ConvergenceWarning, SpecificationError, UnknownTaskE
 from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Parameter
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import Density
 
 NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
@@ -194,7 +194,7 @@ class Subject:
     @property
     def conditions(self) -> bool:
         """Whether the fit takes new rows without a refit."""
-        return self.compresses or not self.model.sharing.has_correlation
+        return self.compresses or self.model.sharing.dependence is not bm.sharing.Dependence.JOINT
 
     @property
     def needs_rows_per_task(self) -> bool:
@@ -309,14 +309,16 @@ def check_density_relabelling(subject: Subject) -> None:
     """The log density of the hyperparameters does not depend on the order of tasks (to rounding)."""
     renamed = _renamed(subject)
     problems = [
-        s.model._problem(s.data, s.model.likelihood.standardization(s.data))[0]
+        s.model._posterior(s.data)
         for s in (subject, replace(subject, model=renamed.model, data=renamed.data))
     ]
     mapping = _other_names(subject.data.task_names)
     old = [mapping[name] for name in subject.data.task_names]
     order = [old.index(name) for name in renamed.data.task_names]
     points = problems[0].space.initial(np.random.default_rng(0), 5)
-    if subject.model.sharing.has_partition:  # the density is given a partition, which is relabelled as well
+    if (
+        subject.model.sharing.dependence is bm.sharing.Dependence.PARTITION
+    ):  # the density is given a partition, which is relabelled as well
         membership = torch.tensor([[0, 1, 0, 0, 1, 0]]).expand(5, -1)
         problems = [problems[0].given(membership), problems[1].given(membership[:, order])]
     moved, start, shift = points.clone(), 0, torch.zeros(5, dtype=torch.float64)
@@ -345,7 +347,7 @@ def _reordered(parameter: Parameter, points: torch.Tensor, order: list[int]) -> 
     return CorrCholeskyTransform().inv(torch.linalg.cholesky(omega))
 
 
-def _density(problem: Problem, num_points: int) -> Density:
+def _density(problem: LinearPosterior, num_points: int) -> Density:
     """What the engines evaluate; of partitions and rows that do not compress, given Gaussian pseudo-rows."""
     if problem.rows is None:
         return problem

@@ -11,7 +11,7 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import CheckpointError, ConvergenceWarning
-from bayesmtl.inference.laplace.engine import correction
+from bayesmtl.inference.laplace import correction
 from bayesmtl.inference.laplace.journal import Journal
 from bayesmtl.parameters import ParameterSpace
 from bayesmtl.posteriors.linear import outcomes as marginal

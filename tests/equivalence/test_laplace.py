@@ -16,8 +16,9 @@ from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.likelihoods import NOTHING, Derivatives, Rowwise
+from bayesmtl.posteriors.linear.build import with_rows
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.samplers.importance import Proposal, smooth, systematic, weighted_sample
 
 NOISE = 0.7
@@ -52,12 +53,12 @@ class _GaussianRows(Rowwise):
 
 def problem_of(
     sharing: bm.sharing.Sharing, likelihood: Rowwise, y: np.ndarray, X: np.ndarray, task
-) -> Problem:
+) -> LinearPosterior:
     T = int(task.max()) + 1
     tasks = TaskStatistics.from_rows(X, y, task, T).compress()
     names = tuple(f"t{t}" for t in range(T))
     rows = None if likelihood.compresses else TaskRows.of(X, y, task, T)
-    return Problem(sharing, likelihood, tasks, names, np.ones(T), rows=rows)
+    return with_rows(LinearPosterior(sharing, likelihood, tasks, names, np.ones(T)), rows)
 
 
 def inputs(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:

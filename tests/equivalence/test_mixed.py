@@ -11,7 +11,7 @@ import torch
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import Density
 
 NAMES = ("a", "b", "c", "d")
@@ -34,11 +34,11 @@ def targets(m: int = 8) -> dict[str, np.ndarray]:
     }
 
 
-def problem_of(model: bm.LinearModel, data: bm.TaskData) -> Problem:
-    return model._problem(data, model._standardization(data))[0]
+def problem_of(model: bm.LinearModel, data: bm.TaskData) -> LinearPosterior:
+    return model._posterior(data)
 
 
-def density_of(problem: Problem) -> Density:
+def density_of(problem: LinearPosterior) -> Density:
     return problem if problem.rows is None else LaplaceMarginal(problem)
 
 

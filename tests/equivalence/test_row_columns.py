@@ -40,7 +40,7 @@ def repeated(data: bm.TaskData, times: np.ndarray) -> bm.TaskData:
 
 
 def density(model: bm.LinearModel, data: bm.TaskData):
-    problem, _ = model._problem(data, model.likelihood.standardization(data))
+    problem = model._posterior(data)
     return problem, (problem if model.likelihood.compresses else LaplaceMarginal(problem))
 
 

@@ -16,11 +16,11 @@ from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
-from bayesmtl.inference import Problem
 from bayesmtl.inference.partitions import steps as partition_step
 from bayesmtl.inference.partitions.moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
 from bayesmtl.inference.partitions.prior_weights import ShareWeights
 from bayesmtl.inference.partitions.steps import _ByCluster
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from benchmarks import partition_calibration
 from benchmarks.common import prepare
 from benchmarks.partition_calibration import advanced, simulate
@@ -41,7 +41,7 @@ def labelled(num_tasks: int, num_clusters: int) -> torch.Tensor:
     return torch.tensor(list(itertools.product(range(num_clusters), repeat=num_tasks)))
 
 
-def toy(sharing: bm.Clusters, num_tasks: int = 4) -> Problem:
+def toy(sharing: bm.Clusters, num_tasks: int = 4) -> LinearPosterior:
     """Tasks of two to five rows with two features."""
     rng = np.random.default_rng(5)
     task = np.repeat(np.arange(num_tasks), 2 + np.arange(num_tasks) % 4)
@@ -52,19 +52,19 @@ def toy(sharing: bm.Clusters, num_tasks: int = 4) -> Problem:
     return prepare(bm.LinearModel(sharing), data)
 
 
-def drawn(problem: Problem, number: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def drawn(problem: LinearPosterior, number: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Hyperparameters from their prior, the same so many times."""
     one = problem.space.sample(np.random.default_rng(seed), 1)
     return {name: value.expand(number, *value.shape[1:]) for name, value in one.items()}
 
 
-def log_density(problem: Problem, values: dict[str, torch.Tensor]) -> torch.Tensor:
+def log_density(problem: LinearPosterior, values: dict[str, torch.Tensor]) -> torch.Tensor:
     """log p(y | clusters, hyperparameters), shape (B,)."""
     noise = problem.noise(values, len(values["cluster"]))
     return log_marginal_clusters(problem.tasks, problem.structure(values), noise)
 
 
-def dense_density(problem: Problem, values: dict[str, torch.Tensor], b: int) -> float:
+def dense_density(problem: LinearPosterior, values: dict[str, torch.Tensor], b: int) -> float:
     """log p(y | clusters, hyperparameters) from the covariance of all weights, slowly."""
     member, T = values["cluster"][b].numpy(), problem.tasks.num_tasks
     D = problem.tasks.num_features
@@ -258,7 +258,7 @@ def geweke(name: str, num_sets: int, seed: int, *, steps: int = 3) -> dict[str, 
     return {name: float(stats.ttest_rel(b, after[name]).pvalue) for name, b in before.items()}
 
 
-def functions(problem: Problem, points: torch.Tensor, cluster: torch.Tensor) -> dict[str, np.ndarray]:
+def functions(problem: LinearPosterior, points: torch.Tensor, cluster: torch.Tensor) -> dict[str, np.ndarray]:
     """Functions of hyperparameters, clusters and data, each (B,)."""
     found = partition_calibration.shown(problem.space, points, cluster, problem.given(cluster))
     values = problem.space.constrain(points) | {"cluster": cluster}

@@ -148,7 +148,7 @@ def known(likelihood: bm.Gaussian | bm.Bernoulli) -> bm.LinearModel:
 def enumerated(model: bm.LinearModel, data: bm.TaskData, descriptors: torch.Tensor) -> np.ndarray:
     """P(two tasks together) by all partitions, for Gaussian outcomes."""
     partitions = all_partitions(data.num_tasks)
-    problem, _ = model._problem(data, data.standardization())
+    problem = model._posterior(data)
     points = torch.zeros(len(partitions), problem.space.size, dtype=torch.float64)
     values = problem.space.constrain(points) | {"cluster": partitions}
     noise = problem.noise(values, len(partitions))
@@ -188,7 +188,7 @@ def assert_close(fit: bm.Fit, exact: np.ndarray) -> None:
 def test_yes_or_no_outcomes_agree_with_enumeration(monkeypatch):
     model = known(bm.Bernoulli())
     data = described(test_partition_outcomes.toy_outcomes(bm.Bernoulli()))
-    problem, _ = model._problem(data, data.standardization())
+    problem = model._posterior(data)
     log_prior = torch.from_numpy(np.log(prior_probability(model.sharing, problem.descriptors) + 1e-300))
     monkeypatch.setattr(bm.Gated, "log_partition", lambda self, partitions, values: log_prior)
     monkeypatch.setattr(test_partition_outcomes, "SPREAD", 1.0)
@@ -222,12 +222,14 @@ GATE = bm.Gated(3, ["size"], 2.0)
 
 def with_descriptors(module, draw):
     """What a function of a module of other priors draws, with descriptors in the problem and in the prior."""
-    right, problem = bm.Gated.sample_partition, module.Problem
+    right, problem = bm.Gated.sample_partition, module.LinearPosterior
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             bm.Gated, "sample_partition", lambda self, values, T, source: right(self, values, T, source, X)
         )
-        patch.setattr(module, "Problem", lambda *given, **named: problem(*given, **named, descriptors=X))
+        patch.setattr(
+            module, "LinearPosterior", lambda *given, **named: problem(*given, **named, descriptors=X)
+        )
         return draw()
 
 

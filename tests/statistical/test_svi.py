@@ -12,9 +12,10 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_weights
-from bayesmtl.inference.svi.engine import _sums, rise_of
+from bayesmtl.inference.svi.engine import rise_of
 from bayesmtl.inference.svi.guide import Guide, pseudo_rows
 from bayesmtl.posteriors.linear.batches import RowBatches, TaskBatches
+from bayesmtl.posteriors.linear.posterior import gram_and_cross
 from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
 
 
@@ -24,7 +25,7 @@ def guide_of(name: str, outcome: str = "bernoulli") -> Guide:
     point = problem.space.initial(rng, 1)
     values = problem.space.constrain(point)
     structure = problem.structure(values)
-    gram, linear = _sums(problem.tasks)
+    gram, linear = gram_and_cross(problem.tasks)
     R = 0 if structure.basis_scale is None else structure.basis_scale.shape[1]
     basis = torch.from_numpy(rng.normal(size=(R, 3)))
     return Guide(problem, point[0], basis, *pseudo_rows(gram, linear), 0.1)

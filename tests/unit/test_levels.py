@@ -12,7 +12,7 @@ from scipy import special, stats
 
 import bayesmtl as bm
 from bayesmtl.posteriors.functions.expected import ExpectedRows
-from bayesmtl.posteriors.linear.posterior import StandardRows
+from bayesmtl.posteriors.linear.rows import StandardRows
 
 TRIALS = 5
 OUTCOMES = {
@@ -130,7 +130,7 @@ def test_functions_have_levels_too(case):
     likelihood, _, _, draw = case
     data = data_of(draw)
     values = {"dispersion": torch.tensor([0.5]).double()}
-    problem = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=likelihood)._problem(data)
+    problem = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=likelihood)._posterior(data)
     level = problem.level[problem.task]
     assert set(level.tolist()) == {likelihood.level_of(data, data.observed)}
     rows = [likelihood, problem.y, problem.task, values, torch.ones(3).double()]

@@ -18,17 +18,16 @@ from bayesmtl.inference.partitions.scales import move_scales, moved_given_partit
 from bayesmtl.inference.partitions.steps import move_partition, neighbours, starting_partitions
 from bayesmtl.inference.partitions.weights_and_clusters import renew_with_clusters
 from bayesmtl.parameters import ParameterSpace, Values
-from bayesmtl.posteriors.draws import Draws
-from bayesmtl.posteriors.linear.outcomes import Expansion, LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.outcomes import Expansion, OutcomePosterior
 from bayesmtl.posteriors.linear.task_weights import renew
-from bayesmtl.posteriors.target import finite_or_least
+from bayesmtl.posteriors.target import Target, finite_or_least
 from bayesmtl.samplers.chains import sweep
 from bayesmtl.samplers.hmc import DIVERGENCE, StepSize, leapfrog
 from bayesmtl.samplers.modes import around_modes
 from bayesmtl.samplers.settings import Settings
 from bayesmtl.samplers.slice import slice_sample
-from bayesmtl.sharing import PartitionSharing
+from bayesmtl.sharing import Dependence, partition_of
 
 NUM_DRAWS = 500  # by default, per chain
 TRAJECTORY = 1.6  # length in units of the metric's standard deviations: about a quarter period
@@ -42,7 +41,7 @@ _STARTING_ROUNDS = 3
 _KEPT = ("points_drawn", "draws", "stats", "renewed", "partitions", "density")  # one entry per kept draw
 
 
-def augmented_gibbs(problem: Problem, settings: Settings) -> Draws:
+def augmented_gibbs(problem: OutcomePosterior, settings: Settings) -> LinearDraws:
     """Sample the full posterior of a model whose rows auxiliary variables make Gaussian.
 
     Approximates nothing. With one auxiliary variable omega per row (Polya-Gamma for a logit link and for
@@ -96,22 +95,21 @@ class Gibbs:
         num_warmup: Sweeps in which step size and metric adapt.
     """
 
-    def __init__(self, problem: Problem, num_warmup: int):
-        assert problem.rows is not None
-        assert problem.likelihood.augments
+    def __init__(self, problem: OutcomePosterior, num_warmup: int):
         self.problem, self.num_warmup, self.rows = problem, num_warmup, problem.rows
-        self.marginal = LaplaceMarginal(problem)
+        self.marginal = problem.density()
         T, D = problem.tasks.num_tasks, problem.tasks.num_features
         self.num_shared = ParameterSpace(problem.sharing.parameters(T, D)).size
         held = torch.zeros(self.num_shared, dtype=torch.bool)
-        if problem.sharing.has_partition:
+        self.has_partition = problem.sharing.dependence is Dependence.PARTITION
+        if self.has_partition:
             held = moved_given_partition(problem)[: self.num_shared]
         self.free = torch.where(~held)[0]  # what trajectories move
-        self.near = neighbours(problem.tasks) if problem.sharing.has_partition else None
+        self.near = neighbours(problem.tasks) if self.has_partition else None
 
     def start(self, num_chains: int, rng: np.random.Generator) -> State:
         """Where chains start: hyperparameters, partitions where there are any, and weights."""
-        if self.problem.sharing.has_partition:
+        if self.has_partition:
             return self._start_partitions(num_chains, rng)
         P = self.problem.space.size
         points, root = torch.zeros(num_chains, 0, dtype=torch.float64), torch.zeros(0, 0, dtype=torch.float64)
@@ -162,18 +160,18 @@ class Gibbs:
         """One sweep of all chains, in place."""
         self._move_own(state, rng)
         data = self.augment(state.current.weights, self.problem.space.constrain(state.points), rng)
-        given = replace(self.problem, tasks=data)  # Gaussian rows
+        given: Target = (gaussian := self.problem.augmented(data))
         if state.membership is not None:
             state.membership = move_partition(
-                given,
+                gaussian,
                 state.points,
                 state.membership,
                 state.generator,
                 self.near,
                 warming_up=state.iteration < self.num_warmup,
             )
-            given = given.given(state.membership)
-            state.points = move_scales(given, state.points, state.membership, rng)
+            given = gaussian.given(state.membership)
+            state.points = move_scales(gaussian, state.points, state.membership, rng)
         stats = self._move(state, given, rng) if self.num_shared else None
         structure = self._structure(state.points, state.membership)
         state.current = self._draw(data, structure, rng)
@@ -183,14 +181,15 @@ class Gibbs:
             self._adapt(state, None if stats is None else float(stats[:, 0].mean()))
             return
         # computed first: an interrupt should not fall between what belongs together
-        density = None if state.membership is None else self._log_density(state)
+        membership = state.membership
+        density = None if membership is None else self._log_density(state, membership)
         state.draws.append(state.current)
         state.renewed.append(renewed)
         state.points_drawn.append(state.points)
         if stats is not None:
             state.stats.append(stats)
-        if state.membership is not None and density is not None:
-            state.partitions.append(state.membership)
+        if membership is not None and density is not None:
+            state.partitions.append(membership)
             state.density.append(density)
 
     def _renew(self, state: State, structure: Structure, rng: np.random.Generator) -> torch.Tensor:
@@ -217,14 +216,13 @@ class Gibbs:
             return draw_posterior(data, structure, noise, rng)
         return draw_clustered(data, structure, noise, rng)
 
-    def _log_density(self, state: State) -> torch.Tensor:
+    def _log_density(self, state: State, membership: torch.Tensor) -> torch.Tensor:
         """log p(y | W) + log p(hyperparameters, partition), which no relabelling changes, shape (C,)."""
-        sharing = self.problem.sharing
-        assert isinstance(sharing, PartitionSharing) and state.membership is not None
+        prior = partition_of(self.problem.sharing)
         log_prior, values = self.problem.space.log_prior(state.points)
         f = self.rows.predictor(state.current.weights)
         given = self.problem.outcomes(values).value(f).sum(1)
-        return given + log_prior + sharing.log_partition(state.membership, values, self.problem.descriptors)
+        return given + log_prior + prior.log_partition(membership, values, self.problem.descriptors)
 
     def augment(self, weights: torch.Tensor, values: Values, rng: np.random.Generator) -> CompressedTasks:
         """Draw omega | W, and return the Gaussian data that the rows are given omega."""
@@ -252,7 +250,7 @@ class Gibbs:
             state.points = state.points.clone()
             state.points[:, position] = slice_sample(log_density, state.points[:, position], rng)
 
-    def _move(self, state: State, given: Problem, rng: np.random.Generator) -> torch.Tensor:
+    def _move(self, state: State, given: Target, rng: np.random.Generator) -> torch.Tensor:
         """One trajectory of the sharing prior's hyperparameters given omega and the partition: (C, 3)."""
         S = self.num_shared
         present, own = state.points[:, :S], state.points[:, S:]
@@ -314,7 +312,7 @@ class Gibbs:
         state.step = StepSize(_TARGET, state.step.averaged())
 
 
-def _collect(problem: Problem, state: State, complete: bool, num_draws: int) -> Draws:
+def _collect(problem: OutcomePosterior, state: State, complete: bool, num_draws: int) -> LinearDraws:
     state = replace(state, **{name: getattr(state, name)[:num_draws] for name in _KEPT})
     points = torch.stack(state.points_drawn, dim=1)
     C, N, P = points.shape
@@ -332,7 +330,7 @@ def _collect(problem: Problem, state: State, complete: bool, num_draws: int) -> 
             "step_size": np.full((C, N), state.step.step_size),
         }
     basis = of_one_size([drawn.basis for drawn in state.draws])
-    return Draws(
+    return LinearDraws(
         {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()},
         torch.stack(basis, dim=1),
         torch.stack([drawn.weights for drawn in state.draws], dim=1),

@@ -15,7 +15,7 @@ import torch
 from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.inference.laplace.journal import Journal
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.draws import Draws
+from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
 from bayesmtl.posteriors.linear.task_weights import choose_candidates
 from bayesmtl.samplers.importance import RELIABLE, smooth, systematic
@@ -36,7 +36,7 @@ def corrected_draws(
     shape: tuple[int, int],
     rng: np.random.Generator,
     journal: Journal,
-) -> Draws:
+) -> LinearDraws:
     """Draw Z and W for hyperparameter points, and resample all draws by their importance weights.
 
     Candidates come from Laplace's distribution; if a few draws would then carry all the weight (Pareto k
@@ -98,7 +98,7 @@ def corrected_draws(
         "pareto_k_weights": np.full((C, N), k),
         "importance_ess_weights": np.full((C, N), 1 / float((weight**2).sum())),
     }
-    return Draws(
+    return LinearDraws(
         {name: shaped(value) for name, value in values.items()},
         shaped(drawn.basis),
         shaped(drawn.weights),

@@ -10,12 +10,13 @@ import torch
 
 from bayesmtl.inference.laplace.correction import LEAST_DRAWS, corrected_draws
 from bayesmtl.inference.laplace.journal import Journal, Recorded, RecordedTarget, kept
-from bayesmtl.posteriors.draws import Draws, complete_draws
+from bayesmtl.posteriors.draws import Draws, LinearDraws
 from bayesmtl.posteriors.functions.noise_coordinates import Centred
 from bayesmtl.posteriors.functions.rotation_coordinates import Turned
-from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
-from bayesmtl.posteriors.target import Density, Target
+from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.posteriors.posterior import Posterior
+from bayesmtl.posteriors.target import Density
 from bayesmtl.samplers.importance import (
     Proposal,
     WeightedSample,
@@ -43,16 +44,16 @@ _TAIL = 7.0
 _ENTRIES_AT_ONCE, _MOST_AT_ONCE = 1_000_000, 128
 
 
-def laplace(problem: Problem, settings: Settings) -> Draws:
+def laplace(problem: LinearPosterior, settings: Settings) -> LinearDraws:
     """Integrate the weights out by Laplace's method and draw the hyperparameters by importance sampling.
 
     The density of the hyperparameters is Laplace's, from the mode of all weights and the curvature there, and
     the weights given hyperparameters are drawn from the normal distribution at that mode. With a Gaussian
     likelihood both are exact. With others both are approximate, the more so the fewer rows tasks have
     (spreads between tasks come out too small, weights too symmetric), and importance weights correct them:
-    each draw is weighted by the true density over Laplace's, with several candidates for the weights of every
-    task, and resampled (`bayesmtl.inference.laplace.correction`). What is left is the error of a finite number of
-    draws. The shape of these weights' tail and their effective number are `pareto_k_weights` and
+    each draw is weighted by the true density over Laplace's, with several candidates for the weights of
+    every task, and resampled (`bayesmtl.inference.laplace.correction`). What is left is the error of a finite
+    number of draws. The shape of these weights' tail and their effective number are `pareto_k_weights` and
     `importance_ess_weights` in `sample_stats`; where the tail is too heavy for a correction (Pareto k above
     .7) hyperparameters stay those of Laplace's method, and `Fit.check` says so.
 
@@ -73,9 +74,8 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     density: Density = problem
     marginal = None
-    if not problem.likelihood.compresses:
-        assert problem.rows is not None
-        density = marginal = LaplaceMarginal(replace(problem, rows=problem.rows.merged()))
+    if isinstance(problem, OutcomePosterior):
+        density = marginal = replace(problem, rows=problem.rows.merged()).density()
     journal = Journal(problem, settings, marginal)
     # more than are wanted, where few are: a correction resamples them
     M = C * N if marginal is None else max(C * N, LEAST_DRAWS)
@@ -91,20 +91,20 @@ def laplace(problem: Problem, settings: Settings) -> Draws:
             sample = weighted_sample(density, proposal, number, rng)
             points, sample_stats = _resampled(sample, M, rng), _judged(sample, mode.converged, C, N)
         if marginal is None:
-            return complete_draws(problem, points.reshape(C, N, -1), sample_stats, rng)
+            return problem.complete(points.reshape(C, N, -1), sample_stats, rng)
         draws = corrected_draws(marginal, points, (C, N), rng, journal)
     told = {name: values[:, : draws.weights.shape[1]] for name, values in sample_stats.items()}
     return replace(draws, sample_stats=told | draws.sample_stats)
 
 
-def weigh_hyperparameters(
-    problem: Target, settings: Settings, rng: np.random.Generator
-) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """Points (C, N, P) from the hyperparameters' posterior by importance sampling, for costly densities.
+def function_laplace(problem: Posterior, settings: Settings) -> Draws:
+    """Draw the hyperparameters of functions by importance sampling around their mode.
 
-    As `laplace`, with a few hundred evaluations, all of which count, and thousands where they are cheap and
-    fewer than 1000 of the points are effective; the same checks are in the statistics. With an effective
-    hundred, 90 % intervals of eleven hyperparameters covered 84 % (benchmarks.functions_calibration).
+    Approximates nothing but by a finite number of draws under Gaussian noise; under other likelihoods the
+    density is a bound. As `laplace`, with a few hundred evaluations, all of which count, and thousands where
+    they are cheap and fewer than 1000 of the points are effective; the same checks are in the statistics.
+    With an effective hundred, 90 % intervals of eleven hyperparameters covered 84 %
+    (benchmarks.functions_calibration).
 
     The statistics have the evidence as well, log p(y) in standardised units.
 
@@ -112,9 +112,10 @@ def weigh_hyperparameters(
         KeyboardInterrupt: If interrupted: hyperparameters are drawn all at once, at the end.
         CheckpointError: If the checkpoint is damaged or belongs to another run.
     """
+    rng = np.random.default_rng(settings.seed)
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     if problem.space.size == 0:
-        return torch.zeros(C, N, 0, dtype=torch.float64), {}
+        return problem.complete(torch.zeros(C, N, 0, dtype=torch.float64), {}, rng)
     number = _FIRST + _PER_COORDINATE * problem.space.size
     size = problem.evaluation_size
     rounds = min(max(_MOST_ROUNDS * (_CHEAP / size) ** 2, _LEAST_ROUNDS), _MOST_ROUNDS)
@@ -139,7 +140,7 @@ def weigh_hyperparameters(
     stats = _judged(sample, mode.converged, C, N)
     stats["log_evidence"] = np.full((C, N), sample.log_total + both_sides)
     stats["log_evidence_error"] = np.full((C, N), sample.log_total_error)
-    return points, stats
+    return problem.complete(points, stats, rng)
 
 
 def _resampled(sample: WeightedSample, number: int, rng: np.random.Generator) -> torch.Tensor:

@@ -14,8 +14,8 @@ import torch
 from bayesmtl.errors import MissingDependencyError
 from bayesmtl.inference.nuts.gradient import Evaluate, value_and_gradient
 from bayesmtl.inference.nuts.whitening import Whitening, whitening
-from bayesmtl.posteriors.draws import Draws
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.samplers.progress import iterations
 from bayesmtl.samplers.settings import Settings, refuse_checkpoint
 
@@ -25,15 +25,15 @@ _MOST_DOUBLINGS = 8  # of a trajectory: 255 steps, plenty in whitened coordinate
 _AT_ONCE = 200  # draws whose weights are put together at once
 
 
-def nuts(problem: Problem, settings: Settings) -> Draws:
+def nuts(problem: LinearPosterior, settings: Settings) -> LinearDraws:
     """Sample hyperparameters, Z and all weights together by the No-U-Turn sampler of Pyro.
 
     Approximates nothing, and works with every likelihood through its log density alone, so it is the outside
     check of engines that integrate weights out. It pays for that: a step costs time in proportion to the
     number of rows, and the number of quantities sampled grows with the number of tasks. Each task is centred
-    or not as its rows ask for (see `bayesmtl.posteriors.linear.joint`); coordinates are scaled by the draws of a
-    Laplace approximation, from which chains also start, so that warm-up has little left to learn. Chains take
-    turns in one process, and a notebook never waits for another.
+    or not as its rows ask for (see `bayesmtl.posteriors.linear.joint`); coordinates are scaled by the draws
+    of a Laplace approximation, from which chains also start, so that warm-up has little left to learn.
+    Chains take turns in one process, and a notebook never waits for another.
 
     `Fit.check` judges R-hat, effective sample sizes and divergences: a divergence means that the sampler left
     a place where the density bends too sharply, and that the draws may miss what lies there.
@@ -159,7 +159,7 @@ def collect(
     rng: np.random.Generator,
     *,
     complete: bool = True,
-) -> Draws:
+) -> LinearDraws:
     """Draws from whitened points (C, N, n)."""
     C, N, _ = v.shape
     parts = []
@@ -173,7 +173,7 @@ def collect(
         return whole.reshape(C, N, *whole.shape[1:])
 
     names = [parameter.name for parameter in white.joint.problem.space.parameters]
-    return Draws(
+    return LinearDraws(
         {name: together([state.values[name] for state, _ in parts]) for name in names},
         together([state.basis for state, _ in parts]),
         together([state.weights for state, _ in parts]),

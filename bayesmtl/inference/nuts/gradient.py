@@ -18,6 +18,8 @@ import torch
 
 from bayesmtl.inference.nuts.whitening import Whitening
 from bayesmtl.likelihoods import Given
+from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 
 _LOG_2PI = math.log(2 * math.pi)
 _PARTS = ("loadings", "basis_scale", "residual_scale", "residual_factor")
@@ -54,7 +56,10 @@ class _ByHand:
         self.roots = (white.free.numpy(), white.bound.numpy())
         centred = self.joint.centred.numpy() & (self.layout.bound > 0)
         self.f, self.b = np.flatnonzero(~centred), np.flatnonzero(centred)
-        self.likelihood = self._of_rows() if self.problem.rows is not None else self._of_statistics()
+        if isinstance(self.problem, OutcomePosterior):
+            self.has_noise, self.likelihood = False, _of_rows(self.problem)
+        else:
+            self.has_noise, self.likelihood = True, _of_statistics(self.problem)
 
     def __call__(self, v: np.ndarray) -> tuple[float, np.ndarray]:
         layout, P, m = self.layout, self.layout.hyperparameters, self.layout.shared
@@ -72,7 +77,7 @@ class _ByHand:
             log_prior, values = self.problem.space.log_prior(points)
             structure = self.problem.structure(values)
             parts = {name: getattr(structure, name) for name in _PARTS}
-            parts["noise"] = self.problem.noise(values, 1) if self.problem.rows is None else None
+            parts["noise"] = self.problem.noise(values, 1) if self.has_noise else None
         tape = {name: part for name, part in parts.items() if part is not None}
         given = {name: part.detach().numpy() for name, part in tape.items()}
         with np.errstate(all="ignore"):
@@ -211,49 +216,50 @@ class _ByHand:
                 d_given["residual_scale"][0, self.b] += change
         return float(value - 0.5 * (apart * solved).sum() - 0.5 * log_det), -solved
 
-    def _of_rows(self) -> Callable[..., tuple[float, np.ndarray]]:
-        """log p(y | W) and its derivative in W, through the likelihood's own derivatives in f."""
-        rows, likelihood = self.problem.rows, self.problem.rowwise
-        assert rows is not None
-        of_row = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
-        X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
-        task, y, offset = of_row[rows.real].numpy(), rows.y[rows.real], rows.known[..., rows.real]
-        weights, given = rows.weights[rows.real], Given({}, rows.trials[rows.real], torch.from_numpy(task))
-        starts = np.flatnonzero(np.diff(task, prepend=-1))  # a task's rows lie together
-        seen, C = task[starts], self.problem.num_outputs
-        shape = (1, *rows.shape[:-1], len(y))
 
-        def evaluate(W: np.ndarray, *_: object) -> tuple[float, np.ndarray]:
-            own = W.reshape(len(W), C, -1)[task]
-            f = offset + torch.from_numpy(np.einsum("nd,ncd->cn", X, own)).reshape(shape)
-            at = likelihood.derivatives(y, f, given)
-            value, slope = (weights * at.value[0]).sum(), (weights * at.first).reshape(C, -1).numpy()
-            g = np.zeros_like(W)
-            if len(seen):
-                each = X[:, None] * slope.T[:, :, None]
-                g[seen] = np.add.reduceat(each.reshape(len(X), -1), starts)
-            return float(value), g
+def _of_rows(problem: OutcomePosterior) -> Callable[..., tuple[float, np.ndarray]]:
+    """log p(y | W) and its derivative in W, through the likelihood's own derivatives in f."""
+    rows, likelihood = problem.rows, problem.rowwise
+    of_row = torch.cat([block.index.repeat_interleave(block.X.shape[1]) for block in rows.blocks])
+    X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])[rows.real].numpy()
+    task, y, offset = of_row[rows.real].numpy(), rows.y[rows.real], rows.known[..., rows.real]
+    weights, given = rows.weights[rows.real], Given({}, rows.trials[rows.real], torch.from_numpy(task))
+    starts = np.flatnonzero(np.diff(task, prepend=-1))  # a task's rows lie together
+    seen, C = task[starts], problem.num_outputs
+    shape = (1, *rows.shape[:-1], len(y))
 
-        return evaluate
+    def evaluate(W: np.ndarray, *_: object) -> tuple[float, np.ndarray]:
+        own = W.reshape(len(W), C, -1)[task]
+        f = offset + torch.from_numpy(np.einsum("nd,ncd->cn", X, own)).reshape(shape)
+        at = likelihood.derivatives(y, f, given)
+        value, slope = (weights * at.value[0]).sum(), (weights * at.first).reshape(C, -1).numpy()
+        g = np.zeros_like(W)
+        if len(seen):
+            each = X[:, None] * slope.T[:, :, None]
+            g[seen] = np.add.reduceat(each.reshape(len(X), -1), starts)
+        return float(value), g
 
-    def _of_statistics(self) -> Callable[..., tuple[float, np.ndarray]]:
-        """The same for Gaussian noise, and its derivative in the noise."""
-        tasks = self.problem.tasks
-        groups = [(group.index.numpy(), group.F.numpy(), group.c.numpy()) for group in tasks.groups]
-        count, residual = tasks.count.numpy(), tasks.residual.numpy()
+    return evaluate
 
-        def evaluate(
-            W: np.ndarray, given: dict[str, np.ndarray], d_given: dict[str, np.ndarray]
-        ) -> tuple[float, np.ndarray]:
-            sigma = np.broadcast_to(given["noise"][0], count.shape)
-            g, squares = np.zeros_like(W), residual.copy()
-            for index, F, c in groups:
-                gap = c - (F @ W[index, :, None])[..., 0]
-                squares[index] += (gap * gap).sum(1)
-                g[index] = (gap[:, None, :] @ F)[:, 0] / sigma[index, None] ** 2
-            change = squares / sigma**3 - count / sigma
-            d_given["noise"] = change[None] if given["noise"].shape[1] > 1 else change.sum()[None, None]
-            value = -0.5 * (squares / sigma**2 + count * _LOG_2PI) - count * np.log(sigma)
-            return float(value.sum()), g
 
-        return evaluate
+def _of_statistics(problem: LinearPosterior) -> Callable[..., tuple[float, np.ndarray]]:
+    """The same for Gaussian noise, and its derivative in the noise."""
+    tasks = problem.tasks
+    groups = [(group.index.numpy(), group.F.numpy(), group.c.numpy()) for group in tasks.groups]
+    count, residual = tasks.count.numpy(), tasks.residual.numpy()
+
+    def evaluate(
+        W: np.ndarray, given: dict[str, np.ndarray], d_given: dict[str, np.ndarray]
+    ) -> tuple[float, np.ndarray]:
+        sigma = np.broadcast_to(given["noise"][0], count.shape)
+        g, squares = np.zeros_like(W), residual.copy()
+        for index, F, c in groups:
+            gap = c - (F @ W[index, :, None])[..., 0]
+            squares[index] += (gap * gap).sum(1)
+            g[index] = (gap[:, None, :] @ F)[:, 0] / sigma[index, None] ** 2
+        change = squares / sigma**3 - count / sigma
+        d_given["noise"] = change[None] if given["noise"].shape[1] > 1 else change.sum()[None, None]
+        value = -0.5 * (squares / sigma**2 + count * _LOG_2PI) - count * np.log(sigma)
+        return float(value.sum()), g
+
+    return evaluate

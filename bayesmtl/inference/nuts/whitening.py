@@ -12,11 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bayesmtl.posteriors.draws import complete_draws
 from bayesmtl.posteriors.linear.joint import Joint, informed
-from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
-from bayesmtl.posteriors.target import Density
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.samplers.modes import NormalApproximation, normal_approximation
 
 NUM_REFERENCE = 200  # draws of the normal approximation
@@ -63,7 +60,7 @@ class Whitening:
         return self.joint.log_density(self.to_x(v))
 
 
-def whitening(problem: Problem, num_chains: int, rng: np.random.Generator) -> Whitening:
+def whitening(problem: LinearPosterior, num_chains: int, rng: np.random.Generator) -> Whitening:
     """Find the mode of the hyperparameters, draw around it, and measure the draws.
 
     Args:
@@ -72,11 +69,7 @@ def whitening(problem: Problem, num_chains: int, rng: np.random.Generator) -> Wh
         rng: Source of randomness.
     """
     P = problem.space.size
-    density: Density = problem
-    data = None
-    if not problem.likelihood.compresses:
-        density = marginal = LaplaceMarginal(problem)
-        data = marginal.data
+    density = problem.density()
     nowhere = torch.zeros(1, P, dtype=torch.float64)
     normal = NormalApproximation(nowhere, torch.zeros(P, P, dtype=torch.float64), 0, True)
     if P:
@@ -84,9 +77,9 @@ def whitening(problem: Problem, num_chains: int, rng: np.random.Generator) -> Wh
     top = normal.centers[normal.highest][None]
     values = problem.space.constrain(top)
     structure, noise = problem.structure(values), problem.noise(values, 1)
-    tasks = problem.tasks if data is None else data(structure, 1, values)
+    tasks = problem.data_given(structure, 1, values)
     points = torch.cat([normal.draw(NUM_REFERENCE, rng, mode=normal.highest), normal.draw(num_chains, rng)])
-    drawn = complete_draws(problem, points[None], {}, rng, data=data)
+    drawn = problem.complete(points[None], {}, rng)
     basis, weights, factors = drawn.basis[0], drawn.weights[0], drawn.factors[0]
     basis_centred = False
     if structure.basis_scale is not None:

@@ -31,11 +31,12 @@ from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import differentiate, finite_or_least
 from bayesmtl.samplers.modes import find_modes, spread_root
 from bayesmtl.sharing.partitions.base import in_order
-from bayesmtl.sharing.partitions.exchangeable import ExchangeablePartition
+from bayesmtl.sharing.partitions.exchangeable import exchangeable_of
 
 How = Literal["roughly", "finely"]
 
@@ -98,80 +99,103 @@ class _At:
 
 
 @dataclass(frozen=True, eq=False)
+class LogisticRows:
+    """Outcomes with a logit link, in Polya-Gamma form.
+
+    Args:
+        rows: The rows.
+        shape: b of every row, shape (N,).
+        kappa: Of every row, shape (N,).
+        constant: Sum of c_i.
+    """
+
+    rows: TaskRows
+    shape: torch.Tensor
+    kappa: torch.Tensor
+    constant: float
+
+    @classmethod
+    def of(cls, posterior: OutcomePosterior) -> LogisticRows:
+        """The rows of a posterior whose likelihood has such a form."""
+        rows, likelihood = posterior.rows, posterior.rowwise
+        given = Given({}, rows.trials, rows.task)
+        form = likelihood.polya_gamma(rows.y.numpy(), given)
+        if form is None:
+            raise TypeError(f"{type(likelihood).__name__} has no Polya-Gamma form")
+        shape, kappa = (torch.from_numpy(np.array(part)) * rows.weights for part in (form.shape, form.kappa))
+        at_zero = likelihood.value(rows.y, torch.zeros_like(rows.y), given) * rows.weights
+        return cls(rows, shape, kappa, float((at_zero + shape * np.log(2)).sum()))
+
+    def omega(self, xi: torch.Tensor) -> torch.Tensor:
+        """Precisions of the pseudo-rows (N,)."""
+        small = xi < 1e-4
+        safe = torch.where(small, 1.0, xi)
+        return self.shape * torch.where(small, 0.25 - xi**2 / 48, torch.tanh(safe / 2) / (2 * safe))
+
+    def data(self, xi: torch.Tensor) -> CompressedTasks:
+        """The pseudo-rows."""
+        omega = self.omega(xi)
+        kappa = self.kappa - omega * self.rows.offset
+        positive = torch.where(self.rows.real, omega, 1.0)
+        return self.rows.pseudo_data(positive[None], kappa[None]).compressed()
+
+    def constant_given(self, xi: torch.Tensor) -> float:
+        """What the bound of the rows holds beside the pseudo-rows."""
+        omega, offset = self.omega(xi), self.rows.offset
+        log_two_cosh = xi / 2 + torch.log1p(torch.exp(-xi))
+        parts = omega * (xi**2 - offset**2) / 2 - self.shape * log_two_cosh + self.kappa * offset
+        return self.constant + float(parts.sum())
+
+    def best_xi(self, mean: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Root of E[f_i^2] of every row, shape (N,), for moments of the weights."""
+        offset = self.rows.offset
+        f = self.rows.predictor(mean[None])[0]
+        square = self.rows.variances(second[None])[0] + 2 * offset * f + offset**2
+        return square.clamp(min=0.0).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
 class Ascent:
     """Coordinate ascent of the bound.
 
     Args:
         problem: The posterior.
         merges: Whether a round merges clusters where that raises the bound.
-        shape: b of every row, where there are rows, shape (N,).
-        kappa: Of every row, shape (N,).
-        constant: Sum of c_i.
+        rows: The rows in Polya-Gamma form, where there are rows.
     """
 
-    problem: Problem
+    problem: LinearPosterior
     merges: bool = True
-    shape: torch.Tensor | None = None
-    kappa: torch.Tensor | None = None
-    constant: float = 0.0
+    rows: LogisticRows | None = None
 
     @classmethod
-    def of(cls, problem: Problem) -> Ascent:
+    def of(cls, problem: LinearPosterior) -> Ascent:
         """With what the rows are in Polya-Gamma form, where there are rows."""
-        rows = problem.rows
-        if rows is None:
-            return cls(problem)
-        given = Given({}, rows.trials, rows.task)
-        form = problem.rowwise.polya_gamma(rows.y.numpy(), given)
-        assert form is not None
-        weight = rows.weights
-        shape, kappa = (torch.from_numpy(np.array(part)) * weight for part in (form.shape, form.kappa))
-        at_zero = problem.rowwise.value(rows.y, torch.zeros_like(rows.y), given) * weight
-        return cls(problem, True, shape, kappa, float((at_zero + shape * np.log(2)).sum()))
+        rows = LogisticRows.of(problem) if isinstance(problem, OutcomePosterior) else None
+        return cls(problem, rows=rows)
 
-    @property
-    def rows(self) -> TaskRows:
-        """The rows."""
-        assert self.problem.rows is not None
-        return self.problem.rows
+    def starting_xi(self) -> torch.Tensor | None:
+        """xi of every row at first, where there are rows."""
+        return None if self.rows is None else torch.ones_like(self.rows.shape)
 
     def starting_data(self) -> CompressedTasks:
         """Gaussian data that restarts look at."""
-        return self._data(None if self.shape is None else torch.ones_like(self.shape))
+        return self._data(self.starting_xi())
 
     def data_given(self, shares: Shares) -> CompressedTasks:
         """Gaussian data that stand for the rows."""
         return self._data(shares.xi)
 
     def _data(self, xi: torch.Tensor | None) -> CompressedTasks:
-        if xi is None:
-            return self.problem.tasks
-        assert self.kappa is not None
-        omega = self._omega(xi)
-        kappa = self.kappa - omega * self.rows.offset
-        positive = torch.where(self.rows.real, omega, 1.0)
-        return self.rows.pseudo_data(positive[None], kappa[None]).compressed()
-
-    def _omega(self, xi: torch.Tensor) -> torch.Tensor:
-        assert self.shape is not None
-        small = xi < 1e-4
-        safe = torch.where(small, 1.0, xi)
-        return self.shape * torch.where(small, 0.25 - xi**2 / 48, torch.tanh(safe / 2) / (2 * safe))
+        return self.problem.tasks if xi is None or self.rows is None else self.rows.data(xi)
 
     def _constant(self, xi: torch.Tensor | None) -> float:
         """What the bound of the rows holds beside the pseudo-data."""
-        if xi is None:
-            return 0.0
-        assert self.shape is not None and self.kappa is not None
-        omega, offset = self._omega(xi), self.rows.offset
-        log_two_cosh = xi / 2 + torch.log1p(torch.exp(-xi))
-        parts = omega * (xi**2 - offset**2) / 2 - self.shape * log_two_cosh + self.kappa * offset
-        return self.constant + float(parts.sum())
+        return 0.0 if xi is None or self.rows is None else self.rows.constant_given(xi)
 
     def first(self, point: torch.Tensor, share: torch.Tensor) -> Shares:
         """Where a restart begins: hyperparameters near their best for the given shares."""
-        xi = None if self.shape is None else torch.ones_like(self.shape)
-        return self._climbed(Shares(point, share, xi), _FIRST)
+        return self._climbed(Shares(point, share, self.starting_xi()), _FIRST)
 
     def elbo(self, shares: Shares) -> float:
         """The bound of log p(y, hyperparameters), Jacobian of the coordinates included."""
@@ -189,9 +213,9 @@ class Ascent:
         with torch.no_grad():
             shares = self._settled(shares)
         yield shares
-        if shares.xi is not None:
+        if self.rows is not None:
             with torch.no_grad():
-                shares = replace(shares, xi=self._new_xi(shares))
+                shares = replace(shares, xi=self.rows.best_xi(*self._moments(shares)))
             yield shares
         yield self._climbed(shares, _A_ROUND[how])
 
@@ -207,18 +231,16 @@ class Ascent:
 
         Of the most probable clusters: log p(partition) - log E[prod_k pi_k^N_k], log K! without sticks.
         """
-        problem, cluster = self.problem, shares.share.argmax(1)
-        assert isinstance(problem.sharing, ExchangeablePartition)
+        cluster = shares.share.argmax(1)
         with torch.no_grad():
             _, at = self._at(shares.point[None], shares, self.data_given(shares))
             hard = torch.nn.functional.one_hot(cluster, shares.share.shape[1]).double()
-            whole = problem.sharing.log_partition(in_order(cluster[None]), at.values)
+            whole = exchangeable_of(self.problem.sharing).log_partition(in_order(cluster[None]), at.values)
             return float(whole - at.prior(hard))
 
     def _at(self, points: torch.Tensor, shares: Shares, data: CompressedTasks) -> tuple[torch.Tensor, _At]:
         """Log prior (B,) at points (B, P), and what the bound needs there."""
-        sharing = self.problem.sharing
-        assert isinstance(sharing, ExchangeablePartition)
+        sharing = exchangeable_of(self.problem.sharing)
         log_prior, values = self.problem.space.log_prior(points)
         T, K = shares.share.shape
         values["cluster"] = torch.zeros(len(points), T, dtype=torch.long)
@@ -262,14 +284,6 @@ class Ascent:
         _, at = self._at(shares.point[None], shares, self.data_given(shares))
         blocks = blocks_of(*soft_sums(at.terms, shares.share), at.scales)
         return weight_moments(at.structure, at.terms, *cluster_moments(blocks, at.scales), shares.share)
-
-    def _new_xi(self, shares: Shares) -> torch.Tensor:
-        """Root of E[f_i^2] of every row, shape (N,)."""
-        mean, second = self._moments(shares)
-        offset = self.rows.offset
-        f = self.rows.predictor(mean[None])[0]
-        square = self.rows.variances(second[None])[0] + 2 * offset * f + offset**2
-        return square.clamp(min=0.0).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ Clyde and Liu (1999), as recalled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ from bayesmtl.algebra.conditional import WeightDraws
 from bayesmtl.algebra.soft_clusters import alone, worth_of_population
 from bayesmtl.inference.partitions.prior_weights import PartitionWeights, weights_of
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.linear.outcomes import Expansion, LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.outcomes import Expansion, OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.linear.task_weights import choose_candidates
 from bayesmtl.posteriors.target import finite_or_least
 from bayesmtl.samplers.importance import (
@@ -42,7 +42,7 @@ from bayesmtl.samplers.importance import (
     systematic,
 )
 from bayesmtl.sharing.partitions.base import in_order
-from bayesmtl.sharing.partitions.exchangeable import ExchangeablePartition
+from bayesmtl.sharing.partitions.exchangeable import exchangeable_of
 
 _CANDIDATES, _FROM_PRIOR = 16, 1  # of each task's weights, where rows are not Gaussian
 _ENTRIES_AT_ONCE = 2_000_000  # of the tasks' matrices, and row values of candidates
@@ -61,14 +61,12 @@ class Allocated:
     Args:
         problem: A problem whose `tasks` are Gaussian data.
         rng: Source of randomness.
-        expansion: What these data stand for, where there are rows.
         partitions: Of all points evaluated so far, each (B, T).
         drawn: Z and W with them, where there are rows.
     """
 
-    problem: Problem
+    problem: LinearPosterior
     rng: np.random.Generator
-    expansion: Expansion | None = None
     partitions: list[torch.Tensor] = field(default_factory=list)
     drawn: list[WeightDraws] = field(default_factory=list)
 
@@ -79,29 +77,51 @@ class Allocated:
 
     def _value(self, points: torch.Tensor) -> torch.Tensor:
         problem, B = self.problem, len(points)
-        sharing = problem.sharing
-        assert isinstance(sharing, ExchangeablePartition)
+        sharing = exchangeable_of(problem.sharing)
         log_prior, values = problem.space.log_prior(points)
         T = problem.tasks.num_tasks
         values["cluster"] = torch.zeros(B, T, dtype=torch.long)
         structure = problem.structure(values)
         terms = task_terms(problem.tasks, structure, problem.noise(values, B))
         assert structure.basis_scale is not None
-        most = min(T, getattr(sharing, "num_clusters", T))
+        most = sharing.most_clusters(T)
         prior = weights_of(problem, values)
         cluster, total = allocate(terms, structure.basis_scale, prior, most, self.rng)
         self.partitions.append(cluster)
         value = log_prior + terms.value + total - sharing.log_total(T, values)
-        if self.expansion is not None:
-            value = value + self._rows(terms, values | {"cluster": cluster})
-        return value
+        return value + self._beyond(terms, values | {"cluster": cluster})
 
-    def _rows(self, terms: TaskTerms, values: Values) -> torch.Tensor:
+    def _beyond(self, terms: TaskTerms, values: Values) -> torch.Tensor | float:
+        """What the data say beyond Gaussian ones: nothing, where they are Gaussian."""
+        return 0.0
+
+
+@dataclass(eq=False, kw_only=True)
+class AllocatedRows(Allocated):
+    """The same for outcomes, whose expansion at some row values are the Gaussian data.
+
+    Args:
+        rows: The posterior of the outcomes.
+        expansion: What the Gaussian data stand for.
+    """
+
+    rows: OutcomePosterior
+    expansion: Expansion
+
+    @classmethod
+    def around(
+        cls, posterior: OutcomePosterior, f: torch.Tensor, point: torch.Tensor, rng: np.random.Generator
+    ) -> AllocatedRows:
+        """With the expansion at linear predictors (1, N) and hyperparameters (1, P)."""
+        expansion = posterior.density().expand_at(f, posterior.space.constrain(point))
+        gaussian = posterior.augmented(expansion.pseudo.compressed())
+        return cls(gaussian, rng, rows=posterior, expansion=expansion)
+
+    def _beyond(self, terms: TaskTerms, values: Values) -> torch.Tensor:
         """Draw Z and W; log of the likelihood over its expansion, all tasks together, shape (B,)."""
-        assert self.expansion is not None
         structure = self.problem.structure(values)
         basis = draw_basis(terms, structure, self.rng)
-        outcomes = self.problem.outcomes(values)
+        outcomes = self.rows.outcomes(values)
         chosen, estimate, scale = choose_candidates(
             self.expansion, structure, outcomes, basis, _CANDIDATES, _FROM_PRIOR, self.rng
         )
@@ -196,7 +216,7 @@ class Sample:
 
 
 def weighted_partitions(
-    problem: Problem,
+    problem: LinearPosterior,
     proposal: Proposal,
     number: int,
     rng: np.random.Generator,
@@ -207,7 +227,7 @@ def weighted_partitions(
     Args:
         problem: The posterior.
         proposal: Of the hyperparameters, to begin with.
-        number: Draws wanted.
+        number: LinearDraws wanted.
         rng: Source of randomness.
         f: Where there are rows, linear predictors to expand the likelihood at, shape (1, N).
     """
@@ -215,20 +235,15 @@ def weighted_partitions(
     number = max(number, _FEWEST)
     entries = number * T * min(T, _USUAL) * D * D
     at_once = T * D * D
-    if problem.rows is not None:
-        entries, at_once = (
-            entries + number * _CANDIDATES * problem.rows.size,
-            at_once + _CANDIDATES * problem.rows.size,
-        )
+    if isinstance(problem, OutcomePosterior):
+        candidates = _CANDIDATES * problem.rows.size
+        entries, at_once = entries + number * candidates, at_once + candidates
     rounds = min(_MOST_ENTRIES // entries, _MOST_ROUNDS)
     if not rounds:
         return None
     density = Allocated(problem, rng)
-    if problem.rows is not None:
-        assert f is not None
-        values = problem.space.constrain(proposal.center[None])
-        expansion = LaplaceMarginal(problem).expand_at(f, values)
-        density = Allocated(replace(problem, tasks=expansion.pseudo.compressed()), rng, expansion)
+    if isinstance(problem, OutcomePosterior) and f is not None:
+        density = AllocatedRows.around(problem, f, proposal.center[None], rng)
     size = max(1, _ENTRIES_AT_ONCE // at_once)
     sample = pooled_sample(density, proposal, number, rounds * number, rng, size)
     drawn = None

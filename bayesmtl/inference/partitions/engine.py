@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from bayesmtl.inference.partitions.steps import (
     starting_partitions,
     starting_points,
 )
-from bayesmtl.posteriors.draws import Draws
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import Density
 from bayesmtl.samplers.chains import sweep
 from bayesmtl.samplers.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ TRAJECTORY = 2.0
 _CHUNK = 2_000_000  # numbers of workspace handled at once when weights are drawn
 
 
-def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
+def partition_gibbs(problem: LinearPosterior, settings: Settings) -> LinearDraws:
     """Sample partitions of the tasks, hyperparameters and weights of a Gaussian model.
 
     Approximates nothing. Every iteration draws mu exactly, lets every task draw its cluster anew with weights
@@ -52,7 +52,7 @@ def partition_gibbs(problem: Problem, settings: Settings) -> Draws:
     """
     rng = np.random.default_rng(settings.seed)
     (weights_rng,) = rng.spawn(1)
-    sampler = PartitionSampler(problem, settings.num_warmup)
+    sampler = WeightPartitionSampler(problem, settings.num_warmup)
     points, membership, sample_stats, complete = run_chains(sampler, settings, rng)
     return complete_given_partitions(
         problem, points, membership, sample_stats, weights_rng, complete=complete
@@ -78,7 +78,7 @@ def run_chains(
     return points, membership, sample_stats, complete
 
 
-class PartitionSampler:
+class PartitionSampler(ABC):
     """A batch of chains over partitions and hyperparameters.
 
     Args:
@@ -88,7 +88,7 @@ class PartitionSampler:
 
     def __init__(self, problem: WithPartitions, num_warmup: int):
         self.problem, self.num_warmup = problem, num_warmup
-        self.given: Density = problem
+        self.given: Density
         signed = problem.space.signed()
         self.hmc = HMC(
             lambda points: self.given.value(points),
@@ -96,15 +96,10 @@ class PartitionSampler:
             num_warmup=num_warmup,
             signed=signed,
             trajectory=TRAJECTORY,
-            held=self.moved_given_partition(problem),
+            held=self.moved_given_partition(),
         )
         # a surrogate learns one density, and this one changes with the partition
         self.hmc.may_use_surrogate = False
-
-    @cached_property
-    def _near(self) -> np.ndarray | None:
-        assert isinstance(self.problem, Problem)
-        return neighbours(self.problem.tasks)
 
     def _value_and_gradient(self, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if points.shape[1] == 0:
@@ -121,28 +116,17 @@ class PartitionSampler:
         state.further = {"membership": membership, "kept": membership[:, None][:, :0]}
         return state
 
+    @abstractmethod
     def starting(self, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
         """Partitions that chains start from, shape (C, T)."""
-        assert isinstance(self.problem, Problem)
-        return starting_partitions(self.problem, self.problem.tasks, num_chains, rng)
 
-    def moved_given_partition(self, problem: WithPartitions) -> torch.Tensor | None:
-        """Which coordinates `move` moves, bool (P,)."""
-        assert isinstance(problem, Problem)
-        return moved_given_partition(problem)
+    def moved_given_partition(self) -> torch.Tensor | None:
+        """Which coordinates `move` moves, bool (P,); `None` where trajectories move all of them."""
+        return None
 
+    @abstractmethod
     def move(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
         """One round of moves of partitions (C, T), and points (C, P) after those made given the partition."""
-        assert isinstance(self.problem, Problem)
-        membership, points = state.further["membership"], state.points
-        warming_up = state.iteration < self.num_warmup
-        membership = move_partition(
-            self.problem, points, membership, state.generator, self._near, warming_up=warming_up
-        )
-        if points.shape[1]:
-            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=state.generator)))
-            points = move_scales(self.problem, points, membership, rng)
-        return membership, points
 
     def advance(self, state: State) -> None:
         """One iteration of all chains, in place; an interrupted one leaves no trace."""
@@ -175,15 +159,48 @@ class PartitionSampler:
             state.stats.append(torch.stack([ones, 0 * ones, 0 * ones, state.value, 0 * ones], dim=1))
 
 
+class WeightPartitionSampler(PartitionSampler):
+    """A batch of chains over partitions of tasks by their weights.
+
+    Args:
+        problem: The posterior.
+        num_warmup: Iterations to adapt in, not kept.
+    """
+
+    def __init__(self, problem: LinearPosterior, num_warmup: int):
+        self.posterior, self.near = problem, neighbours(problem.tasks)
+        super().__init__(problem, num_warmup)
+
+    def starting(self, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
+        """All together, all apart, and k-means of the tasks' own estimates."""
+        return starting_partitions(self.posterior, self.posterior.tasks, num_chains, rng)
+
+    def moved_given_partition(self) -> torch.Tensor | None:
+        """Hyperparameters of the partition's prior, and the spread of cluster means."""
+        return moved_given_partition(self.posterior)
+
+    def move(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every task draws its cluster anew, clusters are split and merged, and scales move."""
+        membership, points = state.further["membership"], state.points
+        warming_up = state.iteration < self.num_warmup
+        membership = move_partition(
+            self.posterior, points, membership, state.generator, self.near, warming_up=warming_up
+        )
+        if points.shape[1]:
+            rng = np.random.default_rng(int(torch.randint(2**62, (), generator=state.generator)))
+            points = move_scales(self.posterior, points, membership, rng)
+        return membership, points
+
+
 def complete_given_partitions(
-    problem: Problem,
+    problem: LinearPosterior,
     points: torch.Tensor,
     membership: torch.Tensor,
     sample_stats: dict[str, np.ndarray],
     rng: np.random.Generator,
     *,
     complete: bool,
-) -> Draws:
+) -> LinearDraws:
     """Draw Z and W exactly for every kept point (C, N, P) and partition (C, N, T)."""
     C, N, P = points.shape
     T, D = problem.tasks.num_tasks, problem.tasks.num_features
@@ -202,11 +219,4 @@ def complete_given_partitions(
         torch.cat(basis),
         torch.cat([part.factors for part in parts]),
     )
-    return Draws(
-        {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()},
-        drawn.basis.reshape(C, N, *drawn.basis.shape[1:]),
-        drawn.weights.reshape(C, N, T, D),
-        drawn.factors.reshape(C, N, *drawn.factors.shape[1:]),
-        sample_stats,
-        complete,
-    )
+    return LinearDraws.shaped(C, N, values, drawn, sample_stats, complete=complete)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,11 +12,14 @@ from bayesmtl.errors import DataError
 from bayesmtl.inference.partitions.engine import PartitionSampler, run_chains
 from bayesmtl.inference.partitions.moves import Evidence, gibbs_sweep, split_merge
 from bayesmtl.inference.partitions.prior_weights import Weights
-from bayesmtl.inference.partitions.steps import WithPartitions, dispersed_partitions, num_proposals
-from bayesmtl.parameters import Values
-from bayesmtl.posteriors.functions.posterior import FunctionProblem
+from bayesmtl.inference.partitions.steps import dispersed_partitions, num_proposals
+from bayesmtl.parameters import ParameterSpace, Values
+from bayesmtl.posteriors.draws import HyperparameterDraws
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior
+from bayesmtl.posteriors.target import Target
 from bayesmtl.samplers.hmc import State
 from bayesmtl.samplers.settings import Settings
+from bayesmtl.sharing.partitions.base import partition_of
 from bayesmtl.sharing.partitions.over_functions import Clustered
 
 MOST_INPUTS = 300
@@ -24,37 +27,75 @@ MOST_INPUTS = 300
 
 
 @dataclass(frozen=True, eq=False)
-class PartitionedProblem(FunctionProblem):
-    """The posterior of the hyperparameters given partitions.
+class FunctionsGivenPartition(Target):
+    """The posterior of the hyperparameters of functions given partitions of the tasks.
 
     Args:
+        posterior: Of a prior over partitions.
         membership: Each task's cluster, shape (B, T).
     """
 
-    membership: torch.Tensor | None = None
-
-    @classmethod
-    def of(cls, problem: FunctionProblem) -> PartitionedProblem:
-        """A problem whose sharing prior has partitions."""
-        return cls(**{field.name: getattr(problem, field.name) for field in fields(FunctionProblem)})
+    posterior: FunctionPosterior
+    membership: torch.Tensor
 
     @property
-    def reading(self) -> Clustered:
-        """The prior over partitions, read over functions."""
-        assert isinstance(self.sharing, Clustered)
-        return self.sharing
+    def space(self) -> ParameterSpace:
+        """The hyperparameters."""
+        return self.posterior.space
 
-    def given(self, membership: torch.Tensor) -> PartitionedProblem:
-        """The posterior of the hyperparameters given partitions of the tasks, shape (B, T)."""
-        return replace(self, membership=membership)
+    @property
+    def unseen(self) -> np.ndarray:
+        """Positions of the tasks without an observed row."""
+        return self.posterior.unseen
+
+    def fingerprint(self) -> str:
+        """That of the posterior: partitions are where a run is."""
+        return self.posterior.fingerprint()
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
         """log p(y, partition, hyperparameters) at points (B, P), shape (B,)."""
-        assert self.membership is not None
         log_prior, values = self.space.log_prior(points)
         values["cluster"] = self.membership
-        partition = self.reading.sharing.log_partition(self.membership, values)
-        return log_prior + partition + self.log_marginal(values, len(points))
+        prior = partition_of(self.posterior.sharing.sharing)
+        partition = prior.log_partition(self.membership, values)
+        return log_prior + partition + self.posterior.log_marginal(values, len(points))
+
+
+@dataclass(frozen=True, eq=False)
+class PartitionedFunctions:
+    """Functions of tasks in unknown clusters.
+
+    Args:
+        posterior: All rows, under a prior over partitions.
+        reading: That prior, read over functions.
+    """
+
+    posterior: FunctionPosterior
+    reading: Clustered
+
+    @classmethod
+    def of(cls, posterior: FunctionPosterior) -> PartitionedFunctions:
+        """A posterior whose sharing prior has partitions.
+
+        Raises:
+            TypeError: If it has none.
+        """
+        if not isinstance(posterior.sharing, Clustered):
+            raise TypeError(f"{type(posterior.sharing.sharing).__name__} has no partition of the tasks")
+        return cls(posterior, posterior.sharing)
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The hyperparameters."""
+        return self.posterior.space
+
+    def fingerprint(self) -> str:
+        """See `Target.fingerprint`."""
+        return self.posterior.fingerprint()
+
+    def given(self, membership: torch.Tensor) -> FunctionsGivenPartition:
+        """The posterior of the hyperparameters given partitions of the tasks, shape (B, T)."""
+        return FunctionsGivenPartition(self.posterior, membership)
 
     @torch.no_grad()
     def evidence(self, values: Values, num_draws: int) -> Evidence:
@@ -64,19 +105,20 @@ class PartitionedProblem(FunctionProblem):
         level: b ~ N(0, I) with m + 1 entries, of which task t sees F_t b. With C_t the covariance of what is
         the task's own, Q_t = F_t' C_t^-1 F_t and q_t = F_t' C_t^-1 y_t add up over the tasks of a cluster.
         """
-        inputs = torch.unique(self.X, dim=0)
-        m, T = len(inputs), self.num_tasks
+        posterior = self.posterior
+        inputs = torch.unique(posterior.X, dim=0)
+        m, T = len(inputs), posterior.num_tasks
         precision = torch.zeros(num_draws, T, m + 1, m + 1).double()
         linear = torch.zeros(num_draws, T, m + 1).double()
-        noise = self.noise(values, num_draws)
+        noise = posterior.noise(values, num_draws)
         for c in range(num_draws):
             own = {name: value[c : c + 1] for name, value in values.items()}
-            L = factor_inducing(self.kernels.covariance(own, inputs, inputs)[0])[0]
+            L = factor_inducing(posterior.kernels.covariance(own, inputs, inputs)[0])[0]
             phi = torch.linalg.solve_triangular(
-                L, self.kernels.covariance(own, inputs, self.X)[0, 0], upper=False
+                L, posterior.kernels.covariance(own, inputs, posterior.X)[0, 0], upper=False
             ).T
             for t in range(T):
-                rows = self.task == t
+                rows = posterior.task == t
                 seen = phi[rows]
                 level = torch.ones(len(seen), 1).double()
                 F = torch.cat([own["amplitude"] * seen, own["mean_scale"] * level], 1)
@@ -84,7 +126,7 @@ class PartitionedProblem(FunctionProblem):
                 if self.reading.has_private:
                     C += own["private_scale"].square() * (seen @ seen.T) + own["level_scale"].square()
                 half = torch.linalg.solve_triangular(
-                    torch.linalg.cholesky(C), torch.cat([F, self.y[rows][:, None]], 1), upper=False
+                    torch.linalg.cholesky(C), torch.cat([F, posterior.y[rows][:, None]], 1), upper=False
                 )
                 precision[c, t] = half[:, :-1].T @ half[:, :-1]
                 linear[c, t] = half[:, :-1].T @ half[:, -1]
@@ -92,29 +134,32 @@ class PartitionedProblem(FunctionProblem):
 
 
 class FunctionPartitionSampler(PartitionSampler):
-    """A batch of chains over partitions of tasks' functions and hyperparameters."""
+    """A batch of chains over partitions of tasks' functions and hyperparameters.
 
-    problem: PartitionedProblem
+    Args:
+        functions: The posterior.
+        num_warmup: Iterations to adapt in, not kept.
+    """
+
+    def __init__(self, functions: PartitionedFunctions, num_warmup: int):
+        self.functions = functions
+        super().__init__(functions, num_warmup)
 
     def starting(self, num_chains: int, rng: np.random.Generator) -> torch.Tensor:
         """All together, all apart, and k-means of each task's own estimate of its function."""
-        values = self.problem.space.constrain(self.problem.space.initial(rng, 1))
-        terms = self.problem.evidence(values, 1).terms[0]
+        values = self.functions.space.constrain(self.functions.space.initial(rng, 1))
+        terms = self.functions.evidence(values, 1).terms[0]
         Q, q = terms[:, :-1, :-1], terms[:, :-1, -1]
         estimates = np.linalg.solve(Q + np.eye(Q.shape[-1]), q[..., None])[..., 0]
-        return dispersed_partitions(self.problem.reading.sharing, estimates, num_chains, rng)
-
-    def moved_given_partition(self, problem: WithPartitions) -> torch.Tensor | None:
-        """None: trajectories move all of them."""
-        return None
+        return dispersed_partitions(self.functions.reading.sharing, estimates, num_chains, rng)
 
     def move(self, state: State) -> tuple[torch.Tensor, torch.Tensor]:
         """Every task draws its cluster anew, then clusters are split and merged; points stay."""
         with torch.no_grad():
-            values = self.problem.space.constrain(state.points)
-            data = self.problem.evidence(values, len(state.points))
+            values = self.functions.space.constrain(state.points)
+            data = self.functions.evidence(values, len(state.points))
             membership = state.further["membership"].numpy()
-            weights = Weights(self.problem.reading.sharing, values, membership.shape[1])
+            weights = Weights(self.functions.reading.sharing, values, membership.shape[1])
             membership = gibbs_sweep(membership, data, weights, state.generator)
             if membership.shape[1] > 1:
                 warming_up = state.iteration < self.num_warmup
@@ -124,24 +169,22 @@ class FunctionPartitionSampler(PartitionSampler):
         return torch.from_numpy(membership), state.points
 
 
-def partitions_of_functions(
-    problem: FunctionProblem, settings: Settings, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, np.ndarray], bool]:
+def function_partition_gibbs(posterior: FunctionPosterior, settings: Settings) -> HyperparameterDraws:
     """Sample partitions of the tasks and hyperparameters, all functions integrated out.
 
-    Every iteration lets every task draw its cluster anew, proposes to split and to merge clusters, and moves
-    the hyperparameters by one Hamiltonian trajectory on the density of all rows given the partition.
-
-    Returns:
-        Points (C, N, P), clusters (C, N, T), statistics (C, N) each, and whether all draws are there.
+    Approximates nothing. Every iteration lets every task draw its cluster anew, proposes to split and to
+    merge clusters, and moves the hyperparameters by one Hamiltonian trajectory on the density of all rows
+    given the partition.
 
     Raises:
         DataError: If there are too many distinct inputs.
         SpecificationError: If there are fewer tasks than clusters are asked for.
+        CheckpointError: If the checkpoint is damaged or belongs to another run.
     """
-    target = PartitionedProblem.of(problem)
-    target.reading.sharing.check_tasks(problem.num_tasks)
-    number = len(torch.unique(problem.X, dim=0))
+    rng = np.random.default_rng(settings.seed)
+    prior = partition_of(posterior.sharing.sharing)
+    prior.check_tasks(posterior.num_tasks)
+    number = len(torch.unique(posterior.X, dim=0))
     if number > MOST_INPUTS:
         raise DataError(
             "data",
@@ -149,5 +192,8 @@ def partitions_of_functions(
             found=str(number),
             remedy="Fit a sample of the rows (data.split), or LinearModel on features of the inputs.",
         )
-    sampler = FunctionPartitionSampler(target, settings.num_warmup)
-    return run_chains(sampler, settings, rng)
+    sampler = FunctionPartitionSampler(PartitionedFunctions.of(posterior), settings.num_warmup)
+    points, membership, sample_stats, complete = run_chains(sampler, settings, rng)
+    draws = posterior.complete(points, sample_stats, rng, complete=complete)
+    draws.hyperparameters["cluster"] = membership
+    return draws

@@ -9,9 +9,10 @@ import torch
 from scipy.special import gammaln
 
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.sharing import Clusters, ExchangeablePartition, Gated
 from bayesmtl.sharing.partitions.base import in_order
+from bayesmtl.sharing.partitions.exchangeable import exchangeable_of
 
 
 class PartitionWeights(Protocol):
@@ -211,7 +212,7 @@ class ShareWeights(_Numbered):
         return np.asarray(apart - gammaln(number + alpha) - gammaln(alpha))
 
 
-def weights_of(problem: Problem, values: Values) -> PartitionWeights:
+def weights_of(problem: LinearPosterior, values: Values) -> PartitionWeights:
     """The prior of the partition for the hyperparameter values of C chains."""
     prior = problem.sharing
     if isinstance(prior, Gated):
@@ -219,8 +220,7 @@ def weights_of(problem: Problem, values: Values) -> PartitionWeights:
         return GateWeights(prior, values, problem.descriptors)
     if isinstance(prior, Clusters) and prior.numbered:
         return ShareWeights(prior, values)
-    assert isinstance(prior, ExchangeablePartition)
-    return Weights(prior, values, problem.tasks.num_tasks)
+    return Weights(exchangeable_of(prior), values, problem.tasks.num_tasks)
 
 
 def canonical(membership: np.ndarray) -> np.ndarray:

@@ -22,11 +22,11 @@ from bayesmtl.algebra.conditional import shared_part
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.parameters import Parameter, ParameterSpace
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import finite_or_least
 from bayesmtl.priors import HalfNormal
 from bayesmtl.samplers.slice import slice_sample
-from bayesmtl.sharing.partitions.base import PartitionSharing
+from bayesmtl.sharing.partitions.base import PartitionSharing, partition_of
 
 # Of drawing Z and tau in turn, which costs little once clusters are summed up, and of moves of the
 # partition's prior where it has few hyperparameters.
@@ -34,17 +34,16 @@ _REPEATS = 4
 _LEAST = 1e-8  # of a spread: where its density may grow without bound the chain turns
 
 
-def moved_given_partition(problem: Problem) -> torch.Tensor:
+def moved_given_partition(problem: LinearPosterior) -> torch.Tensor:
     """Which coordinates `move_scales` moves, bool (P,)."""
-    sharing = problem.sharing
-    assert isinstance(sharing, PartitionSharing)
+    sharing = partition_of(problem.sharing)
     names = {parameter.name for parameter in sharing.partition_parameters()} | {"cluster_scale"}
     flags = [np.full(parameter.size, parameter.name in names) for parameter in problem.space.parameters]
     return torch.from_numpy(np.concatenate([*flags, np.zeros(0, dtype=bool)]))
 
 
 def move_scales(
-    problem: Problem, points: torch.Tensor, membership: torch.Tensor, rng: np.random.Generator
+    problem: LinearPosterior, points: torch.Tensor, membership: torch.Tensor, rng: np.random.Generator
 ) -> torch.Tensor:
     """Move the hyperparameters of the partition's prior, the spread of cluster means, and the scales within.
 
@@ -57,8 +56,7 @@ def move_scales(
     Returns:
         Coordinates, shape (C, P).
     """
-    sharing, space = problem.sharing, problem.space
-    assert isinstance(sharing, PartitionSharing)
+    sharing, space = partition_of(problem.sharing), problem.space
     points, of_partition = points.clone(), sharing.partition_parameters()
     if any(parameter.size for parameter in of_partition):
         start = space.place(of_partition[0].name)[1]
@@ -77,19 +75,18 @@ def move_scales(
 
 def _diagonal(sharing: PartitionSharing) -> bool:
     """Whether departures of tasks from their cluster are independent by feature and alike in all clusters."""
-    return sharing.within == "diagonal" and not getattr(sharing, "numbered", False)
+    return sharing.within == "diagonal" and not sharing.numbered
 
 
 def _of_partition(
     space: ParameterSpace,
-    problem: Problem,
+    problem: LinearPosterior,
     points: torch.Tensor,
     membership: torch.Tensor,
     rng: np.random.Generator,
 ) -> torch.Tensor:
     """Coordinates (C, size) of the hyperparameters of the partition's prior, one after the other."""
-    sharing, points = problem.sharing, points.clone()
-    assert isinstance(sharing, PartitionSharing)
+    sharing, points = partition_of(problem.sharing), points.clone()
     for position in max(1, _REPEATS // space.size) * list(range(space.size)):
 
         def log_density(x: torch.Tensor, position: int = position) -> torch.Tensor:
@@ -104,7 +101,7 @@ def _of_partition(
 
 
 def _spread(
-    problem: Problem,
+    problem: LinearPosterior,
     parameter: Parameter,
     points: torch.Tensor,
     membership: torch.Tensor,
@@ -134,7 +131,7 @@ def _spread(
 
 
 def _within(
-    problem: Problem,
+    problem: LinearPosterior,
     parameter: Parameter,
     points: torch.Tensor,
     membership: torch.Tensor,

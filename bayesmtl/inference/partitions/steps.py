@@ -16,10 +16,10 @@ from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.partitions.moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
 from bayesmtl.inference.partitions.prior_weights import weights_of
 from bayesmtl.parameters import ParameterSpace
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import Density
 from bayesmtl.samplers.modes import ROUGHLY, find_modes, highest, rounded, spread_root
-from bayesmtl.sharing.partitions.base import PartitionSharing, in_order, num_clusters
+from bayesmtl.sharing.partitions.base import PartitionSharing, in_order, num_clusters, partition_of
 
 _PROPOSALS = 3  # proposals to split or merge after every sweep
 # With more tasks only one, and one more for so many: if clusters are large a proposal is as long as a sweep.
@@ -32,8 +32,8 @@ _NEAR = 0.1
 _MOST_APART = 100  # tasks up to which a chain starts with every task apart: its first sweep costs T^2
 
 
-class WithPartitions(Density, Protocol):
-    """A posterior of hyperparameters that depends on the partition of the tasks."""
+class WithPartitions(Protocol):
+    """A posterior of hyperparameters given the partition of the tasks."""
 
     @property
     def space(self) -> ParameterSpace:
@@ -57,7 +57,7 @@ def num_proposals(membership: torch.Tensor, *, warming_up: bool) -> int:
 
 
 def move_partition(
-    problem: Problem,
+    problem: LinearPosterior,
     points: torch.Tensor,
     membership: torch.Tensor,
     generator: torch.Generator,
@@ -160,7 +160,7 @@ def _all_in(structure: Structure, cluster: int) -> Structure:
 
 
 def starting_partitions(
-    problem: Problem, tasks: CompressedTasks, num_chains: int, rng: np.random.Generator
+    problem: LinearPosterior, tasks: CompressedTasks, num_chains: int, rng: np.random.Generator
 ) -> torch.Tensor:
     """Where chains start, shape (C, T): together, apart, and k-means with 2, 4 .. clusters.
 
@@ -173,9 +173,9 @@ def starting_partitions(
     Raises:
         SpecificationError: If the prior does not allow so few tasks.
     """
-    assert isinstance(problem.sharing, PartitionSharing)
-    problem.sharing.check_tasks(tasks.num_tasks)
-    return dispersed_partitions(problem.sharing, own_estimates(tasks), num_chains, rng)
+    sharing = partition_of(problem.sharing)
+    sharing.check_tasks(tasks.num_tasks)
+    return dispersed_partitions(sharing, own_estimates(tasks), num_chains, rng)
 
 
 def dispersed_partitions(
@@ -183,7 +183,7 @@ def dispersed_partitions(
 ) -> torch.Tensor:
     """All tasks together, all apart, and k-means of estimates (T, D) with 2, 4 .. clusters: (C, T)."""
     T = len(estimates)
-    most = getattr(sharing, "num_clusters", T)
+    most = sharing.most_clusters(T)
     partitions = []
     for chain in range(num_chains):
         kind, again = chain % 4, chain // 4

@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from bayesmtl.algebra.conditional import WeightDraws
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.inference.partitions.bound import Ascent, How, Shares
 from bayesmtl.inference.partitions.correction import Sample, padded_rows, weighted_partitions
 from bayesmtl.inference.partitions.engine import complete_given_partitions
 from bayesmtl.inference.partitions.steps import k_means, own_estimates
-from bayesmtl.likelihoods import Bernoulli, Binomial, Likelihood
-from bayesmtl.posteriors.draws import Draws
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.samplers.importance import Proposal
 from bayesmtl.samplers.progress import iterations
 from bayesmtl.samplers.settings import Settings, refuse_checkpoint
-from bayesmtl.sharing import Sharing
-from bayesmtl.sharing.partitions.base import PartitionSharing, in_order
-from bayesmtl.sharing.partitions.exchangeable import ExchangeablePartition
+from bayesmtl.sharing.partitions.base import in_order, partition_of
 
 NUM_DRAWS = 250  # by default, per chain; they are independent
 STARTS = (1, 2, 3, 4, 8, 16)  # clusters of k-means that restarts begin with, and then as many as there can be
@@ -36,7 +34,7 @@ _ENOUGH = {"roughly": 0.05, "finely": 1e-3}  # nats in a round
 _PAIRS_AT_ONCE = 500  # tasks, beside all
 
 
-def partition_variational(problem: Problem, settings: Settings) -> Draws:
+def partition_variational(problem: LinearPosterior, settings: Settings) -> LinearDraws:
     """Approximate the posterior of partitions by `mean_field`, and correct that by importance weights.
 
     Mean field makes partitions too certain, and sees those only that a restart found. So hyperparameters are
@@ -70,7 +68,7 @@ def partition_variational(problem: Problem, settings: Settings) -> Draws:
     return _resampled(problem, sample, stats | {"corrected": 1.0}, settings, rng)
 
 
-def mean_field(problem: Problem, settings: Settings) -> Draws:
+def mean_field(problem: LinearPosterior, settings: Settings) -> LinearDraws:
     """Approximate the partition by independent clusters of the tasks around one partition, or a few.
 
     Around a partition, the posterior of the clusters is approximated by prod_t q(c_t), a table of
@@ -134,8 +132,7 @@ def best_of_restarts(
 ) -> tuple[list[Part], dict[str, float]]:
     """The approximation, most probable parts first, and what `Fit.check` is told."""
     problem = ascent.problem
-    assert isinstance(problem.sharing, PartitionSharing)
-    problem.sharing.check_tasks(problem.tasks.num_tasks)
+    partition_of(problem.sharing).check_tasks(problem.tasks.num_tasks)
     with torch.no_grad():
         starts = starting_shares(ascent, rng)
     runs = list[Run]()
@@ -181,13 +178,6 @@ def _evidences(ascent: Ascent, runs: list[Run], rng: np.random.Generator) -> lis
 def _evidence(ascent: Ascent, run: Run, root: torch.Tensor) -> float:
     """log of what a part of the posterior around one partition holds."""
     return run.elbo[-1] + volume(root) + ascent.numberings(run.shares)
-
-
-def has_bound(sharing: Sharing, likelihood: Likelihood) -> bool:
-    """Whether there is a bound: alike clusters, and outcomes that are Gaussian or have a logit link."""
-    alike = isinstance(sharing, ExchangeablePartition) and not getattr(sharing, "numbered", False)
-    logit = isinstance(likelihood, (Bernoulli, Binomial)) and likelihood.augments
-    return alike and (likelihood.compresses or logit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,10 +230,10 @@ def with_enough(ascent: Ascent, run: Run, max_rounds: int) -> Run:
     return run
 
 
-def _most(problem: Problem) -> int:
+def _most(problem: LinearPosterior) -> int:
     """How many clusters there can be."""
     T = problem.tasks.num_tasks
-    return min(T, getattr(problem.sharing, "num_clusters", T))
+    return partition_of(problem.sharing).most_clusters(T)
 
 
 def last_stick(ascent: Ascent, shares: Shares) -> float:
@@ -272,19 +262,19 @@ def around(ascent: Ascent, parts: list[Part]) -> Proposal:
 
 def _predictors(ascent: Ascent, parts: list[Part]) -> torch.Tensor | None:
     """Where there are rows, their linear predictors at the means of the parts' weights, shape (1, N)."""
-    if ascent.shape is None:
+    if ascent.rows is None:
         return None
     means = [part.probability * ascent.mean_weights(part.shares) for part in parts]
-    return ascent.rows.predictor(torch.stack(means).sum(0)[None])
+    return ascent.rows.rows.predictor(torch.stack(means).sum(0)[None])
 
 
 def _resampled(
-    problem: Problem,
+    problem: LinearPosterior,
     sample: Sample,
     stats: dict[str, float],
     settings: Settings,
     rng: np.random.Generator,
-) -> Draws:
+) -> LinearDraws:
     """Draws in proportion to their importance weights, in random order."""
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     keep, points, membership = sample.resampled(C * N, rng)
@@ -294,28 +284,20 @@ def _resampled(
         return complete_given_partitions(problem, points, membership, told, rng, complete=True)
     values = problem.space.constrain(points.flatten(0, 1)) | {"cluster": membership.flatten(0, 1)}
 
-    def shaped(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.reshape(C, N, *tensor.shape[1:])
-
-    return Draws(
-        {name: shaped(value) for name, value in values.items()},
-        shaped(sample.drawn.basis[keep]),
-        shaped(sample.drawn.weights[keep]),
-        shaped(sample.drawn.factors[keep]),
-        told,
-    )
+    kept = (sample.drawn.weights[keep], sample.drawn.basis[keep], sample.drawn.factors[keep])
+    return LinearDraws.shaped(C, N, values, WeightDraws(*kept), told)
 
 
 def _draws(
     ascent: Ascent, parts: list[Part], stats: dict[str, float], settings: Settings, rng: np.random.Generator
-) -> Draws:
+) -> LinearDraws:
     """Independent draws from mean field's q, in random order."""
     problem = ascent.problem
     C, N = settings.num_chains, settings.num_draws or NUM_DRAWS
     P = len(parts[0].shares.point)
     number = rng.multinomial(C * N, [part.probability for part in parts])
     place = torch.from_numpy(rng.permutation(C * N)).split(number.tolist())
-    drawn, where = list[Draws](), list[torch.Tensor]()
+    drawn, where = list[LinearDraws](), list[torch.Tensor]()
     for part, at in zip(parts, place, strict=True):
         if not len(at):
             continue
@@ -334,7 +316,7 @@ def _draws(
 
     num_rows = max(draws.basis.shape[2] for draws in drawn)
     bases = [padded_rows(draws.basis, num_rows) for draws in drawn]
-    return Draws(
+    return LinearDraws(
         {name: laid_out([d.hyperparameters[name] for d in drawn]) for name in drawn[0].hyperparameters},
         laid_out(bases),
         laid_out([d.weights for d in drawn]),

@@ -8,15 +8,10 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.random import standard_normal
-from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.inference.nuts.engine import import_pyro, private_randomness
-from bayesmtl.inference.partitions.variational import partition_variational
 from bayesmtl.inference.svi.guide import Guide, pseudo_rows
-from bayesmtl.posteriors.draws import Draws
-from bayesmtl.posteriors.linear.batches import Batches, RowBatches, TaskBatches
-from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
-from bayesmtl.posteriors.linear.posterior import Problem
-from bayesmtl.posteriors.linear.streamed import ROWS_HELD, StreamedBatches, mode_sums
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.samplers.progress import iterations
 from bayesmtl.samplers.settings import Settings, refuse_checkpoint
 
@@ -32,19 +27,20 @@ _WINDOWS = 20
 _DRAWN_AT_ONCE = 1_000_000  # numbers
 
 
-def svi(problem: Problem, settings: Settings) -> Draws:
+def svi(problem: LinearPosterior, settings: Settings) -> LinearDraws:
     """Fit a normal distribution to hyperparameters and Z, and to each task's weights given those.
 
     Approximates: the hyperparameters' posterior by a normal distribution of their coordinates (scales on the
     signed line, so that it may straddle zero), and each task's rows by Gaussian pseudo-rows; see
-    `bayesmtl.inference.svi.guide`. What is minimised is the divergence of the approximation from the posterior,
-    which prefers being too narrow to being too wide: intervals of scales come out somewhat too narrow, most
-    of all with few tasks or where a scale may be zero, and so do intervals of the weights there. Nothing that
-    the engine reports can see this; "nuts" and "gibbs" have no such error. Simulation-based calibration with
-    four tasks of 2 to 8 rows (`python -m benchmarks.calibration_outcomes`) finds ranks far from uniform under
-    `TaskCovariance` and `TaskGraph`, where normal scores of scales spread twice as far as they should, and
-    `Fit.check` says so; under `Hierarchical` they do with counts (1.9 times, p = 1e-4), less with Gaussian
-    targets (1.8 times, p = .002) and a likelihood for each task (1.7 times, p = .01), not with yes or no.
+    `bayesmtl.inference.svi.guide`. What is minimised is the divergence of the approximation from the
+    posterior, which prefers being too narrow to being too wide: intervals of scales come out somewhat too
+    narrow, most of all with few tasks or where a scale may be zero, and so do intervals of the weights there.
+    Nothing that the engine reports can see this; "nuts" and "gibbs" have no such error. Simulation-based
+    calibration with four tasks of 2 to 8 rows (`python -m benchmarks.calibration_outcomes`) finds ranks far
+    from uniform under `TaskCovariance` and `TaskGraph`, where normal scores of scales spread twice as far as
+    they should, and `Fit.check` says so; under `Hierarchical` they do with counts (1.9 times, p = 1e-4), less
+    with Gaussian targets (1.8 times, p = .002) and a likelihood for each task (1.7 times, p = .01), not with
+    yes or no.
 
     Steps use up to 128 tasks and 64 rows of each, drawn at random, so that a step's cost does not grow with
     the data. Rows that are not loaded (`TaskData.from_parquet`) are read in passes over the files, in any
@@ -65,8 +61,6 @@ def svi(problem: Problem, settings: Settings) -> Draws:
         MissingDependencyError: If Pyro is not installed.
         SpecificationError: If a checkpoint is asked for.
     """
-    if problem.sharing.has_partition:
-        return partition_variational(problem, settings)
     refuse_checkpoint(settings, "svi")
     rng = np.random.default_rng(settings.seed)
     num_steps = STEPS_PER_WARMUP * settings.num_warmup
@@ -105,41 +99,15 @@ class Run:
     rise_error: float
 
 
-def _start(problem: Problem, rng: np.random.Generator) -> Guide:
+def _start(problem: LinearPosterior, rng: np.random.Generator) -> Guide:
     """Hyperparameters at random, Z and the pseudo-rows from Laplace's method there."""
     point = problem.space.initial(rng, 1)
     values = problem.space.constrain(point)
     structure = problem.structure(values)
-    if problem.stream is not None:
-        gram, linear = mode_sums(problem, values)
-    elif problem.rows is not None:
-        gram, linear = _sums(LaplaceMarginal(problem).data(structure, 1, values))
-    else:
-        gram, linear = _sums(problem.tasks)
+    gram, linear = problem.sums_at(values)
     R = 0 if structure.basis_scale is None else structure.basis_scale.shape[1]
     basis = 0.1 * standard_normal(rng, R, problem.tasks.num_features)
     return Guide(problem, point[0], basis, *pseudo_rows(gram, linear), _SPREAD)
-
-
-def _sums(data: CompressedTasks) -> tuple[torch.Tensor, torch.Tensor]:
-    """G_t (T, D, D) and b_t (T, D)."""
-    T, D = data.num_tasks, data.num_features
-    gram, linear = torch.zeros(T, D, D).double(), torch.zeros(T, D).double()
-    for group in data.groups:
-        rows = group.rows.reshape(-1, *group.rows.shape[-2:])
-        F, c = rows[..., :-1], rows[..., -1:]
-        gram[group.index] = F.transpose(-1, -2) @ F
-        linear[group.index] = (F.transpose(-1, -2) @ c)[..., 0]
-    return gram, linear
-
-
-def batches_of(problem: Problem) -> Batches:
-    """Where minibatches of a problem come from."""
-    if problem.stream is not None:
-        return StreamedBatches(problem.stream, TASKS_AT_ONCE, ROWS_AT_ONCE, ROWS_HELD)
-    if problem.rows is not None:
-        return RowBatches(problem.rows, TASKS_AT_ONCE, ROWS_AT_ONCE)
-    return TaskBatches(problem.tasks.num_tasks, TASKS_AT_ONCE)
 
 
 def _optimise(guide: Guide, num_steps: int, progress: object, rng: np.random.Generator) -> Run:
@@ -148,7 +116,7 @@ def _optimise(guide: Guide, num_steps: int, progress: object, rng: np.random.Gen
     The result is the mean over the last steps, which has a fraction of the noise of any single one.
     """
     pyro = import_pyro("svi")
-    batches = batches_of(guide.problem)
+    batches = guide.problem.batches(TASKS_AT_ONCE, ROWS_AT_ONCE)
     objective = pyro.infer.Trace_ELBO()
     first, last = _RATES
     optimiser = torch.optim.Adam(guide.parameters, lr=first)
@@ -188,7 +156,7 @@ def rise_of(tail: np.ndarray) -> tuple[float, float]:
     return slope, float(error)
 
 
-def _disagreement(problem: Problem, runs: list[Run]) -> float:
+def _disagreement(problem: LinearPosterior, runs: list[Run]) -> float:
     """The largest difference of two restarts' means of phi and Z, in standard deviations."""
     signed = torch.cat([problem.space.signed(), torch.zeros(len(runs[0].guide.loc), dtype=torch.bool)])
     signed = signed[: len(runs[0].guide.loc)]
@@ -208,7 +176,7 @@ def _disagreement(problem: Problem, runs: list[Run]) -> float:
 
 def _draws(
     guide: Guide, C: int, N: int, sample_stats: dict[str, np.ndarray], rng: np.random.Generator
-) -> Draws:
+) -> LinearDraws:
     problem = guide.problem
     (T, D), m = guide.c.shape, len(guide.loc)
     s = guide.loc.detach() + standard_normal(rng, C * N, m) @ guide.scale_tril().detach().T
@@ -231,7 +199,7 @@ def _draws(
             weights.append(means)
     basis = s[:, guide.P :].reshape(C, N, *guide.basis_shape)
     W, along = torch.cat(weights), torch.cat(factors)
-    return Draws(
+    return LinearDraws(
         {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()},
         basis,
         W.reshape(C, N, T, D),

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bayesmtl.algebra.greedy import greedy_choice
 from bayesmtl.algebra.inducing import Weights
 from bayesmtl.errors import SpecificationError
 from bayesmtl.inference.svi.engine import rise_of
-from bayesmtl.parameters import Values
-from bayesmtl.posteriors.functions.inducing import SparseProblem, Sums, natural_step, sums_of
-from bayesmtl.posteriors.functions.posterior import FunctionProblem
+from bayesmtl.posteriors.draws import HyperparameterDraws
+from bayesmtl.posteriors.functions.inducing import InducingFunctions, Sums, natural_step, sums_of
 from bayesmtl.samplers.progress import iterations
-from bayesmtl.samplers.settings import Settings, refuse_checkpoint, whole_number
+from bayesmtl.samplers.settings import Settings, refuse_checkpoint
 
 NUM_DRAWS = 250  # per chain; all are the same
 NUM_RESTARTS = 2
@@ -27,79 +25,6 @@ _RATES = (0.05, 0.002)  # of Adam's first and last step
 _LAST = 1 / 3  # share of the steps whose ELBO is judged
 _FALL = 0.6  # power of the step by which the rate of natural gradients falls
 _SLOWEST = 0.05  # rate of natural gradients, below which they would lag behind the hyperparameters
-_MOST_WEIGHTS = 1_000  # entries of v by default: a step costs O(P^3)
-_MOST_INDUCING = 200
-_CANDIDATES = 3_000  # inputs among which inducing inputs are chosen
-# Noise of the imagined measurements there, relative to the kernel's variance, and the gain that ends them.
-_NOISE, _LEAST_GAIN = 1e-2, 1e-3
-# More of them for rows that come later: at most, and from what is left open of the variance there.
-_MOST_FURTHER, _OPEN = 100, 1e-4
-
-
-def choose_inducing(problem: FunctionProblem, number: int | None, rng: np.random.Generator) -> torch.Tensor:
-    """Inducing inputs (m, D) among the inputs of the data: those that say most about the latent functions.
-
-    Greedily, by the entropy of functions with the kernels of the problem at typical hyperparameters; fewer
-    where further inputs would say next to nothing. All distinct inputs if there are no more than asked for.
-
-    Args:
-        problem: The rows and kernels.
-        number: How many, or `None` for as many as give a thousand whitened values in all, at most 200.
-        rng: Source of randomness.
-    """
-    values = problem.space.constrain(_typical(problem))
-    if number is None:
-        functions = problem.sharing.roots(values, problem.num_tasks).num_functions
-        number = max(min(_MOST_WEIGHTS // functions, _MOST_INDUCING), 1)
-    number = whole_number("num_inducing", number, 1)
-    inputs = torch.unique(problem.X, dim=0) if problem.inputs is None else problem.inputs
-    if len(inputs) <= number:
-        return inputs
-    if len(inputs) > _CANDIDATES:
-        inputs = inputs[torch.from_numpy(rng.permutation(len(inputs))[:_CANDIDATES])]
-    variance = problem.kernels.variance(values, inputs)[0]
-
-    def column(i: int) -> torch.Tensor:
-        return problem.kernels.covariance(values, inputs, inputs[i : i + 1])[0, :, :, 0]
-
-    noise = _NOISE * variance.mean(1, keepdim=True).expand_as(variance)
-    chosen = greedy_choice(variance, column, noise, number, least=_LEAST_GAIN)
-    return inputs[chosen.positions]
-
-
-@torch.no_grad()
-def further_inducing(problem: SparseProblem, values: Values, X: torch.Tensor) -> torch.Tensor:
-    """The inducing inputs (m, D), and behind them those of further rows that are far from all of these.
-
-    Rows between whose inputs and the inducing ones functions are free would else say next to nothing. Chosen
-    as by `choose_inducing`, given those that are there; at most 100.
-
-    Args:
-        problem: The rows, kernels and inducing inputs so far.
-        values: One hyperparameter value (B = 1).
-        X: Inputs of the further rows, shape (n, D).
-    """
-    new, L = torch.unique(X, dim=0), problem.factor(values)
-    if not torch.isfinite(L).all():
-        return problem.Z
-    new = new[:: -(-len(new) // _CANDIDATES)]
-    phi = torch.linalg.solve_triangular(L, problem.kernels.covariance(values, problem.Z, new)[0], upper=False)
-    variance = problem.kernels.variance(values, new)[0]
-
-    def column(i: int) -> torch.Tensor:
-        prior = problem.kernels.covariance(values, new, new[i : i + 1])[0, :, :, 0]
-        open_there: torch.Tensor = prior - (phi * phi[:, :, i : i + 1]).sum(1)
-        return open_there
-
-    noise = _NOISE * variance.mean(1, keepdim=True).expand_as(variance)
-    left = (variance - phi.square().sum(1)).clamp(min=0.0)
-    chosen = greedy_choice(left, column, noise, _MOST_FURTHER, least=0.5 * math.log1p(_OPEN / _NOISE))
-    return torch.cat([problem.Z, new[chosen.positions]])
-
-
-def _typical(problem: FunctionProblem) -> torch.Tensor:
-    """The mean of many starting points, shape (1, P)."""
-    return problem.space.initial(np.random.default_rng(0), 200).mean(0, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +44,8 @@ class Run:
     rise_error: float
 
 
-def fit_sparse(
-    problem: SparseProblem, settings: Settings, rng: np.random.Generator
-) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
-    """Hyperparameters at the maximum of the evidence bound: points (C, N, P), all the same, and statistics.
+def function_svi(problem: InducingFunctions, settings: Settings) -> HyperparameterDraws:
+    """Hyperparameters at the maximum of the evidence bound, all draws the same.
 
     Each step looks at 512 rows, drawn without replacement until all have had their turn. With the
     hyperparameters of the moment it moves q(v) along the natural gradient, whose rate falls from 1 to .05
@@ -139,6 +62,7 @@ def fit_sparse(
         SpecificationError: If a checkpoint is asked for.
     """
     refuse_checkpoint(settings, "svi")
+    rng = np.random.default_rng(settings.seed)
     num_steps = STEPS_PER_WARMUP * settings.num_warmup
     P = problem.space.size
     starts = problem.space.initial(rng, NUM_RESTARTS if P else 1)
@@ -171,7 +95,7 @@ def fit_sparse(
         "elbo_rise_error": np.full((C, N), best.rise_error),
         "start_disagreement": np.full((C, N), max(best.elbo - run.elbo for run in runs)),
     }
-    return points.reshape(C, N, -1), sample_stats
+    return problem.complete(points.reshape(C, N, -1), sample_stats, rng, at_mode=True)
 
 
 class Climber:
@@ -184,7 +108,9 @@ class Climber:
         rng: Source of randomness.
     """
 
-    def __init__(self, problem: SparseProblem, start: torch.Tensor, num_steps: int, rng: np.random.Generator):
+    def __init__(
+        self, problem: InducingFunctions, start: torch.Tensor, num_steps: int, rng: np.random.Generator
+    ):
         self.problem = problem
         self.point = start[None].clone().requires_grad_()
         self.elbo: list[float] = []

@@ -20,11 +20,9 @@ import numpy as np
 import torch
 
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.linear.batches import Batch
-from bayesmtl.posteriors.linear.joint import log_likelihood
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 
 _JITTER = 1e-6  # of pseudo-rows, relative: a direction that rows say nothing about can still be learned
 
@@ -43,7 +41,7 @@ class Guide:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: LinearPosterior,
         point: torch.Tensor,
         basis: torch.Tensor,
         F: torch.Tensor,
@@ -139,21 +137,9 @@ class Guide:
                 if q:
                     x = pyro.sample("x", dist.Normal(torch.zeros(q).double(), 1.0).to_event(1))
                     weights = weights + (root @ x[None, ..., None])[..., 0]
-                pyro.factor("rows", self.log_likelihood(values, weights, batch))
+                pyro.factor("rows", self.problem.log_likelihood_of(batch, values, weights))
 
         return model, guide
-
-    def log_likelihood(self, values: Values, weights: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """log p(y_t | w_t) of some tasks, from some of their rows, shape (T_b,)."""
-        if not self.problem.likelihood.compresses:
-            f = batch.offset + (batch.X @ weights[0, ..., None])[..., 0]
-            task = batch.tasks[:, None].expand(f.shape).flatten()
-            given = Given(values, batch.trials.flatten(), task)
-            value = self.problem.rowwise.value(batch.y.flatten(), f.reshape(1, -1), given)
-            return (value.reshape(f.shape) * batch.weight).sum(1)
-        every = torch.zeros(1, len(self.c), weights.shape[-1], dtype=weights.dtype)
-        every = every.index_copy(1, batch.tasks, weights)
-        return log_likelihood(self.problem, values, every, by_task=True)[0].index_select(0, batch.tasks)
 
 
 def pseudo_rows(gram: torch.Tensor, linear: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

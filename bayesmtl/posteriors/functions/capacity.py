@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from bayesmtl.errors import DataError
-from bayesmtl.posteriors.functions.posterior import FunctionProblem
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior
 
 MOST_ROWS = 8_000  # a covariance matrix of half a gigabyte
 
 
-def size_of(problem: FunctionProblem) -> tuple[int, str]:
-    """Rows of the largest matrix that exact engines factorise, and what they are."""
-    if problem.on_grid:
-        assert problem.grid is not None
-        return len(problem.grid), "inputs of a grid"
-    return len(problem.y), "observed rows"
-
-
-def is_too_large(problem: FunctionProblem) -> bool:
+def is_too_large(problem: FunctionPosterior) -> bool:
     """Whether there are more rows than covariance matrices can be made of."""
-    return size_of(problem)[0] > MOST_ROWS
+    return problem.largest_matrix[0] > MOST_ROWS
 
 
-def refuse_too_many(problem: FunctionProblem, remedy: str) -> None:
+def refuse_too_many(problem: FunctionPosterior, remedy: str) -> None:
     """Refuse more rows than covariance matrices can be made of.
 
     Raises:
         DataError: With this remedy.
     """
-    refuse_beyond("data", *size_of(problem), remedy)
+    refuse_beyond("data", *problem.largest_matrix, remedy)
 
 
 def refuse_beyond(parameter: str, number: int, what: str, remedy: str) -> None:

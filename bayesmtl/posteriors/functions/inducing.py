@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from bayesmtl.algebra.functions import LEAST_NOISE
 from bayesmtl.algebra.inducing import Features, Roots, Weights, factor_inducing, features
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.functions.expected import ExpectedRows
-from bayesmtl.posteriors.functions.posterior import FunctionProblem
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior, known_fields
 
 _ROWS_AT_ONCE = 4_000  # of a pass over all
 _NUM_STEPS = 50
@@ -32,8 +32,8 @@ class Sums(NamedTuple):
     linear: torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class SparseProblem(FunctionProblem):
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InducingFunctions(FunctionPosterior):
     """The posterior with functions known through inducing inputs, q(v) = N(mu, S) in place of p(v | y).
 
     The density of the hyperparameters is the evidence bound
@@ -56,26 +56,28 @@ class SparseProblem(FunctionProblem):
     Salimbeni, Eleftheriadis and Hensman (2018), from memory.
     """
 
-    inducing: torch.Tensor | None = None
+    inducing: torch.Tensor
 
     @classmethod
-    def of(cls, problem: FunctionProblem, inducing: torch.Tensor) -> SparseProblem:
-        """A problem seen through inducing inputs (m, D)."""
-        known = {field.name: getattr(problem, field.name) for field in fields(FunctionProblem)}
-        return cls(**known, inducing=inducing)
+    def of(cls, posterior: FunctionPosterior, inducing: torch.Tensor) -> InducingFunctions:
+        """A posterior seen through inducing inputs (m, D)."""
+        return cls(**known_fields(posterior), inducing=inducing)
 
     @property
     def Z(self) -> torch.Tensor:
         """The inducing inputs."""
-        assert self.inducing is not None
         return self.inducing
+
+    def prediction_workspace(self, num_rows: int, *, joint: bool) -> int:
+        """See `FunctionPosterior.prediction_workspace`."""
+        return num_rows * (num_rows if joint else self.kernels.num_kernels * len(self.inducing))
 
     @property
     def evaluation_size(self) -> float:
         """Infinite: q is searched for at every point."""
         return math.inf
 
-    def reduced(self, rng: np.random.Generator) -> FunctionProblem | None:
+    def reduced(self, rng: np.random.Generator) -> FunctionPosterior | None:
         """None: evaluations do not cost more than sums over the rows."""
         return None
 

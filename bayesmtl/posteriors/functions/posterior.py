@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,35 +19,23 @@ from bayesmtl.algebra.functions import (
     log_marginal,
     marginal_covariance,
 )
-from bayesmtl.algebra.kronecker import (
-    GridRows,
-    decompose,
-    grid_positions,
-    log_marginal_of_grid,
-    on_cells,
-)
-from bayesmtl.data import Standardization, TaskData
-from bayesmtl.kernels import Kernel, Kernels
+from bayesmtl.kernels import Kernels
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import ParameterSpace, Values
-from bayesmtl.posteriors.functions.grid import HeldFunctions
-from bayesmtl.posteriors.target import HeldDensity, Target
-from bayesmtl.priors import Prior
-from bayesmtl.sharing import Sharing
-from bayesmtl.sharing.functions import over_functions
+from bayesmtl.posteriors.draws import HyperparameterDraws
+from bayesmtl.posteriors.posterior import Posterior, Trait
+from bayesmtl.sharing import Dependence
 from bayesmtl.sharing.over_functions import FunctionSharing
 
-_GRID_TASKS = 3
 # Distinct inputs, in rows, up to which kernels are evaluated between them and copied to the rows.
 _SHARED = 0.7
-# Rows from which modes are searched on a part of them first, and the part's size; of a grid, inputs
+# Rows from which modes are searched on a part of them first, and the part's size.
 _EXPENSIVE_FROM, _REDUCED_TO = 500, 300
-_LARGE_GRID, _SMALL_GRID = 250, 150
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionProblem(Target):
-    """Everything an engine needs, in standardised units; rows are the observed ones.
+class FunctionPosterior(Posterior):
+    """Everything an engine needs, in standardised units; rows are the observed ones, all held at once.
 
     Args:
         kernels: Covariances of the functions.
@@ -60,8 +48,6 @@ class FunctionProblem(Target):
         target_scale: What one standardised unit is in the target's units, shape (T,).
         inputs: The distinct inputs, shape (m, D), where rows share them; `None` elsewhere.
         which: Which of them each row has, shape (n,); `None` together with `inputs`.
-        grid: Rows by input and task, shape (m, T), in the order of `inputs`, where tasks have nearly
-            all the same, -1 for a missing cell; `None` elsewhere.
         weight: How many times the rows count; above 1 where they stand for more rows of their kind.
         level: Known part of every task's function, shape (T,), 0 where targets are standardised; `None` where
             all are.
@@ -77,9 +63,32 @@ class FunctionProblem(Target):
     target_scale: np.ndarray
     inputs: torch.Tensor | None = None
     which: torch.Tensor | None = None
-    grid: torch.Tensor | None = None
     weight: float = 1.0
     level: torch.Tensor | None = None
+
+    @property
+    def traits(self) -> frozenset[Trait]:
+        """See `Posterior.traits`."""
+        traits = {Trait.FUNCTIONS, Trait.ROWS, Trait.DENSITY}
+        traits |= {Trait.EXACT} if self.likelihood.compresses else set()
+        traits |= {Trait.CLASSES} if self.likelihood.has_classes else set()
+        if self.sharing.sharing.dependence is Dependence.PARTITION:
+            traits.add(Trait.PARTITION)
+        return frozenset(traits)
+
+    @property
+    def largest_matrix(self) -> tuple[int, str]:
+        """Rows of the largest matrix that exact engines factorise, and what they are."""
+        return len(self.y), "observed rows"
+
+    @property
+    def integration(self) -> str:
+        """How functions integrate out, in words."""
+        return f"functions integrated out by Cholesky factorisation of {len(self.y)} rows"
+
+    def prediction_workspace(self, num_rows: int, *, joint: bool) -> int:
+        """How many numbers the prediction of so many rows takes, for one hyperparameter value."""
+        return self.kernels.num_kernels * (len(self.y) + num_rows) ** 2
 
     @property
     def num_tasks(self) -> int:
@@ -134,18 +143,10 @@ class FunctionProblem(Target):
     def log_marginal(self, values: Values, num_draws: int) -> torch.Tensor:
         """log p(y | hyperparameters), shape (B,)."""
         tasks, noise = self.structure(values), self.noise(values, num_draws)
-        if self.on_grid:
-            return log_marginal_of_grid(tasks, self.over_inputs(values)[:, 0], noise, *self.cells)
         if self.inputs is not None:
             return log_marginal(tasks, self.over_inputs(values), noise, self.task, self.y, self.which)
         X, task, y = self._by_task
         return log_marginal(tasks, self.kernels.covariance(values, X, X), noise, task, y)
-
-    @cached_property
-    def cells(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Targets of the grid, and where there are any, both (m, T)."""
-        assert self.grid is not None
-        return on_cells(self.y, self.grid), self.grid >= 0
 
     @cached_property
     def _by_task(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -154,38 +155,14 @@ class FunctionProblem(Target):
         return self.X[order], self.task[order], self.y[order]
 
     @property
-    def on_grid(self) -> bool:
-        """Whether two small eigendecompositions are enough: a grid, nearly complete, and one kernel."""
-        return self.grid is not None and self.kernels.num_kernels == 1
-
-    @property
-    def num_held(self) -> int:
-        """The kernel's coordinates, where one eigendecomposition of it serves all values of the others."""
-        if not self.on_grid or self.num_holes:
-            return 0
-        return sum(parameter.size for parameter in self.kernels.parameters(self.X.shape[1]))
-
-    def held(self, first: torch.Tensor) -> HeldDensity:
-        """See `Target.held`."""
-        return HeldFunctions(self, first)
-
-    @property
     def evaluation_size(self) -> float:
         """See `Target.evaluation_size`."""
-        if self.on_grid:
-            assert self.grid is not None
-            return max(self.grid.shape)
         return len(self.y)
 
     @property
     def turning(self) -> str | None:
         """See `Target.turning`."""
         return self.sharing.turning(self.num_tasks)
-
-    @property
-    def num_holes(self) -> int:
-        """Cells of the grid without a target."""
-        return 0 if self.grid is None else int((self.grid < 0).sum())
 
     def over_inputs(self, values: Values) -> torch.Tensor:
         """The kernels between distinct inputs, (B, Q, m, m), or between all rows where they share none."""
@@ -200,11 +177,7 @@ class FunctionProblem(Target):
             tasks: Omega_q and Lambda of the T tasks.
             noise: sigma_t, shape (B, T).
         """
-        kernel = self.over_inputs(values)
-        if self.on_grid:
-            assert self.grid is not None
-            return GridRows.of(decompose(tasks, kernel[:, 0], noise, self.grid >= 0), self.grid, self.y)
-        kernel = kernels_at_rows(kernel, self.which)
+        kernel = kernels_at_rows(self.over_inputs(values), self.which)
         return DenseRows.of(marginal_covariance(tasks, kernel, noise, self.task), self.y)
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
@@ -212,14 +185,25 @@ class FunctionProblem(Target):
         log_prior, values = self.space.log_prior(points)
         return log_prior + self.weight * self.log_marginal(values, len(points))
 
-    def reduced(self, rng: np.random.Generator) -> FunctionProblem | None:
+    def reduced(self, rng: np.random.Generator) -> FunctionPosterior | None:
         """A few hundred rows: all those of some inputs where tasks share inputs, else some of each task.
 
         They are weighted up to the number of all rows, so that their density is about as narrow as the whole.
         """
-        size, enough, reduced = len(self.y), _EXPENSIVE_FROM, _REDUCED_TO
-        if self.on_grid and self.inputs is not None:
-            size, enough, reduced = len(self.inputs), _LARGE_GRID, _SMALL_GRID
+        keep = self._some_rows(len(self.y), _EXPENSIVE_FROM, _REDUCED_TO, rng)
+        return None if keep is None else self.of_rows_at(keep)
+
+    def of_rows_at(self, keep: torch.Tensor) -> FunctionPosterior:
+        """The same with the rows at these positions alone, which stand for all."""
+        X, y, task = self.X[keep], self.y[keep], self.task[keep]
+        shared = shared_inputs(X.numpy(), task.numpy(), self.num_tasks)
+        weight = self.weight * len(self.y) / len(y)
+        return replace(self, X=X, y=y, task=task, inputs=shared.inputs, which=shared.which, weight=weight)
+
+    def _some_rows(
+        self, size: int, enough: int, reduced: int, rng: np.random.Generator
+    ) -> torch.Tensor | None:
+        """Positions of some rows of every task, `None` where there are few or a task would have none."""
         if size < enough:
             return None
         share = reduced / size
@@ -234,15 +218,27 @@ class FunctionProblem(Target):
                 rank[own] = (rng.permutation(len(own)) + 0.5) / max(len(own), 1)
             keep = rank < share
         rows = torch.from_numpy(np.flatnonzero(keep))
-        task = self.task[rows]
-        if len(torch.unique(task)) < len(torch.unique(self.task)):
-            return None  # a task would be left without rows
-        X, y = self.X[rows], self.y[rows]
-        inputs, which, grid = Arrangement.of(X.numpy(), task.numpy(), self.num_tasks)
-        weight = len(self.y) / len(y)
-        return replace(
-            self, X=X, y=y, task=task, inputs=inputs, which=which, grid=grid, weight=self.weight * weight
-        )
+        return rows if len(torch.unique(self.task[rows])) == len(torch.unique(self.task)) else None
+
+    def complete(
+        self,
+        points: torch.Tensor,
+        sample_stats: dict[str, np.ndarray],
+        rng: np.random.Generator,
+        *,
+        complete: bool = True,
+        at_mode: bool = False,
+    ) -> HyperparameterDraws:
+        """Hyperparameter values of every point; functions are drawn where they are asked for.
+
+        What belongs to a task without rows is drawn from its prior where the points are a mode.
+        """
+        C, N, P = points.shape
+        values = self.space.constrain(points.reshape(C * N, P))
+        if at_mode and len(self.unseen):
+            values = self.sharing.with_unseen_redrawn(values, self.unseen, rng)
+        shaped = {name: value.reshape(C, N, *value.shape[1:]).clone() for name, value in values.items()}
+        return HyperparameterDraws(shaped, sample_stats, complete)
 
     def fingerprint(self) -> str:
         """Changes whenever the model or the data do; ties a checkpoint to its run."""
@@ -261,71 +257,35 @@ class FunctionProblem(Target):
         return digest.hexdigest()
 
 
-def parts(
-    kernel: Kernel | tuple[Kernel, ...], sharing: Sharing, amplitude: Prior
-) -> tuple[Kernels, FunctionSharing]:
-    """The kernels of a model, and its sharing prior read over functions."""
-    kernels = kernel if isinstance(kernel, tuple) else (kernel,)
-    reading = over_functions(sharing, amplitude, len(kernels))
-    return Kernels(kernels, reading.private_kernel), reading
+def known_fields(posterior: FunctionPosterior) -> dict[str, Any]:
+    """What every posterior of functions knows, by name: to make one of another kind of it."""
+    return {field.name: getattr(posterior, field.name) for field in fields(FunctionPosterior)}
 
 
-def problem_of(
-    data: TaskData,
-    standardization: Standardization,
-    kernels: Kernels,
-    sharing: FunctionSharing,
-    likelihood: Likelihood,
-) -> FunctionProblem:
-    """The posterior that data give, from the rows whose target was observed; an intercept is no input."""
-    rows = data.observed
-    X = standardization.standardize_features(data.X[rows])[:, 1 if data.has_intercept else 0 :]
-    task, level = data.task[rows], None
-    scaled = likelihood.of_tasks(data.task_names, standardization.target_scale).scaled_rows(
-        np.arange(data.num_tasks)
-    )
-    y = np.where(scaled[task], standardization.standardize_target(data.y[rows], task), data.y[rows])
-    if not scaled.all():
-        level = torch.from_numpy(np.where(scaled, 0.0, standardization.target_center))
-    X = np.ascontiguousarray(X)
-    return FunctionProblem(
-        kernels,
-        sharing,
-        likelihood,
-        torch.from_numpy(X),
-        torch.from_numpy(y),
-        torch.from_numpy(task),
-        data.task_names,
-        standardization.target_scale,
-        *Arrangement.of(X, task, data.num_tasks),
-        level=level,
-    )
+class SharedInputs(NamedTuple):
+    """How rows share inputs.
 
-
-class Arrangement(NamedTuple):
-    """How rows share inputs: fields of `FunctionProblem`."""
+    Attributes:
+        inputs: The distinct inputs (m, D), those of the same tasks side by side; `None` where rows share few.
+        which: Which of them each row has (n,).
+        order: Their places among the inputs in sorted order (m,).
+    """
 
     inputs: torch.Tensor | None = None
     which: torch.Tensor | None = None
-    grid: torch.Tensor | None = None
+    order: np.ndarray = np.zeros(0, dtype=np.int64)
 
-    @classmethod
-    def of(cls, X: np.ndarray, task: np.ndarray, num_tasks: int) -> Arrangement:
-        """Look at inputs (n, D) and tasks (n,)."""
-        inputs, which = np.unique(X, axis=0, return_inverse=True)
-        if len(inputs) > _SHARED * len(X):
-            return cls()
-        # inputs of the same tasks side by side: where tasks have parts of the inputs of others, theirs are
-        # neighbours, and pieces of the kernels are read where they are
-        has = np.zeros((num_tasks, len(inputs)), dtype=bool)
-        has[task, which.ravel()] = True
-        order = np.lexsort(~has[::-1])
-        position = np.empty(len(inputs), dtype=np.int64)
-        position[order] = np.arange(len(inputs))
-        # with fewer tasks factorising all rows is cheaper than an eigendecomposition of the inputs
-        grid = grid_positions(X, task, num_tasks) if num_tasks >= _GRID_TASKS else None
-        return cls(
-            torch.from_numpy(inputs[order]),
-            torch.from_numpy(position[which.ravel()]),
-            None if grid is None else torch.from_numpy(grid[order]),
-        )
+
+def shared_inputs(X: np.ndarray, task: np.ndarray, num_tasks: int) -> SharedInputs:
+    """Look at inputs (n, D) of tasks (n,)."""
+    inputs, which = np.unique(X, axis=0, return_inverse=True)
+    if len(inputs) > _SHARED * len(X):
+        return SharedInputs()
+    # inputs of the same tasks side by side: where tasks have parts of the inputs of others, theirs are
+    # neighbours, and pieces of the kernels are read where they are
+    has = np.zeros((num_tasks, len(inputs)), dtype=bool)
+    has[task, which.ravel()] = True
+    order = np.lexsort(~has[::-1])
+    position = np.empty(len(inputs), dtype=np.int64)
+    position[order] = np.arange(len(inputs))
+    return SharedInputs(torch.from_numpy(inputs[order]), torch.from_numpy(position[which.ravel()]), order)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,11 +27,9 @@ import torch
 from bayesmtl.algebra.collapsed import cholesky_or_nan
 from bayesmtl.algebra.conditional import shared_part
 from bayesmtl.algebra.random import standard_normal
-from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.parameters import Values
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 
 HALF = 0.5  # share of prior variance left below which a quantity is its own coordinate
 _LEAST_SHARE = 1e-6  # of S_t's largest eigenvalue: what is more singular than that has no density to speak of
@@ -65,7 +63,7 @@ class Joint:
         basis_centred: Whether Z is.
     """
 
-    problem: Problem
+    problem: LinearPosterior
     centred: torch.Tensor
     basis_centred: bool
 
@@ -112,7 +110,7 @@ class Joint:
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
         """The log density of points (B, n), shape (B,); NaN where it cannot be evaluated."""
         state = self.state(x)
-        return state.log_prior + log_likelihood(self.problem, state.values, state.weights)
+        return state.log_prior + self.problem.log_likelihood(state.values, state.weights)
 
     def coordinates(
         self, points: torch.Tensor, basis: torch.Tensor, weights: torch.Tensor, factors: torch.Tensor
@@ -243,41 +241,6 @@ class Layout(NamedTuple):
             free.reshape(B, self.free, q),
             bound.reshape(B, self.bound, self.features),
         )
-
-
-def log_likelihood(
-    problem: Problem, values: Values, weights: torch.Tensor, *, by_task: bool = False
-) -> torch.Tensor:
-    """log p(y | W, dispersion) of weights (B, T, D), shape (B,), or of each task, (B, T); differentiable."""
-    if problem.rows is not None:
-        f = _Predictor.apply(problem.rows, weights)  # type: ignore[no-untyped-call]
-        fixed = f.detach()
-        at = problem.outcomes(values).derivatives(fixed)
-        # what is added is zero, and has the slope of the value: cheaper than to differentiate it
-        value = at.value + problem.rows.inner(at.first.detach(), f - fixed)
-        return problem.rows.sums(value) if by_task else value.sum(1)
-    tasks, noise = problem.tasks, problem.noise(values, len(weights))
-    total = -0.5 * tasks.residual / noise**2
-    total = total - tasks.count * (noise.log() + 0.5 * math.log(2 * math.pi))
-    fitted = torch.zeros_like(total)
-    for group in tasks.groups:
-        gap = group.c - (group.F @ weights[:, group.index, :, None])[..., 0]
-        squares = ((gap / group.pick(noise)[..., None]) ** 2).sum(-1)
-        fitted = fitted.index_add(1, group.index, -0.5 * squares)
-    return total + fitted if by_task else (total + fitted).sum(1)
-
-
-class _Predictor(torch.autograd.Function):
-    """f = x'w_t of every row, (B, T, D) -> a row vector for each, with the gradient X_t'g_t."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: TaskRows, weights: torch.Tensor) -> torch.Tensor:
-        ctx.rows = rows
-        return rows.predictor(weights)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, torch.Tensor]:
-        return None, ctx.rows.transposed(grad_outputs[0])
 
 
 def residual_covariance(structure: Structure, tasks: torch.Tensor | None = None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The Laplace approximation of log p(y | hyperparameters), and its gradient, for rows that do not compress.
+"""Posteriors of outcomes, whose rows no sums stand for: log p(y | hyperparameters) by Laplace's method.
 
 On paper                                                    In code
 l(f) = sum_i log p(y_i | f_i), g = l', Omega = -l''          `Outcomes.derivatives`, `.information`
@@ -28,7 +28,8 @@ gradient in Gaussian process classification; the identities in s and u are ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -39,7 +40,8 @@ from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.likelihoods import Derivatives, Outcomes
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.linear.posterior import Problem
+from bayesmtl.posteriors.linear.batches import Batches, RowBatches
+from bayesmtl.posteriors.linear.rows import RowwisePosterior
 from bayesmtl.posteriors.target import differentiate, finite_or_least
 
 _MAX_STEPS = 60
@@ -49,6 +51,74 @@ _LEAST_PRECISION = (
 )
 _LARGEST_TERMS = 1e12  # whose rounding is 1e-4
 _AT_ONCE = 200_000  # row values handled together: few enough to stay in the processor's cache
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OutcomePosterior(RowwisePosterior):
+    """The posterior where sums do not stand for the rows.
+
+    Args:
+        rows: The rows themselves.
+    """
+
+    rows: TaskRows
+
+    @property
+    def num_outputs(self) -> int:
+        """Linear predictors of a row."""
+        return self.rows.num_weights // self.rows.num_features
+
+    @property
+    def draws_at_once(self) -> int:
+        """Hyperparameter values whose weights are drawn together."""
+        return max(1, min(super().draws_at_once, _AT_ONCE // self.rows.size))
+
+    def outcomes(self, values: Values) -> Outcomes:
+        """The rows' likelihood with these hyperparameter values."""
+        return Outcomes(self.rowwise, self.rows, values)
+
+    def augmented(self, data: CompressedTasks) -> OutcomePosterior:
+        """The posterior given auxiliary variables, under which the rows are these Gaussian data."""
+        return replace(self, tasks=data)
+
+    def density(self) -> LaplaceMarginal:
+        """log p(y, hyperparameters) by Laplace's method, rows with the same features as one."""
+        return LaplaceMarginal(self)
+
+    def data_given(self, structure: Structure, num_values: int, values: Values) -> CompressedTasks:
+        """Gaussian data under which weights follow the normal distribution at their mode."""
+        return LaplaceMarginal(self).data(structure, num_values, values)
+
+    def log_likelihood(self, values: Values, weights: torch.Tensor, *, by_task: bool = False) -> torch.Tensor:
+        """See `LinearPosterior.log_likelihood`."""
+        f = _Predictor.apply(self.rows, weights)  # type: ignore[no-untyped-call]
+        fixed = f.detach()
+        at = self.outcomes(values).derivatives(fixed)
+        # what is added is zero, and has the slope of the value: cheaper than to differentiate it
+        value = at.value + self.rows.inner(at.first.detach(), f - fixed)
+        return self.rows.sums(value) if by_task else value.sum(1)
+
+    def batches(self, num_tasks: int, num_rows: int) -> Batches:
+        """See `LinearPosterior.batches`."""
+        return RowBatches(self.rows, num_tasks, num_rows)
+
+    def _fingerprinted(self) -> list[torch.Tensor]:
+        rows = self.rows
+        carried = [rows.y, rows.weights, rows.offset, rows.trials, *(block.X for block in rows.blocks)]
+        return [*super()._fingerprinted(), torch.tensor(rows.shape), *carried]
+
+
+class _Predictor(torch.autograd.Function):
+    """f = x'w_t of every row, (B, T, D) -> a row vector for each, with the gradient X_t'g_t."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: TaskRows, weights: torch.Tensor) -> torch.Tensor:
+        ctx.rows = rows
+        return rows.predictor(weights)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, ctx.rows.transposed(grad_outputs[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +147,12 @@ class LaplaceMarginal:
     steps; the mode is the same.
 
     Args:
-        problem: A problem with rows.
+        problem: A posterior of outcomes.
     """
 
-    def __init__(self, problem: Problem):
-        assert problem.rows is not None
+    def __init__(self, problem: OutcomePosterior):
         self.problem = problem
-        self.rows: TaskRows = problem.rows
+        self.rows = problem.rows
         own = problem.likelihood.parameters(problem.tasks.num_tasks)
         self._has_own = any(parameter.size for parameter in own)
         self.start: torch.Tensor | None = None

@@ -5,7 +5,7 @@ rows i of task t, n_t of them, in any order in the files        `RowStream.chunk
 S_t: at most M rows of task t, drawn without replacement        `RowStream.sample`: one pass
 sum over t and i of l_ti, expected value of                     `StreamedBatches.draw`
     T/T_b sum over t in batch of n_t/|S_t| |S_t|/m sum of l_ti
-L's mode given hyperparameters, G_t and b_t there               `mode_sums`: a pass for each Newton step
+L's mode given hyperparameters, G_t and b_t there               `sums_at`: a pass for each Newton step
 
 A pass holds a sample of the rows: some tasks drawn at random (all, where they fit) and of each at most M
 rows, every subset of that size as likely as any other. Which these are is drawn before the pass, from the
@@ -28,7 +28,8 @@ from bayesmtl.data import Standardization, TaskSummaries
 from bayesmtl.likelihoods import Given, Rowwise
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.linear.batches import Batch, HeldRows
-from bayesmtl.posteriors.linear.posterior import Problem, StandardRows
+from bayesmtl.posteriors.linear.rows import RowwisePosterior, StandardRows
+from bayesmtl.posteriors.posterior import Trait
 
 ROWS_HELD = 2**19
 """Rows held at once, at most, besides the chunk that is read: some 60 MB with ten features."""
@@ -153,25 +154,45 @@ class StreamedBatches:
         return batch
 
 
-def mode_sums(problem: Problem, values: Values) -> tuple[torch.Tensor, torch.Tensor]:
-    """G_t (T, D, D) and b_t (T, D) of the pseudo-data at the mode of the weights, for one value.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamedPosterior(RowwisePosterior):
+    """The posterior of outcomes whose rows are not in memory.
 
-    Newton's method as in `LaplaceMarginal`, each step one pass over the rows: a few full steps, which suffice
-    for a start.
+    Args:
+        stream: The rows, to be read a chunk at a time.
     """
-    assert problem.stream is not None
-    T, D = problem.tasks.num_tasks, problem.tasks.num_features
-    structure, one = problem.structure(values), torch.ones(1, 1, dtype=torch.float64)
-    weights, total = None, TaskStatistics.empty(T, D)
-    for step in range(_NEWTON_STEPS):
-        sums = TaskStatistics.empty(T, D)
-        for rows in problem.stream.chunks():
-            sums = sums + _expanded(problem.rowwise, rows, T, values, weights, last=step == _NEWTON_STEPS - 1)
-        if not np.isfinite(sums.gram).all() or not np.isfinite(sums.cross).all():
-            break  # a step too far: what is there will do
-        total = sums
-        weights = posterior_mean(total.compress(), structure, one)[0].numpy()
-    return torch.from_numpy(total.gram), torch.from_numpy(total.cross)
+
+    stream: RowStream
+
+    @property
+    def traits(self) -> frozenset[Trait]:
+        """See `Posterior.traits`."""
+        return (super().traits - {Trait.ROWS}) | {Trait.STREAMED}
+
+    def batches(self, num_tasks: int, num_rows: int) -> StreamedBatches:
+        """See `LinearPosterior.batches`."""
+        return StreamedBatches(self.stream, num_tasks, num_rows, ROWS_HELD)
+
+    def sums_at(self, values: Values) -> tuple[torch.Tensor, torch.Tensor]:
+        """G_t (T, D, D) and b_t (T, D) of the pseudo-data at the mode of the weights, for one value.
+
+        Newton's method as in `LaplaceMarginal`, each step one pass over the rows: a few full steps, which
+        suffice for a start.
+        """
+        T, D = self.tasks.num_tasks, self.tasks.num_features
+        structure, one = self.structure(values), torch.ones(1, 1, dtype=torch.float64)
+        weights, total = None, TaskStatistics.empty(T, D)
+        for step in range(_NEWTON_STEPS):
+            sums = TaskStatistics.empty(T, D)
+            for rows in self.stream.chunks():
+                sums = sums + _expanded(
+                    self.rowwise, rows, T, values, weights, last=step == _NEWTON_STEPS - 1
+                )
+            if not np.isfinite(sums.gram).all() or not np.isfinite(sums.cross).all():
+                break  # a step too far: what is there will do
+            total = sums
+            weights = posterior_mean(total.compress(), structure, one)[0].numpy()
+        return torch.from_numpy(total.gram), torch.from_numpy(total.cross)
 
 
 def _expanded(

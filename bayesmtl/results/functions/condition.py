@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference.svi.functions import further_inducing
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.functions.capacity import refuse_too_many
-from bayesmtl.posteriors.functions.inducing import SparseProblem
+from bayesmtl.posteriors.functions.inducing import InducingFunctions
+from bayesmtl.posteriors.functions.inducing_inputs import further_inducing
 from bayesmtl.results.functions.evidence import without_evidence
 from bayesmtl.results.functions.given import given_data
 from bayesmtl.results.functions.predict import in_chunks, length, with_fresh_tasks
+from bayesmtl.sharing import Dependence
 
 if TYPE_CHECKING:
     from bayesmtl.results.functions.fit import GPFit
@@ -60,7 +61,7 @@ def condition(fit: GPFit, new: Any) -> GPFit:
         added_tasks=(*fit.added_tasks, *added),
     )
     X = fit.inputs(rows.X[observed])
-    if isinstance(fit.problem, SparseProblem):
+    if isinstance(fit.problem, InducingFunctions):
         first = {name: value.flatten(0, 1)[:1] for name, value in fit.hyperparameters.items()}
         further = further_inducing(fit.problem, first, X)
         wider = replace(wider, inducing=further)
@@ -78,7 +79,9 @@ def _with_own(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]
         return _with_own_at_a_point(fit, wider, num_new)
     flat = {name: value.flatten(0, 1) for name, value in fit.hyperparameters.items()}
     rng = fit.generator(3 + len(fit.added_tasks))
-    own = fit.sharing.has_partition or any("task" in p.dims and p.size for p in fit.problem.space.parameters)
+    own = fit.sharing.dependence is Dependence.PARTITION or any(
+        "task" in p.dims and p.size for p in fit.problem.space.parameters
+    )
     tries = [with_fresh_tasks(fit, flat, num_new, rng) for _ in range(_CANDIDATES if own else 1)]
     values = tries[0]
     if own:

@@ -18,13 +18,14 @@ from bayesmtl.algebra.functions import LEAST_NOISE, KnownRows, TaskStructure
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
-from bayesmtl.inference import whole_number
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
+from bayesmtl.options import whole_number
 from bayesmtl.parameters import Values
+from bayesmtl.posteriors.functions.build import functions_posterior, parts
 from bayesmtl.posteriors.functions.capacity import refuse_beyond
-from bayesmtl.posteriors.functions.inducing import SparseProblem
-from bayesmtl.posteriors.functions.posterior import FunctionProblem, parts, problem_of
+from bayesmtl.posteriors.functions.inducing import InducingFunctions
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior
 from bayesmtl.priors import Prior
 from bayesmtl.results.functions import condition as gp_update
 from bayesmtl.results.functions import files as gp_files
@@ -38,7 +39,7 @@ from bayesmtl.results.linear.posterior import in_user_units
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
-from bayesmtl.sharing import Sharing
+from bayesmtl.sharing import Dependence, Sharing
 
 # Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
 _MOST_INSPECTED = 20
@@ -100,17 +101,17 @@ class GPFit:
         return self.schema.design.feature_names[1 if self.standardization.intercept else 0 :]
 
     @cached_property
-    def problem(self) -> FunctionProblem:
+    def problem(self) -> FunctionPosterior:
         """The posterior in standardised units, as the engines see it."""
         kernels, sharing = parts(self.kernel, self.sharing, self.amplitude)
-        problem = problem_of(self.data, self.standardization, kernels, sharing, self.likelihood)
-        return problem if self.inducing is None else SparseProblem.of(problem, self.inducing)
+        problem = functions_posterior(self.data, self.standardization, kernels, sharing, self.likelihood)
+        return problem if self.inducing is None else InducingFunctions.of(problem, self.inducing)
 
     @cached_property
     def first_weights(self) -> FirstWeights:
         """q(v) under the first hyperparameter draw, which all others share where the engine has one point."""
         problem = self.problem
-        assert isinstance(problem, SparseProblem)
+        assert isinstance(problem, InducingFunctions)
         values = {name: value[:1] for name, value in self.flat().items()}
         return FirstWeights(signature(problem, values), problem.best(values))
 
@@ -169,7 +170,7 @@ class GPFit:
         """Say whether the draws can be trusted, and if not, which quantity of which task and what to do."""
         exactly = self.likelihood.compresses
         judged = self.posterior
-        if self.sharing.has_partition:
+        if self.sharing.dependence is Dependence.PARTITION:
             cluster = self.hyperparameters["cluster"]
             judged = judged.assign(in_doubt(cluster, self.sample_stats, self.task_names))
         verdict = check_draws(
@@ -192,7 +193,7 @@ class GPFit:
 
     def _about_inducing(self) -> list[str]:
         problem = self.problem
-        assert isinstance(problem, SparseProblem)
+        assert isinstance(problem, InducingFunctions)
         notes = []
         values = {name: value[:1] for name, value in self.flat().items()}
         if not self.likelihood.compresses:

@@ -10,7 +10,7 @@ from bayesmtl.algebra.functions import Conditional, TaskStructure, function_cova
 from bayesmtl.algebra.inducing import Roots, Weights
 from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.functions.inducing import SparseProblem
+from bayesmtl.posteriors.functions.inducing import InducingFunctions
 
 if TYPE_CHECKING:
     from bayesmtl.results.functions.fit import GPFit
@@ -54,7 +54,7 @@ def given_data(
         prior = (shape * kernels.variance(values, X)).sum(1) + level
     else:
         prior = function_covariance(structure, kernels.covariance(values, X, X), task, task)
-    if isinstance(problem, SparseProblem):
+    if isinstance(problem, InducingFunctions):
         return _through_inducing(fit, problem, values, structure, X, task, prior)
     known = fit.known_rows(values, structure)
     kernel = kernels.covariance(values, problem.X, X)
@@ -64,7 +64,7 @@ def given_data(
 
 def _through_inducing(
     fit: GPFit,
-    problem: SparseProblem,
+    problem: InducingFunctions,
     values: Values,
     structure: TaskStructure,
     X: torch.Tensor,
@@ -89,7 +89,7 @@ def _through_inducing(
 
 
 def weights_of(
-    fit: GPFit, problem: SparseProblem, values: Values, num_tasks: int
+    fit: GPFit, problem: InducingFunctions, values: Values, num_tasks: int
 ) -> tuple[Roots, Roots, Weights]:
     """Roots of the known and of all tasks under one hyperparameter value (B = 1), and q(v) of the known.
 
@@ -110,7 +110,7 @@ def weights_of(
     return known, problem.sharing.roots(values, num_tasks), weights
 
 
-def known_values(problem: SparseProblem, values: Values) -> Values:
+def known_values(problem: InducingFunctions, values: Values) -> Values:
     """Hyperparameters without the entries of tasks behind the known ones."""
     found = dict(values)
     for parameter in problem.space.parameters:
@@ -120,7 +120,7 @@ def known_values(problem: SparseProblem, values: Values) -> Values:
     return found
 
 
-def signature(problem: SparseProblem, values: Values) -> torch.Tensor:
+def signature(problem: InducingFunctions, values: Values) -> torch.Tensor:
     """All that q(v) depends on besides rows and inducing inputs, for one hyperparameter value."""
     seen = torch.unique(problem.task)
     roots = problem.roots(values)

@@ -16,7 +16,6 @@ from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import NewRows
 from bayesmtl.likelihoods.base import Given
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.functions.inducing import SparseProblem
 from bayesmtl.results.functions.given import given_data
 from bayesmtl.results.prediction import Kind, Prediction
 
@@ -84,13 +83,9 @@ def function_values(
         Their mean (m,) and draws (S num_each, m), standardised.
     """
     problem, m = fit.problem, len(rows.X)
-    n, num_tasks = len(problem.y), problem.num_tasks + len(rows.new_names)
+    num_tasks = problem.num_tasks + len(rows.new_names)
     means, draws = [], []
-    Q = problem.kernels.num_kernels
-    size = m * (n + m) + problem.num_holes * n if problem.on_grid else Q * (n + m) ** 2
-    if isinstance(problem, SparseProblem):
-        size = m * (m if joint else Q * len(problem.Z))
-    for part in in_chunks(values, size):
+    for part in in_chunks(values, problem.prediction_workspace(m, joint=joint)):
         S = length(part)
         structure = problem.sharing.structure(part, num_tasks)
         given = given_data(fit, part, structure, rows.X, rows.task, variance_only=not joint)

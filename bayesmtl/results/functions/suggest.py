@@ -10,7 +10,7 @@ import torch
 
 from bayesmtl.algebra.greedy import greedy_choice
 from bayesmtl.errors import SpecificationError
-from bayesmtl.inference import whole_number
+from bayesmtl.options import whole_number
 from bayesmtl.posteriors.functions.capacity import refuse_beyond
 from bayesmtl.results.functions.fit import GPFit
 from bayesmtl.results.functions.given import given_data

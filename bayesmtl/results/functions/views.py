@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from bayesmtl.errors import SpecificationError
-from bayesmtl.inference import whole_number
+from bayesmtl.options import whole_number
 from bayesmtl.results.functions.predict import Rows, function_values, in_chunks, length
 from bayesmtl.results.similarity import TaskSimilarity
 from bayesmtl.samplers.importance import smooth

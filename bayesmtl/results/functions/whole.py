@@ -24,7 +24,7 @@ import xarray as xr
 
 from bayesmtl.algebra.functions import function_covariance
 from bayesmtl.algebra.random import standard_normal
-from bayesmtl.inference import whole_number
+from bayesmtl.options import whole_number
 from bayesmtl.parameters import Values
 from bayesmtl.results.functions.predict import length
 

@@ -15,14 +15,15 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows, Standardization, TaskSummaries
 from bayesmtl.diagnostics.convergence import PARETO_LIMIT
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError, listing
-from bayesmtl.inference import Draws, StandardRows
 from bayesmtl.parameters import Values
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.rows import StandardRows
 from bayesmtl.results.linear.condition_clusters import weigh_clusters
 from bayesmtl.results.linear.condition_jointly import redraw_correlated, weigh_correlated
 from bayesmtl.results.linear.condition_rows import RowUpdate
 from bayesmtl.results.new_rows import describe_new
 from bayesmtl.samplers.importance import smooth
-from bayesmtl.sharing import PartitionSharing
+from bayesmtl.sharing import Dependence, PartitionSharing
 
 if TYPE_CHECKING:
     from bayesmtl.results.linear.fit import Fit
@@ -93,7 +94,7 @@ def condition(fit: Fit, new: Any, descriptors: Any = None) -> Fit:
                 rng,
                 described.standardised,
             )
-        elif fit.sharing.has_correlation:
+        elif fit.sharing.dependence is Dependence.JOINT:
             values, log_weight = weigh_correlated(
                 fit, before, before + fresh, touched, added, standardization, rng
             )
@@ -114,7 +115,7 @@ def condition(fit: Fit, new: Any, descriptors: Any = None) -> Fit:
 
 def _refuse_joint(fit: Fit) -> None:
     """Refuse tasks that are correlated given Z where there are no statistics to weigh draws by."""
-    if not fit.likelihood.compresses and fit.sharing.has_correlation:
+    if not fit.likelihood.compresses and fit.sharing.dependence is Dependence.JOINT:
         raise SpecificationError(
             "data",
             expected=f"a fit with a Gaussian likelihood, for {type(fit.sharing).__name__}",
@@ -210,7 +211,7 @@ def _redraw(
     standardization: Standardization,
     rng: np.random.Generator,
     added: list[str],
-) -> Draws:
+) -> LinearDraws:
     """The kept draws, with the weights of the tasks concerned drawn from their exact conditional."""
     T, D = len(fit.task_names) + len(added), len(fit.feature_names)
     # chains lose their meaning under resampling: spread the survivors over them
@@ -219,7 +220,7 @@ def _redraw(
     basis = basis[keep]
     names = (*fit.task_names, *added)
     noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, len(keep))
-    if fit.sharing.has_correlation:  # every task hears of the new rows
+    if fit.sharing.dependence is Dependence.JOINT:  # every task hears of the new rows
         drawn = redraw_correlated(fit, statistics, values, noise, rng)
         return _as_draws(fit, values, drawn, keep)
     structure = fit.sharing.structure(values, T, D)
@@ -232,14 +233,14 @@ def _redraw(
     return _as_draws(fit, values, WeightDraws(weights, basis, factors), keep)
 
 
-def _as_draws(fit: Fit, values: Values, drawn: WeightDraws, keep: np.ndarray) -> Draws:
+def _as_draws(fit: Fit, values: Values, drawn: WeightDraws, keep: np.ndarray) -> LinearDraws:
     """Kept draws in the shape of chains."""
     C, N = fit.draws.weights.shape[:2]
 
     def shaped(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.reshape(C, N, *tensor.shape[1:])
 
-    return Draws(
+    return LinearDraws(
         {name: shaped(value) for name, value in values.items()},
         shaped(drawn.basis),
         shaped(drawn.weights),

@@ -1,9 +1,10 @@
 """Which cluster a new task joins where no statistics stand for its rows: an estimate for every cluster.
 
 Given Z and the hyperparameters of a draw, the density of the task's rows under a cluster is an integral over
-its weights, of which candidates give an unbiased estimate (as in `bayesmtl.posteriors.linear.task_weights`); so does
-one for a cluster of its own, whose mean's departure and whose task's residual are one. Times the prior's
-weights these are the probabilities of its clusters, and their sum is the task's share of the draw's
+its weights, of which candidates give an unbiased estimate (as in
+`bayesmtl.posteriors.linear.task_weights`); so does one for a cluster of its own, whose mean's departure
+and whose task's residual are one. Times the prior's weights
+these are the probabilities of its clusters, and their sum is the task's share of the draw's
 importance weight, whose mean is the exact one. The expansions that candidates come from are made for each
 draw and cluster. New tasks come one after the other, so that two of them can open a cluster together.
 """
@@ -17,9 +18,8 @@ import torch
 
 from bayesmtl.algebra.conditional import WeightDraws, shared_part
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.inference import Problem
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal, OutcomePosterior
 from bayesmtl.posteriors.linear.task_weights import choose_candidates
 from bayesmtl.results.linear.condition_clusters import alone, loadings_given_residual, mean_given_sum
 from bayesmtl.sharing import PartitionSharing
@@ -29,7 +29,7 @@ _ROWS_AT_ONCE = 400_000  # row values handled together
 
 
 def place_new_tasks(
-    tasks: list[Problem], values: Values, basis: torch.Tensor, rng: np.random.Generator
+    tasks: list[OutcomePosterior], values: Values, basis: torch.Tensor, rng: np.random.Generator
 ) -> tuple[dict[str, torch.Tensor], WeightDraws, torch.Tensor]:
     """Let new tasks draw their clusters and weights, one after the other.
 
@@ -63,10 +63,9 @@ def place_new_tasks(
 
 
 def _place(
-    task: Problem, values: Values, basis: torch.Tensor, rng: np.random.Generator
+    task: OutcomePosterior, values: Values, basis: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, WeightDraws, torch.Tensor]:
     """Clusters (S,), weights and Z, and log gains (S,) of one task."""
-    assert task.rows is not None
     assert isinstance(task.sharing, PartitionSharing)
     num_slots = task.sharing.num_slots(values["cluster"].long(), 1)
     num_rows = max(basis.shape[1], 1 + num_slots)  # mu, clusters, and one of its own
@@ -82,7 +81,7 @@ def _place(
 
 
 def _place_some(
-    task: Problem, values: Values, basis: torch.Tensor, rng: np.random.Generator
+    task: OutcomePosterior, values: Values, basis: torch.Tensor, rng: np.random.Generator
 ) -> tuple[torch.Tensor, WeightDraws, torch.Tensor]:
     sharing = task.sharing
     assert isinstance(sharing, PartitionSharing)
@@ -123,7 +122,11 @@ def _place_some(
 
 
 def _estimate(
-    task: Problem, structure: Structure, values: Values, basis: torch.Tensor, rng: np.random.Generator
+    task: OutcomePosterior,
+    structure: Structure,
+    values: Values,
+    basis: torch.Tensor,
+    rng: np.random.Generator,
 ) -> tuple[WeightDraws, torch.Tensor]:
     """Weights of a task under one structure, and the log of an unbiased estimate of p(its rows), (S,)."""
     rows, S = task.rows, len(basis)

@@ -3,8 +3,8 @@
 Given hyperparameters phi and Z tasks are independent. The weight of a posterior draw in the light of new rows
 is the product over tasks of p(new rows | w_t), for a known task, whose weights it has, and of an unbiased
 estimate of p(new rows | Z, phi), for a task that was never seen: the mean over candidates of its weights, of
-which one is chosen (as in `bayesmtl.inference.laplace.correction`). After resampling, the weights of the tasks
-concerned move by Metropolis' rule under all their rows, so that draws that came twice part again.
+which one is chosen (as in `bayesmtl.inference.laplace.correction`). After resampling, the weights of the
+tasks concerned move by Metropolis' rule under all their rows, so that draws that came twice part again.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from bayesmtl.algebra.conditional import WeightDraws, shared_part
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows, Standardization, TaskData
-from bayesmtl.inference import Problem, StandardRows
 from bayesmtl.parameters import Values
-from bayesmtl.posteriors.linear.outcomes import Expansion, LaplaceMarginal
+from bayesmtl.posteriors.linear.outcomes import Expansion, LaplaceMarginal, OutcomePosterior
+from bayesmtl.posteriors.linear.rows import StandardRows
 from bayesmtl.posteriors.linear.task_weights import choose_candidates, renew
 from bayesmtl.results.linear.condition_cluster_rows import FROM_PRIOR, NUM_CANDIDATES, place_new_tasks
+from bayesmtl.sharing import Dependence
 
 if TYPE_CHECKING:
     from bayesmtl.results.linear.fit import Fit
@@ -62,11 +63,11 @@ class RowUpdate:
         added: A problem with the rows of each new task, where tasks are partitioned.
     """
 
-    fresh: Problem
-    whole: Problem
+    fresh: OutcomePosterior
+    whole: OutcomePosterior
     touched: np.ndarray
     data: TaskData
-    added: list[Problem]
+    added: list[OutcomePosterior]
 
     @classmethod
     def of(
@@ -94,14 +95,14 @@ class RowUpdate:
         data, touched = with_rows(fit.data, rows, codes, task_names), np.unique(codes)
         T = len(task_names)
 
-        def problem(source: TaskData | NewRows, task: np.ndarray) -> Problem:
+        def problem(source: TaskData | NewRows, task: np.ndarray) -> OutcomePosterior:
             compressed, scale = statistics.compress(), standardization.target_scale
             likelihood = fit.likelihood.of_tasks(task_names, scale)
             standard = StandardRows.of(source, task, standardization, likelihood)
             laid_out = standard.laid_out(T)
-            return Problem(fit.sharing, fit.likelihood, compressed, task_names, scale, rows=laid_out)
+            return OutcomePosterior(fit.sharing, fit.likelihood, compressed, task_names, scale, rows=laid_out)
 
-        def alone(t: int) -> Problem:
+        def alone(t: int) -> OutcomePosterior:
             own = data._rows(data.task == t)
             likelihood = fit.likelihood.of_tasks(task_names, standardization.target_scale)
             standard = StandardRows.of(own, own.task, standardization, likelihood)
@@ -111,12 +112,12 @@ class RowUpdate:
             new = t - len(fit.task_names)
             described = None if descriptors is None else descriptors[new : new + 1]
             own_name = task_names[t : t + 1]
-            return Problem(
+            return OutcomePosterior(
                 fit.sharing, fit.likelihood, nothing, own_name, scale, rows=laid_out, descriptors=described
             )
 
         concerned = data._rows(np.isin(data.task, touched))
-        known = len(fit.task_names) if fit.sharing.has_partition else T
+        known = len(fit.task_names) if fit.sharing.dependence is Dependence.PARTITION else T
         added = [alone(t) for t in range(known, T)]
         return cls(problem(rows, codes), problem(concerned, concerned.task), touched, data, added)
 
@@ -220,6 +221,5 @@ def _behind(drawn: WeightDraws, known: int) -> WeightDraws:
     return WeightDraws(drawn.weights[:, known:], drawn.basis, drawn.factors[:, known:])
 
 
-def _rows_of(problem: Problem) -> TaskRows:
-    assert problem.rows is not None
+def _rows_of(problem: OutcomePosterior) -> TaskRows:
     return problem.rows

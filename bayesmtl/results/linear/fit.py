@@ -20,8 +20,12 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
-from bayesmtl.inference import Draws, Problem, StandardRows, whole_number
 from bayesmtl.likelihoods import Likelihood
+from bayesmtl.options import whole_number
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.build import with_rows
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.posteriors.linear.rows import StandardRows
 from bayesmtl.results import files, prediction
 from bayesmtl.results.linear import condition as update
 from bayesmtl.results.linear import datatree
@@ -31,7 +35,7 @@ from bayesmtl.results.new_rows import describe_new, standardised
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
-from bayesmtl.sharing import Sharing
+from bayesmtl.sharing import Dependence, Sharing
 
 _MOST_COMPARED = 2000  # hyperparameters that are compared with their prior
 _NUM_PRIOR_DRAWS = 1000
@@ -62,7 +66,7 @@ class Fit:
     schema: Schema
     standardization: Standardization
     statistics: TaskStatistics
-    draws: Draws
+    draws: LinearDraws
     method: str
     reason: str
     seed: int
@@ -85,17 +89,17 @@ class Fit:
         return self.draws.complete
 
     @cached_property
-    def problem(self) -> Problem:
+    def problem(self) -> LinearPosterior:
         """The posterior in standardised units, as the engines see it."""
-        return Problem(
+        sums = LinearPosterior(
             self.sharing,
             self.likelihood,
             self.statistics.compress(),
             self.task_names,
             self.standardization.target_scale,
-            rows=self._rows(),
-            descriptors=standardised(self, self.schema.descriptors),
+            standardised(self, self.schema.descriptors),
         )
+        return with_rows(sums, self._rows())
 
     def _rows(self) -> TaskRows | None:
         """The rows themselves, where sums do not stand for them and they are in memory."""
@@ -116,7 +120,7 @@ class Fit:
         """
         return self._named(self.draws)
 
-    def _named(self, draws: Draws) -> xr.Dataset:
+    def _named(self, draws: LinearDraws) -> xr.Dataset:
         features = np.array(self.feature_names, dtype=str)
         tasks = np.array(self.task_names, dtype=str)
         names = {"task": tasks, "task_other": tasks, "feature": features, "feature_other": features}
@@ -132,7 +136,7 @@ class Fit:
     def _verdict(self) -> Check:
         judged = self.posterior
         stats = self.draws.sample_stats
-        if self.sharing.has_partition and "lp" in stats:  # there are chains
+        if self.sharing.dependence is Dependence.PARTITION and "lp" in stats:  # there are chains
             judged = judged.assign(in_doubt(self.draws.hyperparameters["cluster"], stats, self.task_names))
         return check_draws(
             judged,
@@ -146,14 +150,14 @@ class Fit:
     def _prior_of_reported(self) -> xr.Dataset | None:
         """Prior draws of the hyperparameters and the population, where they are few and have no partition."""
         problem = self.problem
-        if self.sharing.has_partition or not 0 < problem.space.size <= _MOST_COMPARED:
+        if self.sharing.dependence is Dependence.PARTITION or not 0 < problem.space.size <= _MOST_COMPARED:
             return None
         rng = self.generator(2)
         values = problem.space.sample(rng, _NUM_PRIOR_DRAWS)
         structure = problem.structure(values)
         T, D = problem.tasks.num_tasks, problem.num_weights
         nothing = torch.zeros(_NUM_PRIOR_DRAWS, T, 0, dtype=torch.float64)
-        drawn = Draws(
+        drawn = LinearDraws(
             {name: value[None] for name, value in values.items()},
             draw_prior_basis(structure, _NUM_PRIOR_DRAWS, D, rng)[None],
             torch.zeros(1, _NUM_PRIOR_DRAWS, 0, D, dtype=torch.float64),

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 
 from bayesmtl.data import Standardization
-from bayesmtl.inference import Draws
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Reported
+from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.sharing import Sharing
 
 
@@ -41,7 +41,7 @@ def in_user_units(reported: Reported, standardization: Standardization, unit: st
 
 
 def posterior_dataset(
-    draws: Draws,
+    draws: LinearDraws,
     sharing: Sharing,
     likelihood: Likelihood,
     standardization: Standardization,

@@ -14,6 +14,7 @@ from bayesmtl.diagnostics import class_separation_notes, separation_notes
 from bayesmtl.errors import SpecificationError
 from bayesmtl.likelihoods import Rowwise
 from bayesmtl.results.similarity import TaskSimilarity, function_similarity
+from bayesmtl.sharing import Dependence
 
 if TYPE_CHECKING:
     from bayesmtl.results.linear.fit import Fit
@@ -43,11 +44,11 @@ def task_similarity(
             found=f"{len(names)} tasks and {len(chosen)} draws",
             remedy="Name the tasks of interest with tasks=[...], or lower num_draws.",
         )
-    if kind == "structure" and fit.sharing.has_partition:
+    if kind == "structure" and fit.sharing.dependence is Dependence.PARTITION:
         cluster = fit.draws.hyperparameters["cluster"].flatten(0, 1)[chosen][:, codes].numpy()
         values = (cluster[:, :, None] == cluster[:, None, :]).astype(float)
         meaning = "whether two tasks are in one cluster"
-    elif kind == "structure" and fit.sharing.has_correlation:
+    elif kind == "structure" and fit.sharing.dependence is Dependence.JOINT:
         given = {k: v.flatten(0, 1)[chosen] for k, v in fit.draws.hyperparameters.items()}
         omega = fit.sharing.task_correlation(given, len(fit.task_names))
         values = omega[:, codes][:, :, codes].numpy()

@@ -18,6 +18,7 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import LKJ, Fixed, HalfNormal, Prior
 from bayesmtl.sharing.base import Sharing, ones
+from bayesmtl.sharing.dependence import Dependence
 from bayesmtl.sharing.pooled import check_mean_scale
 
 Within = Literal["none", "diagonal", "full"]
@@ -41,13 +42,22 @@ class PartitionSharing(Sharing):
         mean_scale: As in `Hierarchical`.
     """
 
-    has_partition: ClassVar[bool] = True
+    dependence: ClassVar[Dependence] = Dependence.PARTITION
 
     within: Within = "diagonal"
     scale: Prior = field(default_factory=lambda: HalfNormal(0.5))
     correlation: LKJ = field(default_factory=LKJ)
     spread: Prior = field(default_factory=HalfNormal)
     mean_scale: Prior = field(default_factory=lambda: Fixed(1.0))
+
+    @property
+    def numbered(self) -> bool:
+        """Whether clusters have hyperparameters of their own, and so numbers that mean something."""
+        return False
+
+    def most_clusters(self, num_tasks: int) -> int:
+        """How many clusters there can be of so many tasks."""
+        return num_tasks
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -248,3 +258,14 @@ def in_order(membership: torch.Tensor) -> torch.Tensor:
     first = same.to(torch.uint8).argmax(2)  # position of the first task of each task's cluster
     is_first = first == torch.arange(T)
     return (is_first.cumsum(1) - 1).gather(1, first)
+
+
+def partition_of(sharing: Sharing) -> PartitionSharing:
+    """The prior as one over partitions.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(sharing, PartitionSharing):
+        raise TypeError(f"{type(sharing).__name__} has no partition of the tasks")
+    return sharing

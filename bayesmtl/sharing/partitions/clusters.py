@@ -84,6 +84,10 @@ class Clusters(ExchangeablePartition):
         """Whether clusters have hyperparameters of their own, and so numbers that mean something."""
         return self.scales == "cluster" or self.basis == "low_rank"
 
+    def most_clusters(self, num_tasks: int) -> int:
+        """See `PartitionSharing.most_clusters`."""
+        return min(self.num_clusters, num_tasks)
+
     def check_tasks(self, num_tasks: int) -> None:
         """Refuse more clusters than tasks."""
         check_at_most(self.num_clusters, num_tasks)

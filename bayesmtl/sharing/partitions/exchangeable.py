@@ -15,6 +15,7 @@ import torch
 from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Values
 from bayesmtl.priors import Fixed, Prior
+from bayesmtl.sharing.base import Sharing
 from bayesmtl.sharing.partitions.base import PartitionSharing
 
 
@@ -24,6 +25,11 @@ class ExchangeablePartition(PartitionSharing):
 
     Clusters are numbered in the order of their first task, without gaps.
     """
+
+    @property
+    def has_sticks(self) -> bool:
+        """See `Sharing.has_sticks`: not where clusters are told apart by their number."""
+        return not self.numbered
 
     @abstractmethod
     def log_join(self, size: torch.Tensor, values: Values) -> torch.Tensor:
@@ -108,3 +114,14 @@ def slot_weights(size: torch.Tensor, log_join: torch.Tensor, log_open: torch.Ten
 def _masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Sums along the rows of what the mask keeps; what it drops may be infinite."""
     return torch.where(mask, values, torch.zeros_like(values)).sum(1)
+
+
+def exchangeable_of(sharing: Sharing) -> ExchangeablePartition:
+    """The prior as one over partitions that looks at sizes only.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(sharing, ExchangeablePartition):
+        raise TypeError(f"{type(sharing).__name__} is no exchangeable prior over partitions")
+    return sharing

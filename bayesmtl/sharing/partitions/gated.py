@@ -83,6 +83,10 @@ class Gated(PartitionSharing):
         """The descriptors that the gate looks at."""
         return self.descriptors
 
+    def most_clusters(self, num_tasks: int) -> int:
+        """See `PartitionSharing.most_clusters`."""
+        return min(self.num_clusters, num_tasks)
+
     def check_tasks(self, num_tasks: int) -> None:
         """Refuse more clusters than tasks."""
         check_at_most(self.num_clusters, num_tasks)

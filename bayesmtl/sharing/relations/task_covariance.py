@@ -12,6 +12,7 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import LKJ, Fixed, HalfNormal, LogNormal, Prior
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.dependence import Dependence
 from bayesmtl.sharing.pooled import check_mean_scale, population_scale
 
 
@@ -53,7 +54,7 @@ class TaskCovariance(Sharing):
         ['mean_scale', 'residual_scale', 'task_scale', 'task_correlation']
     """
 
-    has_correlation: ClassVar[bool] = True
+    dependence: ClassVar[Dependence] = Dependence.JOINT
 
     correlation: LKJ | None = None
     scale: Prior = field(default_factory=HalfNormal)

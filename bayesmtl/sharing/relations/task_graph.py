@@ -13,6 +13,7 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, HalfNormal, LogNormal, Prior
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.dependence import Dependence
 from bayesmtl.sharing.pooled import check_mean_scale, population_scale
 from bayesmtl.sharing.relations.adjacency import Adjacency
 
@@ -62,7 +63,7 @@ class TaskGraph(Sharing):
         [[1.0, 0.69, 0.47], [0.69, 1.0, 0.69], [0.47, 0.69, 1.0]]
     """
 
-    has_correlation: ClassVar[bool] = True
+    dependence: ClassVar[Dependence] = Dependence.JOINT
 
     adjacency: Any
     coupling: Prior = field(default_factory=lambda: LogNormal(1.0, 1.5))

@@ -15,7 +15,7 @@ TASKS = 4
 def target(rank):
     rng = np.random.default_rng(0)
     data = bm.TaskData.from_arrays(rng.normal(size=(16, 1)), rng.normal(size=16), list("abcd") * 4)
-    return bm.MultitaskGP(sharing=bm.LowRank(rank))._problem(data)
+    return bm.MultitaskGP(sharing=bm.LowRank(rank))._posterior(data)
 
 
 def turned(rank):
@@ -109,6 +109,6 @@ def test_functions_with_kernels_of_their_own_have_no_rotation():
     rng = np.random.default_rng(0)
     data = bm.TaskData.from_arrays(rng.normal(size=(16, 1)), rng.normal(size=16), list("abcd") * 4)
     own = bm.MultitaskGP(sharing=bm.LowRank(2), kernel=(bm.kernels.Matern(), bm.kernels.Matern()))
-    assert own._problem(data).turning is None
+    assert own._posterior(data).turning is None
     assert target(1).turning is None and target(2).turning == "loadings"
-    assert bm.MultitaskGP(sharing=bm.TaskCovariance())._problem(data).turning is None
+    assert bm.MultitaskGP(sharing=bm.TaskCovariance())._posterior(data).turning is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import bayesmtl as bm
-from bayesmtl.inference.partitions.engine import PartitionSampler
+from bayesmtl.inference.partitions.engine import WeightPartitionSampler
 from bayesmtl.inference.partitions.steps import _Given
 from bayesmtl.posteriors.linear import posterior as problem_module
 from bayesmtl.samplers.modes import find_modes, rounded
@@ -30,7 +30,7 @@ def test_rounding_moves_a_start_by_less_than_its_width(width):
 
 
 def test_many_points_are_evaluated_in_parts(lab_data, monkeypatch):
-    problem, _ = bm.LinearModel()._problem(lab_data, lab_data.standardization())
+    problem = bm.LinearModel()._posterior(lab_data)
     points = problem.space.initial(np.random.default_rng(0), 11)
     whole = problem.value(points)
     monkeypatch.setattr(problem_module, "_AT_ONCE", 1)
@@ -40,8 +40,8 @@ def test_many_points_are_evaluated_in_parts(lab_data, monkeypatch):
 def test_chains_over_partitions_start_near_the_mode_given_theirs():
     """Within a few nats of it, where plain starting points are hundreds below."""
     data, _, _ = clustered_data(3, 0.2, 0)
-    problem, _ = bm.LinearModel(bm.DirichletProcess())._problem(data, data.standardization())
-    state = PartitionSampler(problem, 20).start(3, np.random.default_rng(0))
+    problem = bm.LinearModel(bm.DirichletProcess())._posterior(data)
+    state = WeightPartitionSampler(problem, 20).start(3, np.random.default_rng(0))
     plain = problem.space.initial(np.random.default_rng(1), 3)
     for c, partition in enumerate(state.further["membership"]):
         given = _Given(problem, partition)

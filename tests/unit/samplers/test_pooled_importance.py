@@ -96,7 +96,7 @@ def test_proposals_on_one_side_can_be_compared():
 def problem(noise):
     rng = np.random.default_rng(0)
     data = bm.TaskData.from_arrays(rng.normal(size=(18, 1)), rng.normal(size=18), list("abc") * 6)
-    return bm.MultitaskGP(likelihood=bm.Gaussian(noise))._problem(data)
+    return bm.MultitaskGP(likelihood=bm.Gaussian(noise))._posterior(data)
 
 
 def test_centred_coordinates_are_a_change_of_variables():
