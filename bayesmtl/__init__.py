@@ -21,8 +21,7 @@ from bayesmtl.likelihoods import (
 )
 from bayesmtl.models import LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
-from bayesmtl.results import ClassPrediction, Fit, GPFit, Partition, Prediction, TaskSimilarity, load
-from bayesmtl.results.functions import suggest
+from bayesmtl.results import ClassPrediction, Fit, GPFit, Partition, Prediction, TaskSimilarity, load, suggest
 from bayesmtl.sharing import (
     Clusters,
     DirichletProcess,

@@ -51,7 +51,8 @@ def choose(posterior: LinearPosterior | FunctionPosterior, method: str) -> tuple
         raise _refusal(posterior, method, able)
     costs = [(engine, engine.seconds(posterior)) for engine in able if engine.seconds is not None]
     quick = [engine for engine, seconds in costs if seconds <= PATIENCE]
-    chosen = quick[0] if quick else min(costs, key=lambda cost: cost[1])[0]
+    # as quick as another, and no fuller: the later one
+    chosen = quick[0] if quick else min(reversed(costs), key=lambda cost: cost[1])[0]
     if isinstance(posterior, FunctionPosterior):
         return chosen, _reason_of_functions(chosen, posterior)
     if isinstance(posterior, OutcomePosterior):
@@ -104,13 +105,20 @@ def _refusal(
             found=repr(method),
             remedy='Use "auto" to let the data decide.',
         )
-    names = " or ".join(repr(name) for name in ("auto", *dict.fromkeys(engine.name for engine in able)))
     sharing, likelihood = _names(_sharing(posterior), posterior.likelihood)
-    where = " and rows that are not loaded" if Trait.STREAMED in traits else ""
-    over = " over functions" if Trait.FUNCTIONS in traits else ""
+    names = [repr(name) for name in ("auto", *dict.fromkeys(engine.name for engine in able))]
+    if Trait.STREAMED in traits:
+        what = f"{likelihood} and rows that are not loaded"
+    elif Trait.FUNCTIONS not in traits:
+        what = f"{sharing} with {likelihood}"
+    elif Trait.PARTITION in traits:
+        what = sharing
+    else:
+        what = "this sharing prior" if Trait.EXACT in traits else likelihood
+    listed = ", ".join(names[:-1]) + f" or {names[-1]}"
     return SpecificationError(
         "method",
-        expected=f"{names} for {sharing} with {likelihood}{over}{where}",
+        expected=f"{listed} for {what}",
         found=repr(method),
         remedy=_why_not(method, sharing, traits),
     )

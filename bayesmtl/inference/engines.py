@@ -19,7 +19,7 @@ from bayesmtl.inference.partitions.functions import function_partition_gibbs
 from bayesmtl.inference.partitions.variational import mean_field, partition_variational
 from bayesmtl.inference.svi.engine import svi
 from bayesmtl.inference.svi.functions import ROWS_AT_ONCE, function_svi
-from bayesmtl.posteriors.functions.capacity import MOST_ROWS
+from bayesmtl.posteriors.functions.capacity import is_too_large
 from bayesmtl.posteriors.functions.posterior import FunctionPosterior
 from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
@@ -61,7 +61,7 @@ def num_row_values(posterior: OutcomePosterior) -> int:
 
 def _exact(posterior: Posterior) -> float:
     if isinstance(posterior, FunctionPosterior):
-        return PATIENCE * len(posterior.y) / _SAMPLED
+        return math.inf if is_too_large(posterior) else PATIENCE * len(posterior.y) / _SAMPLED
     assert isinstance(posterior, LinearPosterior)
     correlated = posterior.tasks.num_tasks / _MOST_CORRELATED if Trait.JOINT in posterior.traits else 0.0
     return PATIENCE * max(evaluation_size(posterior) / _LARGE, correlated)
@@ -92,7 +92,7 @@ def _empirical_bayes(posterior: Posterior) -> float:
     if not isinstance(posterior, FunctionPosterior):
         return 0.0
     if Trait.EXACT in posterior.traits:
-        return PATIENCE * posterior.largest_matrix[0] / MOST_ROWS
+        return math.inf if is_too_large(posterior) else 0.0
     return PATIENCE * len(posterior.y) / ROWS_AT_ONCE
 
 
@@ -202,6 +202,7 @@ PARTITION_SVI = Engine(
     partition_variational,
     "bound",
     _of(Trait.BOUNDED),
+    _of(Trait.STREAMED),
     approximates="nothing where importance weights hold, else as mean_field",
 )
 NUTS = Engine(
@@ -216,6 +217,7 @@ MEAN_FIELD = Engine(
     mean_field,
     "bound",
     _of(Trait.BOUNDED),
+    _of(Trait.STREAMED),
     approximates="the partition by tasks that choose clusters independently of each other",
 )
 

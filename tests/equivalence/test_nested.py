@@ -12,7 +12,7 @@ import bayesmtl as bm
 from bayesmtl.algebra.functions import TaskStructure
 from bayesmtl.algebra.kronecker import decompose_inputs
 from bayesmtl.algebra.kronecker_fixed_kernel import HeldGrid, TaskSlopes, expected_information
-from bayesmtl.posteriors.functions import posterior as functions
+from bayesmtl.posteriors.functions import grid as grids
 from bayesmtl.posteriors.functions.posterior import FunctionPosterior
 from bayesmtl.samplers.modes import find_modes, highest
 from bayesmtl.samplers.nested import climb_nested, search_nested
@@ -140,8 +140,8 @@ def test_the_curvature_that_the_search_learns_is_that_of_the_best_density():
 
 
 def test_a_part_of_the_inputs_leads_to_the_same_mode(monkeypatch):
-    monkeypatch.setattr(functions, "_LARGE_GRID", 30)
-    monkeypatch.setattr(functions, "_SMALL_GRID", 20)
+    monkeypatch.setattr(grids, "_LARGE_GRID", 30)
+    monkeypatch.setattr(grids, "_SMALL_GRID", 20)
     whole = problem(bm.Hierarchical(), m=40)
     rng = np.random.default_rng(0)
     reduced = whole.reduced(rng)

@@ -110,11 +110,12 @@ def test_density_is_the_dense_one(name):
 @pytest.mark.parametrize("name", OWN)
 def test_gradient_of_the_density(name):
     """Analytic against central differences, empty clusters included."""
-    problem = toy(bm.Clusters(3, bm.Gamma(2.0, 2.0), **OWN[name])).given(torch.tensor([[2, 0, 2, 0]]))
+    posterior = toy(bm.Clusters(3, bm.Gamma(2.0, 2.0), **OWN[name]))
+    problem = posterior.given(torch.tensor([[2, 0, 2, 0]]))
     point = problem.space.initial(np.random.default_rng(3), 1)
     _, gradient = problem.value_and_gradient(point)
     step = 1e-5 * torch.eye(point.shape[1], dtype=point.dtype)
-    given = problem.given(torch.tensor([[2, 0, 2, 0]]).expand(point.shape[1], -1))
+    given = posterior.given(torch.tensor([[2, 0, 2, 0]]).expand(point.shape[1], -1))
     numeric = (given.value(point + step) - given.value(point - step)) / 2e-5
     torch.testing.assert_close(gradient[0], numeric, rtol=1e-5, atol=1e-6)
 
@@ -143,9 +144,9 @@ def test_states_have_the_probabilities_of_partitions():
     same = states[:, 0] == states[:, 3]
     expected = (0.7 + 1) / (3 * 0.7 + 1)
     assert float(probability[same].sum()) == pytest.approx(expected, abs=1e-12)
-    partition = bm.sharing.partition.in_order(states)
+    partition = bm.sharing.partitions.base.in_order(states)
     merged = plain.log_partition(partition, values).exp()
-    number = bm.sharing.partition.num_clusters(states)
+    number = bm.sharing.partitions.base.num_clusters(states)
     choices = torch.tensor([1.0, 3.0, 6.0, 6.0], dtype=torch.float64)[number]
     torch.testing.assert_close(probability * choices, merged)
 

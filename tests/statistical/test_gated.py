@@ -9,6 +9,7 @@ purpose.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -222,14 +223,14 @@ GATE = bm.Gated(3, ["size"], 2.0)
 
 def with_descriptors(module, draw):
     """What a function of a module of other priors draws, with descriptors in the problem and in the prior."""
-    right, problem = bm.Gated.sample_partition, module.LinearPosterior
+    right = bm.Gated.sample_partition
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             bm.Gated, "sample_partition", lambda self, values, T, source: right(self, values, T, source, X)
         )
-        patch.setattr(
-            module, "LinearPosterior", lambda *given, **named: problem(*given, **named, descriptors=X)
-        )
+        for name in ("LinearPosterior", "OutcomePosterior"):
+            if hasattr(module, name):
+                patch.setattr(module, name, partial(getattr(module, name), descriptors=X))
         return draw()
 
 

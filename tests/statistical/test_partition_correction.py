@@ -16,10 +16,9 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import task_terms
 from bayesmtl.inference.partitions import correction as partition_correction
-from bayesmtl.inference.partitions import variational as partition_variational
 from bayesmtl.inference.partitions.correction import Allocated, allocate
 from bayesmtl.inference.partitions.prior_weights import weights_of
-from bayesmtl.inference.partitions.variational import mean_field
+from bayesmtl.inference.partitions.variational import mean_field, partition_variational
 from bayesmtl.samplers.importance import RELIABLE, recurs, shape_of_ties, smooth
 from bayesmtl.samplers.settings import Settings
 from benchmarks.common import prepare

@@ -207,7 +207,7 @@ def test_a_fit_that_holds_a_part_is_near_that_of_all(tmp_path, monkeypatch):
 
     So short a run leaves noise of about .25 sd in the mean of each, and of a tenth in spreads.
     """
-    monkeypatch.setattr(import_module("bayesmtl.inference.svi.engine"), "ROWS_HELD", 400)
+    monkeypatch.setattr(import_module("bayesmtl.posteriors.linear.streamed"), "ROWS_HELD", 400)
     frame = rows_of(20, 40, seed=3)
     frame.to_parquet(tmp_path / "all.parquet")
     data = bm.TaskData.from_parquet(tmp_path, **COLUMNS)

@@ -14,7 +14,7 @@ import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.inference.svi.engine import rise_of
 from bayesmtl.inference.svi.guide import Guide, pseudo_rows
-from bayesmtl.posteriors.linear.batches import RowBatches, TaskBatches
+from bayesmtl.posteriors.linear.batches import RowBatches
 from bayesmtl.posteriors.linear.posterior import gram_and_cross
 from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
 
@@ -59,9 +59,7 @@ def test_the_model_is_the_joint_density(name, outcome):
     """The program's log density is that of `Joint`, which is compared with the model written out."""
     guide = guide_of(name, outcome)
     joint = joint_of(name, outcome, basis_centred=True)[0]
-    rows = guide.problem.rows
-    batches = TaskBatches(6, 100) if rows is None else RowBatches(rows, 100, 100)
-    batch = batches.draw(np.random.default_rng(0))
+    batch = guide.problem.batches(100, 100).draw(np.random.default_rng(0))
     rng = np.random.default_rng(2)
     model, program = guide.programs(pyro, batch)
     with torch.random.fork_rng(devices=[]):
