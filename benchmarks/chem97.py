@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 import bayesmtl as bm
-from bayesmtl.inference import Settings, exact
+from bayesmtl.inference.exact import exact
+from bayesmtl.samplers.settings import Settings
 from benchmarks.common import Options, Watch, bulk_ess, main, prepare, rhat, table, verdict
 
 MODEL = bm.LinearModel(sharing=bm.Hierarchical(), likelihood=bm.Gaussian())

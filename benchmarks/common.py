@@ -21,7 +21,7 @@ from arviz_stats.base import array_stats
 
 import bayesmtl as bm
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.inference import Problem
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 
 torch.set_num_threads(1)
 
@@ -136,7 +136,7 @@ def main(name: str, title: str, run: Callable[[Options], str], packages: Sequenc
         (out / f"{name}.md").write_text(head + body.rstrip() + "\n", encoding="utf-8")
 
 
-def prepare(model: bm.LinearModel, data: bm.TaskData) -> Problem:
+def prepare(model: bm.LinearModel, data: bm.TaskData) -> LinearPosterior:
     """The pass over the data of `model.fit`: standardise, sum up per task, compress.
 
     Together with an engine this is `model.fit` without its verdict, so that the parts can be timed.
@@ -148,7 +148,7 @@ def prepare(model: bm.LinearModel, data: bm.TaskData) -> Problem:
         data.task,
         data.num_tasks,
     )
-    return Problem(
+    return LinearPosterior(
         model.sharing,
         model.likelihood,
         statistics.compress(),

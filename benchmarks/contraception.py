@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import bayesmtl as bm
-from bayesmtl.inference import Draws
+from bayesmtl.posteriors.draws import Draws
 from benchmarks import peers
 from benchmarks.common import Options, Watch, bulk_ess, main, mcse_mean, rhat, table, verdict
 

@@ -60,7 +60,7 @@ def run(options: Options) -> str:
         rng = np.random.default_rng(0)
         X, y, task = rng.normal(size=(size, 2)), rng.normal(size=size), np.arange(size) % TASKS
         data = bm.TaskData.from_arrays(X, y, task, intercept=False)
-        problem = bm.MultitaskGP(sharing=bm.LowRank(rank=RANK))._problem(data)
+        problem = bm.MultitaskGP(sharing=bm.LowRank(rank=RANK))._posterior(data)
         point = problem.space.initial(rng, 1)
         repeats = 1 if size > LARGE else 3
         ours = milliseconds(lambda: problem.value_and_gradient(point), repeats)  # noqa: B023

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 import bayesmtl as bm
-from bayesmtl.inference import Settings, empirical_bayes
+from bayesmtl.inference.empirical_bayes import empirical_bayes
+from bayesmtl.samplers.settings import Settings
 from benchmarks.common import Options, Watch, main, prepare, school, table, verdict
 
 MODEL = bm.LinearModel(sharing=bm.Hierarchical(), likelihood=bm.Gaussian())

@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 
 import bayesmtl as bm
-from bayesmtl.inference import Problem, choose
-from bayesmtl.inference.correction import _candidates
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.nuts import private_randomness
-from bayesmtl.inference.svi import _optimise, _start
+from bayesmtl.inference import choose
+from bayesmtl.inference.laplace.correction import _candidates
+from bayesmtl.inference.nuts.engine import private_randomness
+from bayesmtl.inference.svi.engine import _optimise, _start
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal, OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from benchmarks.common import Options, Watch, main, table, verdict
 
 SIZES = ((50, 20), (500, 20), (500, 200), (5000, 20), (5000, 100))
@@ -51,10 +52,9 @@ def seconds(work: Callable[[], object]) -> float:
     return watch.cpu
 
 
-def of_laplace(problem: Problem) -> tuple[float, float]:
+def of_laplace(problem: OutcomePosterior) -> tuple[float, float]:
     """Seconds of the proposals and of the draws of a fit."""
     rng = np.random.default_rng(0)
-    assert problem.rows is not None
     marginal = LaplaceMarginal(replace(problem, rows=problem.rows.merged()))
     points = problem.space.initial(rng, _TIMED)
     marginal.value(points[:1])  # a search has found where the mode is about
@@ -64,7 +64,7 @@ def of_laplace(problem: Problem) -> tuple[float, float]:
     return PROPOSALS * proposals / _TIMED, DRAWS * draws / _TIMED
 
 
-def of_svi(problem: Problem) -> float:
+def of_svi(problem: LinearPosterior) -> float:
     """Seconds of the steps of a fit."""
     rng = np.random.default_rng(0)
     guide, counted = _start(problem, rng), iter(range(2 * _STEPS_TIMED))
@@ -79,7 +79,7 @@ def run(options: Options) -> str:
     model = bm.LinearModel(likelihood=bm.Bernoulli())
     for T, n in ((10, 8), (20, 8)) if options.reduced else SIZES:
         data = outcomes(T, n)
-        problem, _ = model._problem(data, model._standardization(data))
+        problem = model._posterior(data)
         proposals, draws = of_laplace(problem)
         svi = of_svi(problem)
         costs.append((proposals + draws, svi))
@@ -88,7 +88,7 @@ def run(options: Options) -> str:
             "laplace: proposals": proposals,
             "laplace: draws": draws,
             "svi: steps": svi,
-            "auto": choose(problem, "auto")[0],
+            "auto": choose(problem, "auto")[0].name,
         }
     text = "CPU seconds of a fit with the usual settings, from a few proposals, draws and steps.\n\n"
     text += table(pd.DataFrame.from_dict(rows, orient="index").rename_axis("size"), digits=1)

@@ -42,7 +42,7 @@ def quantities(
     model: bm.MultitaskGP, data: bm.TaskData, values: dict[str, torch.Tensor]
 ) -> dict[str, np.ndarray]:
     """What is reported, free of signs and rotations, one array (B,) each."""
-    problem = model._problem(data)
+    problem = model._posterior(data)
     reports = (
         problem.kernels.report(values) | problem.sharing.report(values) | model.likelihood.report(values)
     )

@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 
 import gpytorch
 import numpy as np
@@ -20,6 +19,7 @@ import pandas as pd
 import torch
 
 import bayesmtl as bm
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior, known_fields
 from benchmarks.common import Options, main, table, verdict
 
 SIZES = {
@@ -181,13 +181,13 @@ def evaluations(reduced: bool) -> tuple[pd.DataFrame, list[str]]:
         print(f"{m} inputs x {T} tasks", file=sys.stderr, flush=True)
         X, Y = grid_of(20 if reduced else m, T)
         data = bm.TaskData.from_wide(X, Y, [f"task {t}" for t in range(T)])
-        problem = bm.MultitaskGP(sharing=bm.LowRank(rank=RANK))._problem(data)
+        problem = bm.MultitaskGP(sharing=bm.LowRank(rank=RANK))._posterior(data)
         point = problem.space.initial(np.random.default_rng(0), 1)
         # short evaluations are more easily disturbed
         repeats = 5 if reduced else max(5, 6000 // m)
         ours = milliseconds(lambda: problem.value_and_gradient(point), repeats)  # noqa: B023
         theirs = milliseconds(peer(X, Y), repeats)
-        dense = replace(problem, grid=None)
+        dense = FunctionPosterior(**known_fields(problem))
         few = Y.size <= MOST_DENSE
         rows[m, T] = {
             "grid": ours,

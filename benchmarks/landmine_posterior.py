@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 import bayesmtl as bm
-from bayesmtl.inference import Draws
+from bayesmtl.posteriors.draws import Draws
 from benchmarks import peers
 from benchmarks.common import Options, Watch, bulk_ess, main, rhat, table, verdict
 from benchmarks.landmine_protocol import landmine, task_data

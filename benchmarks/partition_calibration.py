@@ -24,11 +24,11 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.statistics import CompressedTasks, TaskGroup, TaskStatistics
-from bayesmtl.inference import Problem
-from bayesmtl.inference.hmc import State
-from bayesmtl.inference.partition_gibbs import PartitionSampler
+from bayesmtl.inference.partitions.engine import WeightPartitionSampler
 from bayesmtl.parameters import ParameterSpace, Values
-from bayesmtl.sharing.partition import PartitionSharing, in_order, num_clusters
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.samplers.hmc import State
+from bayesmtl.sharing.partitions.base import PartitionSharing, in_order, num_clusters
 from benchmarks.calibration import Ranks
 from benchmarks.common import Options, Watch, main, table, verdict
 
@@ -55,7 +55,7 @@ class Simulated:
         values: What they were drawn with, partitions as `cluster`, each of shape (B, ...).
     """
 
-    problem: Problem
+    problem: LinearPosterior
     values: Values
 
     @property
@@ -94,7 +94,7 @@ def simulate(model: bm.LinearModel, num_sets: int, num_tasks: int, rows: int, se
     X = np.stack([np.ones(len(task)), rng.normal(size=len(task))], axis=1)
     names = tuple(f"task_{t}" for t in range(T))
     empty = TaskStatistics.empty(T, 2).compress()
-    problem = Problem(sharing, model.likelihood, empty, names, np.ones(T))
+    problem = LinearPosterior(sharing, model.likelihood, empty, names, np.ones(T))
     values: dict[str, torch.Tensor] = problem.space.sample(rng, B)
     values["cluster"] = sharing.sample_partition(values, T, rng)
     structure, noise = problem.structure(values), problem.noise(values, B).expand(B, T)
@@ -111,7 +111,7 @@ def simulate(model: bm.LinearModel, num_sets: int, num_tasks: int, rows: int, se
         torch.stack([tasks.residual for tasks in each]),
         each[0].count,
     )
-    return Simulated(Problem(sharing, model.likelihood, data, names, np.ones(T)), values)
+    return Simulated(LinearPosterior(sharing, model.likelihood, data, names, np.ones(T)), values)
 
 
 def starts(num_sets: int, num_tasks: int) -> torch.Tensor:
@@ -121,7 +121,9 @@ def starts(num_sets: int, num_tasks: int) -> torch.Tensor:
     return kinds[torch.arange(num_sets) % 3]
 
 
-def started(sampler: PartitionSampler, points: torch.Tensor, membership: torch.Tensor, seed: int) -> State:
+def started(
+    sampler: WeightPartitionSampler, points: torch.Tensor, membership: torch.Tensor, seed: int
+) -> State:
     """The state of chains at these hyperparameters (B, P) and partitions (B, T)."""
     sampler.given = sampler.problem.given(membership)
     root = 0.3 * torch.eye(points.shape[1], dtype=torch.float64)
@@ -134,7 +136,7 @@ def advanced(simulated: Simulated, seed: int, steps: int) -> tuple[torch.Tensor,
     """True hyperparameters (B, P), and the chains after transitions that start from the truth."""
     problem = simulated.problem
     points = coordinates(problem.space, simulated.values)
-    sampler = PartitionSampler(problem, num_warmup=0)
+    sampler = WeightPartitionSampler(problem, num_warmup=0)
     state = started(sampler, points, simulated.values["cluster"], seed)
     for _ in range(steps):
         sampler.advance(state)
@@ -146,7 +148,7 @@ def sampled(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """One chain per data set: partitions (B, N, T), and label-free quantities, each (B, N)."""
     problem, B = simulated.problem, simulated.num_sets
-    sampler = PartitionSampler(problem, num_warmup)
+    sampler = WeightPartitionSampler(problem, num_warmup)
     points = problem.space.initial(np.random.default_rng(seed), B)
     state = started(sampler, points, in_order(starts(B, problem.tasks.num_tasks)), seed)
     for _ in range(num_warmup + num_draws):
@@ -159,7 +161,7 @@ def sampled(
 
 
 def shown(
-    space: ParameterSpace, points: torch.Tensor, membership: torch.Tensor, problem: Problem
+    space: ParameterSpace, points: torch.Tensor, membership: torch.Tensor, problem: LinearPosterior
 ) -> dict[str, np.ndarray]:
     """Label-free functions of hyperparameters, partition and data, each (B,)."""
     values = space.constrain(points)
@@ -218,7 +220,9 @@ def exact(simulated: Simulated) -> np.ndarray:
     for b in range(simulated.num_sets):
         groups = tuple(TaskGroup(g.index, g.rows[b]) for g in problem.tasks.groups)
         data = CompressedTasks(groups, problem.tasks.residual[b], problem.tasks.count)
-        one = Problem(problem.sharing, problem.likelihood, data, problem.task_names, problem.target_scale)
+        one = LinearPosterior(
+            problem.sharing, problem.likelihood, data, problem.task_names, problem.target_scale
+        )
         nothing = torch.zeros(len(partitions), 0, dtype=torch.float64)
         found.append(torch.softmax(one.given(partitions).value(nothing), 0).numpy())
     return np.stack(found) @ pairs(partitions.numpy())

@@ -19,7 +19,8 @@ from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
 from bayesmtl.algebra.statistics import CompressedTasks, TaskGroup
-from bayesmtl.inference import Settings, mean_field, partition_variational
+from bayesmtl.inference.partitions.variational import mean_field, partition_variational
+from bayesmtl.samplers.settings import Settings
 from benchmarks.common import Options, main, school, table, verdict
 from benchmarks.partition_calibration import KNOWN, exact, pairs, simulate
 from benchmarks.partitions import FEW, LONG, REDUCED, clustered_data, many_tasks, timed

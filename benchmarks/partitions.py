@@ -26,12 +26,12 @@ from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import task_terms
-from bayesmtl.inference import Problem
-from bayesmtl.inference.partition_gibbs import PartitionSampler
-from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep
-from bayesmtl.inference.partition_weights import Weights, canonical
+from bayesmtl.inference.partitions.engine import WeightPartitionSampler
+from bayesmtl.inference.partitions.moves import Evidence, gibbs_sweep
+from bayesmtl.inference.partitions.prior_weights import Weights, canonical
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.results.partition import in_doubt
-from bayesmtl.sharing.partition import num_clusters
+from bayesmtl.sharing.partitions.base import num_clusters
 from benchmarks.common import Options, Watch, bulk_ess, main, prepare, school, table, verdict
 
 LONG = {"num_chains": 4, "num_warmup": 80, "num_draws": 100}
@@ -106,7 +106,7 @@ def plain_worth(matrix: np.ndarray) -> float:
     return float(0.5 * L[-1, :-1] @ L[-1, :-1] - np.log(np.diagonal(L)[:-1]).sum())
 
 
-def plain_density(problem: Problem, values: dict[str, torch.Tensor], c: int) -> torch.Tensor:
+def plain_density(problem: LinearPosterior, values: dict[str, torch.Tensor], c: int) -> torch.Tensor:
     """log p(y | partition, hyperparameters) of one chain: a loop over tasks, then over clusters."""
     structure, noise = problem.structure(values), problem.noise(values, len(values["cluster"]))
     assert structure.basis_scale is not None and structure.residual_scale is not None
@@ -254,7 +254,9 @@ class Reached:
 
 def reaching(data: bm.TaskData, true: int, length: dict[str, int]) -> Reached:
     """Run the sampler, and look at the number of clusters after every iteration."""
-    sampler = PartitionSampler(prepare(bm.LinearModel(bm.DirichletProcess()), data), length["num_warmup"])
+    sampler = WeightPartitionSampler(
+        prepare(bm.LinearModel(bm.DirichletProcess()), data), length["num_warmup"]
+    )
     watch = Watch()
     with watch.running():
         state = sampler.start(length["num_chains"], np.random.default_rng(0))

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 import bayesmtl as bm
-from bayesmtl.inference import Problem, Settings, exact
+from bayesmtl.inference.exact import exact
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.samplers.settings import Settings
 from benchmarks.common import Options, Watch, main, prepare, table, verdict
 
 MODEL = bm.LinearModel(sharing=bm.Hierarchical(), likelihood=bm.Gaussian())
@@ -31,7 +33,7 @@ def simulate(num_rows: int, seed: int) -> bm.TaskData:
     return bm.TaskData.from_arrays(X, y, task)
 
 
-def evaluation_time(problem: Problem) -> float:
+def evaluation_time(problem: LinearPosterior) -> float:
     """Median milliseconds of one evaluation for four chains: what sampling is made of."""
     points = problem.space.initial(np.random.default_rng(0), 4)
     times = []

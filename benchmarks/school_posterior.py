@@ -16,7 +16,9 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_weights
-from bayesmtl.inference import Problem, Settings, exact
+from bayesmtl.inference.exact import exact
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.samplers.settings import Settings
 from benchmarks.common import Options, Watch, bulk_ess, main, mcse_mean, prepare, rhat, school, table, verdict
 
 MODEL = bm.LinearModel(sharing=bm.Hierarchical(), likelihood=bm.Gaussian())
@@ -67,7 +69,7 @@ def ours(data: bm.TaskData, seed: int, num_draws: int, num_warmup: int) -> tuple
     return Posterior(shared.numpy(), draws.weights.reshape(C, N, -1).numpy()), watch
 
 
-def of_peer(problem: Problem, values: dict[str, np.ndarray]) -> Posterior:
+def of_peer(problem: LinearPosterior, values: dict[str, np.ndarray]) -> Posterior:
     """A peer's draws in the same shape; the weights of a collapsed program drawn from their conditional."""
     mu, tau, sigma = values["mu"], np.abs(values["tau"]), values["sigma"][..., None]
     C, N, D = mu.shape

@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 
 import bayesmtl as bm
-from bayesmtl.inference import sparse
-from bayesmtl.inference.variational import SparseProblem
-from bayesmtl.results.gp_given import given_data
+from bayesmtl.inference.svi import functions as sparse
+from bayesmtl.posteriors.functions.inducing import InducingFunctions
+from bayesmtl.posteriors.functions.inducing_inputs import choose_inducing
+from bayesmtl.results.functions.given import given_data
 from benchmarks.common import Options, main, table, verdict
 
 TASKS, LATENT = 16, 4
@@ -51,8 +52,8 @@ class Ours:
 
     def step_ms(self, num_steps: int) -> float:
         rng = np.random.default_rng(0)
-        problem = self.model._problem(self.data)
-        problem = SparseProblem.of(problem, sparse.choose_inducing(problem, self.num_inducing, rng))
+        problem = self.model._posterior(self.data)
+        problem = InducingFunctions.of(problem, choose_inducing(problem, self.num_inducing, rng))
         climber = sparse.Climber(problem, problem.space.initial(rng, 1)[0], num_steps, rng)
         times = []
         for _ in range(num_steps):

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from bayesmtl.data import constructors, parquet, report, structure
+from bayesmtl.data import constant_columns as structure
+from bayesmtl.data import constructors, parquet, report
 from bayesmtl.data.classes import checked_classes, classes_of
 from bayesmtl.data.columns import finite_features, finite_target
 from bayesmtl.data.design import Design
 from bayesmtl.data.labels import label_of
-from bayesmtl.data.partition import draw_rows, draw_tasks
 from bayesmtl.data.row_columns import ARRAYS, as_columns, checked
 from bayesmtl.data.schema import Schema
+from bayesmtl.data.split import draw_rows, draw_tasks
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind
 from bayesmtl.data.summaries import TaskSummaries
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bayesmtl.inference.draws import Draws, complete_draws
-from bayesmtl.inference.mode import highest, search
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.settings import Settings, refuse_checkpoint
-from bayesmtl.inference.target import Target
+from bayesmtl.posteriors.draws import Draws
+from bayesmtl.posteriors.posterior import Posterior
+from bayesmtl.posteriors.target import Target
+from bayesmtl.samplers.modes import highest, search
+from bayesmtl.samplers.settings import Settings, refuse_checkpoint
 
 NUM_DRAWS = 250  # by default, per chain; they are independent
 
 
-def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
+def empirical_bayes(problem: Posterior, settings: Settings) -> Draws:
     """Maximise the hyperparameters (type-II MAP) and draw the weights exactly given them.
 
     Approximates the posterior of the hyperparameters by a point, so intervals leave out the uncertainty about
@@ -28,7 +28,7 @@ def empirical_bayes(problem: Problem, settings: Settings) -> Draws:
     """
     rng = np.random.default_rng(settings.seed)
     points, sample_stats = maximise_hyperparameters(problem, settings, rng)
-    return complete_draws(problem, points, sample_stats, rng)
+    return problem.complete(points, sample_stats, rng, at_mode=True)
 
 
 def maximise_hyperparameters(

@@ -1,28 +1,29 @@
-"""The exact engine: hyperparameters sampled with all weights integrated out, then weights drawn exactly."""
+"""The exact engine: hyperparameters sampled with weights or functions integrated out, then weights drawn."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from bayesmtl.inference.chains import sweep
-from bayesmtl.inference.checkpoint import Checkpoint
-from bayesmtl.inference.draws import Draws, complete_draws
-from bayesmtl.inference.hmc import HMC, stacked
-from bayesmtl.inference.mode import around_modes
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.settings import Settings
-from bayesmtl.inference.target import Target
+from bayesmtl.posteriors.draws import Draws
+from bayesmtl.posteriors.posterior import Posterior
+from bayesmtl.posteriors.target import Target
+from bayesmtl.samplers.chains import sweep
+from bayesmtl.samplers.checkpoint import Checkpoint
+from bayesmtl.samplers.hmc import HMC, stacked
+from bayesmtl.samplers.modes import around_modes
+from bayesmtl.samplers.settings import Settings
 
 NUM_DRAWS = 500  # by default, per chain
 
 
-def exact(problem: Problem, settings: Settings) -> Draws:
+def exact(problem: Posterior, settings: Settings) -> Draws:
     """Sample the full posterior of a Gaussian model.
 
     Approximates nothing: the few hyperparameters are sampled by Hamiltonian Monte Carlo from their posterior
     with W and Z integrated out, and Z and W are drawn from their Gaussian conditional, one draw for each
-    hyperparameter draw. What is left is Monte Carlo error, which `Fit.check` judges.
+    hyperparameter draw. Functions integrate out alike, and are
+    drawn where they are asked for. What is left is Monte Carlo error, which `Fit.check` judges.
 
     An interrupt (Ctrl-C) after warm-up returns the draws made so far, marked incomplete; with a checkpoint,
     the same call goes on later.
@@ -35,7 +36,7 @@ def exact(problem: Problem, settings: Settings) -> Draws:
     # weights have a stream of their own, so that a resumed run draws the same ones
     (weights_rng,) = rng.spawn(1)
     points, sample_stats, complete = sample_hyperparameters(problem, settings, rng)
-    return complete_draws(problem, points, sample_stats, weights_rng, complete=complete)
+    return problem.complete(points, sample_stats, weights_rng, complete=complete)
 
 
 def sample_hyperparameters(

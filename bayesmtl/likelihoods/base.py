@@ -55,6 +55,14 @@ class Likelihood(ABC):
     has_classes: ClassVar[bool] = False
     """Whether targets are labels, and a task has a weight vector for each class of them."""
 
+    is_mixed: ClassVar[bool] = False
+    """Whether tasks have likelihoods of several kinds."""
+
+    @property
+    def has_quadratic_bound(self) -> bool:
+        """Whether its rows have the quadratic bound of the logistic function."""
+        return False
+
     @property
     def augments(self) -> bool:
         """Whether auxiliary variables make its rows Gaussian."""

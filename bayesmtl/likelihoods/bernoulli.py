@@ -105,6 +105,11 @@ class Bernoulli(Rowwise):
         return sign, x, torch.exp(density - torch.special.log_ndtr(x))
 
     @property
+    def has_quadratic_bound(self) -> bool:
+        """See `Likelihood.has_quadratic_bound`: of a logit link (Jaakkola and Jordan, 2000)."""
+        return self.augments
+
+    @property
     def augments(self) -> bool:
         """The logit link has Polya-Gamma variables."""
         return self.link == "logit"

@@ -111,6 +111,11 @@ class Binomial(Rowwise):
         return float(special.logit(yes / all_trials) - np.average(offset, weights=counts))
 
     @property
+    def has_quadratic_bound(self) -> bool:
+        """See `Likelihood.has_quadratic_bound`: of a logit link (Jaakkola and Jordan, 2000)."""
+        return self.augments
+
+    @property
     def augments(self) -> bool:
         """By Polya-Gamma variables."""
         return True

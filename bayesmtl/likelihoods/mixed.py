@@ -64,6 +64,7 @@ class Mixed(Rowwise):
     """
 
     unit: ClassVar[str] = "target or linear predictor"
+    is_mixed: ClassVar[bool] = True
 
     tasks: Mapping[str, Likelihood]
     other: Likelihood | None = None

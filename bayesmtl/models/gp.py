@@ -15,31 +15,24 @@ from bayesmtl.algebra.functions import factorise, function_covariance
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import TaskData
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import Settings, whole_number
-from bayesmtl.inference.capacity import is_too_large, refuse_too_many, size_of
-from bayesmtl.inference.empirical_bayes import maximise_hyperparameters
-from bayesmtl.inference.exact import sample_hyperparameters
-from bayesmtl.inference.function_partitions import partitions_of_functions
-from bayesmtl.inference.functions import FunctionProblem, parts, problem_of
-from bayesmtl.inference.laplace import weigh_hyperparameters
-from bayesmtl.inference.sparse import ROWS_AT_ONCE, choose_inducing, fit_sparse
-from bayesmtl.inference.variational import SparseProblem
+from bayesmtl.inference import choose
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
 from bayesmtl.likelihoods import Gaussian, Likelihood, Mixed, Rowwise
 from bayesmtl.likelihoods.base import Given
 from bayesmtl.models.linear import check_data
+from bayesmtl.options import whole_number
+from bayesmtl.posteriors.functions.build import functions_posterior, parts
+from bayesmtl.posteriors.functions.capacity import refuse_too_many
+from bayesmtl.posteriors.functions.inducing import InducingFunctions
+from bayesmtl.posteriors.functions.inducing_inputs import choose_inducing
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior
 from bayesmtl.priors import HalfNormal, Prior, check_priors
-from bayesmtl.results.gp import GPFit
-from bayesmtl.sharing import Hierarchical, Sharing
+from bayesmtl.results.functions.fit import GPFit
+from bayesmtl.samplers.settings import Settings
+from bayesmtl.sharing import Dependence, Hierarchical, Sharing, partition_of
 from bayesmtl.sharing.functions import over_functions
-from bayesmtl.sharing.partition import PartitionSharing
 
-METHODS = ("auto", "exact", "laplace", "empirical_bayes", "svi", "gibbs")
-# Observed rows up to which "auto" samples the hyperparameters: a minute or so on one core.
-_SAMPLED = 300
 _NUM_DRAWS = 500  # of "exact", per chain
-# The same with outcomes and counts, whose functions take a search for every hyperparameter value.
-_FEW_OUTCOMES = 60
 _ROUNDING = 1e-10  # relative to the variance of functions that are drawn
 
 
@@ -163,55 +156,38 @@ class MultitaskGP:
         Warns:
             ConvergenceWarning: If the draws are not to be trusted, naming the quantity and the task.
         """
-        problem = self._problem(data)
-        name, reason = _choose(problem, method)
-        if num_draws is None and name == "exact":
+        posterior = self._posterior(data)
+        engine, reason = choose(posterior, method)
+        if num_draws is None and engine.name == "exact":
             num_draws = _NUM_DRAWS
         settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
-        rng = np.random.default_rng(settings.seed)
-        complete, inducing = True, None
-        if name == "svi" or not self.likelihood.compresses:
-            inducing = choose_inducing(problem, num_inducing, rng)
-            problem = SparseProblem.of(problem, inducing)
+        inducing = None
+        if engine.name == "svi" or not self.likelihood.compresses:
+            rng = np.random.default_rng([settings.seed, 1])
+            inducing = choose_inducing(posterior, num_inducing, rng)
+            posterior = InducingFunctions.of(posterior, inducing)
             reason += f"; functions through {len(inducing)} inducing inputs"
         else:
-            refuse_too_many(problem, _fewer(self.sharing))
+            refuse_too_many(posterior, _fewer(self.sharing))
             if num_inducing is not None:
                 raise SpecificationError(
                     "num_inducing",
-                    expected=f'None under method="{name}", which integrates functions out exactly',
+                    expected=f'None under method="{engine.name}", which integrates functions out exactly',
                     found=repr(num_inducing),
                     remedy='Use method="svi".',
                 )
-        membership = None
-        if name == "gibbs":
-            points, membership, sample_stats, complete = partitions_of_functions(problem, settings, rng)
-        elif name == "svi":
-            assert isinstance(problem, SparseProblem)
-            points, sample_stats = fit_sparse(problem, settings, rng)
-        elif name == "exact":
-            points, sample_stats, complete = sample_hyperparameters(problem, settings, rng)
-        elif name == "laplace":
-            points, sample_stats = weigh_hyperparameters(problem, settings, rng)
-        else:
-            points, sample_stats = maximise_hyperparameters(problem, settings, rng)
-        C, N, P = points.shape
-        values = problem.space.constrain(points.reshape(C * N, P))
-        if name in ("empirical_bayes", "svi", "gibbs") and len(problem.unseen):
-            values = problem.sharing.with_unseen_redrawn(values, problem.unseen, rng)
-        if membership is not None:
-            values["cluster"] = membership.reshape(C * N, -1)
+        draws = engine.run(posterior, settings)
         fit = GPFit(
             kernel=self.kernel,
-            sharing=problem.sharing.sharing,
+            sharing=posterior.sharing.sharing,
             likelihood=self.likelihood,
             amplitude=self.amplitude,
             schema=data.schema,
             standardization=self.likelihood.standardization(data),
-            hyperparameters={k: v.reshape(C, N, *v.shape[1:]).clone() for k, v in values.items()},
-            sample_stats=sample_stats,
-            complete=complete,
-            method=name,
+            hyperparameters=draws.hyperparameters,
+            sample_stats=draws.sample_stats,
+            complete=draws.complete,
+            method=engine.name,
             reason=reason,
             seed=settings.seed,
             data=data,
@@ -232,11 +208,11 @@ class MultitaskGP:
         Returns:
             The data with simulated targets, and the hyperparameters that they came from, standardised.
         """
-        problem = self._problem(data)
+        problem = self._posterior(data)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
         values = problem.space.sample(rng, 1)
-        if isinstance(self.sharing, PartitionSharing):
-            values["cluster"] = self.sharing.sample_partition(values, data.num_tasks, rng)
+        if self.sharing.dependence is Dependence.PARTITION:
+            values["cluster"] = partition_of(self.sharing).sample_partition(values, data.num_tasks, rng)
         refuse_too_many(problem, "Simulate a sample of the rows (data.split).")
         fresh = standard_normal(rng, len(problem.y))
         standardization = self.likelihood.standardization(data)
@@ -254,7 +230,7 @@ class MultitaskGP:
             y[data.observed] = problem.of_rows.draw(latent[None], noise[None], rng, given)[0]
         return replace(data, y=y), {name: value[0] for name, value in values.items()}
 
-    def _problem(self, data: TaskData) -> FunctionProblem:
+    def _posterior(self, data: TaskData) -> FunctionPosterior:
         check_data(data)
         if self.likelihood.has_classes:
             raise SpecificationError(
@@ -287,88 +263,11 @@ class MultitaskGP:
         standardization = self.likelihood.standardization(data)
         of_rows = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
         of_rows.check_targets(data.y[data.observed], data.task[data.observed], data.target_name)
-        return problem_of(data, standardization, kernels, sharing, self.likelihood)
+        return functions_posterior(data, standardization, kernels, sharing, self.likelihood)
 
 
 def _fewer(sharing: Sharing) -> str:
     """What to do about too many rows."""
-    if sharing.has_partition:
+    if sharing.dependence is Dependence.PARTITION:
         return "Partitions are sampled with functions integrated out: fit a sample of the rows (data.split)."
     return 'Use method="svi", which "auto" chooses here, or fit a sample of the rows (data.split).'
-
-
-def _choose(problem: FunctionProblem, method: str) -> tuple[str, str]:
-    """The engine to use, and why."""
-    if method not in METHODS:
-        sampled = 'Use "exact", which samples the hyperparameters with functions integrated out.'
-        raise SpecificationError(
-            "method",
-            expected="one of " + ", ".join(map(repr, METHODS)),
-            found=repr(method),
-            remedy=sampled if method == "nuts" else 'Use "auto" to let the data decide.',
-        )
-    n = len(problem.y)
-    if problem.sharing.sharing.has_partition:
-        return _choose_for_partitions(problem, method)
-    if method == "gibbs":
-        raise SpecificationError(
-            "method",
-            expected="'exact', 'laplace', 'empirical_bayes' or 'svi' for this sharing prior",
-            found=repr(method),
-            remedy="It samples partitions of the tasks: use it with Clusters or DirichletProcess.",
-        )
-    name = type(problem.likelihood).__name__
-    if not problem.likelihood.compresses:
-        if method == "exact":
-            raise SpecificationError(
-                "method",
-                expected=f"'auto', 'laplace', 'empirical_bayes' or 'svi' for {name}",
-                found=repr(method),
-                remedy="Functions integrate out exactly under Gaussian noise only.",
-            )
-        how = f"{name}: normal posterior of the functions with the highest evidence bound"
-        if method != "auto":
-            return method, f"asked for; {how}"
-        if n <= _FEW_OUTCOMES:
-            return "laplace", f"few enough rows to draw the hyperparameters; {how}"
-        if n <= ROWS_AT_ONCE:
-            return "empirical_bayes", f'{n} rows make draws slow, method="laplace" makes them; {how}'
-        return "svi", f"{n} rows are more than one step should look at; {how}"
-    if method == "svi":
-        return method, "asked for"
-    if method == "auto" and is_too_large(problem):
-        size, what = size_of(problem)
-        return "svi", f"{size} {what} are more than covariance matrices can be made of"
-    how = f"functions integrated out by Cholesky factorisation of {n} rows"
-    if problem.on_grid:
-        assert problem.grid is not None
-        m, T = problem.grid.shape
-        holes = int((problem.grid < 0).sum())
-        what = "a complete grid" if not holes else f"a grid, {holes} of its {m * T} cells missing,"
-        how = f"functions integrated out by eigendecomposition: {what} of {m} inputs x {T} tasks"
-    if method != "auto":
-        return method, f"asked for; {how}"
-    if n <= _SAMPLED:
-        return "exact", f"few enough rows to sample the hyperparameters; {how}"
-    return "empirical_bayes", f'{n} rows make sampling slow, method="laplace" does it; {how}'
-
-
-def _choose_for_partitions(problem: FunctionProblem, method: str) -> tuple[str, str]:
-    """Gibbs, as nothing else samples partitions."""
-    name = type(problem.sharing.sharing).__name__
-    if not problem.likelihood.compresses:
-        raise SpecificationError(
-            "likelihood",
-            expected=f"Gaussian() for {name} over functions",
-            found=repr(problem.likelihood),
-            remedy="Partitions of the tasks are sampled where functions integrate out.",
-        )
-    if method not in ("auto", "gibbs"):
-        raise SpecificationError(
-            "method",
-            expected=f"'auto' or 'gibbs' for {name}",
-            found=repr(method),
-            remedy=f'{name} has partitions of the tasks; "auto" chooses the engine that fits.',
-        )
-    reason = "the partition of the tasks is unknown: Gibbs and split-merge moves, functions integrated out"
-    return "gibbs", reason if method == "auto" else "asked for"

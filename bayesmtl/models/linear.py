@@ -12,25 +12,20 @@ import torch
 import xarray as xr
 
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
-from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import Standardization, TaskData, TaskSummaries, descriptor_matrix
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import (
-    ENGINES,
-    Draws,
-    Problem,
-    RowStream,
-    Settings,
-    StandardRows,
-    choose,
-    whole_number,
-)
-from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed, Rowwise
+from bayesmtl.inference import choose
+from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed
+from bayesmtl.options import whole_number
+from bayesmtl.posteriors.draws import LinearDraws
+from bayesmtl.posteriors.linear.build import linear_posterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.results import Fit
-from bayesmtl.results.posterior import posterior_dataset
+from bayesmtl.results.linear.posterior import posterior_dataset
 from bayesmtl.results.prediction import linear_predictors
-from bayesmtl.sharing import Hierarchical, PartitionSharing, Sharing
+from bayesmtl.samplers.settings import Settings
+from bayesmtl.sharing import Dependence, Hierarchical, Sharing, partition_of
 
 
 def check_data(data: object) -> None:
@@ -135,10 +130,10 @@ class LinearModel:
             check_data(data)
             data = self.likelihood.prepared(data)
         settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
-        standardization = self._standardization(data)
-        problem, statistics = self._problem(data, standardization)
-        name, reason = choose(problem, method)
-        draws = ENGINES[name](problem, settings)
+        standardization = self.likelihood.standardization(data)
+        problem, statistics = linear_posterior(self.sharing, self.likelihood, data, standardization)
+        engine, reason = choose(problem, method)
+        draws: LinearDraws = engine.run(problem, settings)
         fit = Fit(
             sharing=problem.sharing,
             likelihood=self.likelihood,
@@ -146,7 +141,7 @@ class LinearModel:
             standardization=standardization,
             statistics=statistics,
             draws=draws,
-            method=name,
+            method=engine.name,
             reason=reason,
             seed=settings.seed,
             data=data,
@@ -156,51 +151,8 @@ class LinearModel:
             warnings.warn(" ".join(check.messages), ConvergenceWarning, stacklevel=2)
         return fit
 
-    def _standardization(self, data: TaskData | TaskSummaries) -> Standardization:
-        return self.likelihood.standardization(data)
-
-    def _problem(
-        self, data: TaskData | TaskSummaries, standardization: Standardization
-    ) -> tuple[Problem, TaskStatistics]:
-        if isinstance(data, TaskSummaries):
-            self.likelihood.check(data.task_names, data.observed_per_task)
-            statistics = TaskStatistics.from_moments(data.moments, standardization)
-            problem, _ = self._problem_of(data, standardization, statistics)
-            if not self.likelihood.compresses:
-                likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
-                assert isinstance(likelihood, Rowwise)
-                problem = replace(problem, stream=RowStream(data, standardization, likelihood))
-            return problem, statistics
-        observed = np.bincount(data.task[data.observed], minlength=data.num_tasks)
-        self.likelihood.check(data.task_names, observed)
-        trials = None if data.trials is None else data.trials[data.observed]
-        likelihood = self.likelihood.of_tasks(data.task_names, standardization.target_scale)
-        likelihood.check_targets(data.y[data.observed], data.task[data.observed], data.target_name, trials)
-        rows = StandardRows.of(data, data.task, standardization, likelihood)
-        laid_out = None if self.likelihood.compresses else rows.laid_out(data.num_tasks)
-        return self._problem_of(data, standardization, rows.statistics(data.num_tasks), laid_out)
-
-    def _problem_of(
-        self,
-        data: TaskData | TaskSummaries,
-        standardization: Standardization,
-        statistics: TaskStatistics,
-        rows: TaskRows | None = None,
-    ) -> tuple[Problem, TaskStatistics]:
-        names, descriptors = self.sharing.descriptor_names, None
-        if names:
-            table = getattr(data, "descriptors", None)  # sums of rows have none
-            descriptors = torch.from_numpy(descriptor_matrix(table, names))
-        problem = Problem(
-            self.sharing.of_tasks(data.task_names),
-            self.likelihood,
-            statistics.compress(),
-            data.task_names,
-            standardization.target_scale,
-            rows=rows,
-            descriptors=descriptors,
-        )
-        return problem, statistics
+    def _posterior(self, data: TaskData | TaskSummaries) -> LinearPosterior:
+        return linear_posterior(self.sharing, self.likelihood, data, self.likelihood.standardization(data))[0]
 
     def sample_prior(self, data: TaskData | TaskSummaries, *, num_draws: int = 500, seed: int) -> xr.Dataset:
         """Draw hyperparameters and weights from the prior, in the units of `data`.
@@ -255,36 +207,22 @@ class LinearModel:
 
     def _prior_draws(
         self, data: TaskData | TaskSummaries, num_draws: int, seed: int
-    ) -> tuple[Draws, Standardization]:
+    ) -> tuple[LinearDraws, Standardization]:
         if not isinstance(data, TaskSummaries):
             check_data(data)
             data = self.likelihood.prepared(data)
         num_draws = whole_number("num_draws", num_draws, 1)
         rng = np.random.default_rng(whole_number("seed", seed, 0))
-        standardization = self._standardization(data)
-        problem, _ = self._problem(data, standardization)
+        standardization = self.likelihood.standardization(data)
+        problem, _ = linear_posterior(self.sharing, self.likelihood, data, standardization)
         values = problem.space.sample(rng, num_draws)
-        if isinstance(self.sharing, PartitionSharing):
-            values["cluster"] = self.sharing.sample_partition(
-                values, data.num_tasks, rng, problem.descriptors
-            )
+        if self.sharing.dependence is Dependence.PARTITION:
+            prior = partition_of(self.sharing)
+            values["cluster"] = prior.sample_partition(values, data.num_tasks, rng, problem.descriptors)
         structure = problem.structure(values)
         noise = problem.noise(values, num_draws)
         D = problem.num_weights
         basis = draw_prior_basis(structure, num_draws, D, rng)
         empty = TaskStatistics.empty(data.num_tasks, D).compress()
         drawn = draw_weights(empty, structure, noise, basis, rng)
-
-        def one_chain(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor[None]
-
-        return (
-            Draws(
-                {name: one_chain(value) for name, value in values.items()},
-                one_chain(drawn.basis),
-                one_chain(drawn.weights),
-                one_chain(drawn.factors),
-                {},
-            ),
-            standardization,
-        )
+        return LinearDraws.shaped(1, num_draws, values, drawn, {}), standardization

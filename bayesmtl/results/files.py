@@ -22,13 +22,14 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Part, Schema, Standardization, TaskData, TaskMoments, TaskSummaries
 from bayesmtl.errors import BayesMTLError, FitFileError
 from bayesmtl.files import replace_file
-from bayesmtl.inference import ENGINES, Draws
+from bayesmtl.inference import NAMES
 from bayesmtl.likelihoods import REGISTRY as LIKELIHOODS
+from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.sharing import REGISTRY as SHARING
 
 if TYPE_CHECKING:
-    from bayesmtl.results.fit import Fit
-    from bayesmtl.results.gp import GPFit
+    from bayesmtl.results.functions.fit import GPFit
+    from bayesmtl.results.linear.fit import Fit
 
 FORMAT = 1
 _STATISTICS = tuple(field.name for field in fields(TaskStatistics))
@@ -141,7 +142,7 @@ def load(path: str | Path) -> Fit | GPFit:
 
 
 def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
-    from bayesmtl.results.fit import Fit  # a fit saves itself through this module
+    from bayesmtl.results.linear.fit import Fit  # a fit saves itself through this module
 
     if "bayesmtl_format" not in tree.attrs:
         raise FitFileError(
@@ -166,13 +167,13 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
         return {str(name): np.array(array.to_numpy()) for name, array in dataset.data_vars.items()}
 
     if content.get("kind") == "functions":
-        from bayesmtl.results import gp_files  # it builds on this module
+        from bayesmtl.results.functions import files as gp_files
 
         return gp_files.restore(content, arrays)
     hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}
     stored = {name: torch.from_numpy(values) for name, values in arrays("draws").items()}
     training, schema = Schema.from_dict(content["training_schema"]), Schema.from_dict(content["schema"])
-    if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in ENGINES:
+    if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in NAMES:
         raise ValueError("its specification does not fit its draws")
     if "source" in content:
         data: TaskData | TaskSummaries = _restore_summaries(training, arrays("moments"), content)
@@ -184,7 +185,7 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
         schema=schema,
         standardization=Standardization.from_dict(content["standardization"]),
         statistics=TaskStatistics(**arrays("statistics")),
-        draws=Draws(
+        draws=LinearDraws(
             hyperparameters, **stored, sample_stats=arrays("sample_stats"), complete=content["complete"]
         ),
         method=content["method"],

@@ -17,7 +17,7 @@ from scipy.spatial.distance import squareform
 from bayesmtl.data import Schema
 from bayesmtl.errors import SpecificationError
 from bayesmtl.results.prediction import check_mass
-from bayesmtl.sharing import Sharing
+from bayesmtl.sharing import Dependence, Sharing
 
 _MOST_CANDIDATES = 200  # sampled partitions tried as the point
 _MOST_PAIRS = 2000  # pairs of tasks whose being together is checked
@@ -62,7 +62,7 @@ def need_partition(sharing: Sharing) -> None:
     Raises:
         SpecificationError: If the sharing prior has none.
     """
-    if not sharing.has_partition:
+    if sharing.dependence is not Dependence.PARTITION:
         raise SpecificationError(
             "sharing",
             expected="a prior over partitions of the tasks",

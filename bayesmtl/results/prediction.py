@@ -17,11 +17,11 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows
 from bayesmtl.errors import SpecificationError
 from bayesmtl.likelihoods import Given
-from bayesmtl.results.update_correlated import draw_correlated_tasks
-from bayesmtl.sharing import PartitionSharing
+from bayesmtl.results.linear.condition_jointly import draw_correlated_tasks
+from bayesmtl.sharing import Dependence, PartitionSharing
 
 if TYPE_CHECKING:
-    from bayesmtl.results.fit import Fit
+    from bayesmtl.results.linear.fit import Fit
 
 Kind = Literal["observation", "latent"]
 
@@ -177,7 +177,7 @@ def draw_new_tasks(
     values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
     scale = fit.likelihood.extended(fit.standardization, fit.task_names, names).target_scale
     basis = fit.draws.basis.flatten(0, 1)[chosen]
-    if fit.sharing.has_correlation:
+    if fit.sharing.dependence is Dependence.JOINT:
         weights, noise = draw_correlated_tasks(fit, values, basis, names, scale, rng)
         return weights.numpy(), noise.numpy()
     values = fit.problem.space.fresh_tasks(values, len(names), rng)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from bayesmtl.sharing.base import Sharing
-from bayesmtl.sharing.clusters import Clusters
-from bayesmtl.sharing.dirichlet_process import DirichletProcess
-from bayesmtl.sharing.exchangeable import ExchangeablePartition
-from bayesmtl.sharing.gated import Gated
+from bayesmtl.sharing.dependence import Dependence
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
-from bayesmtl.sharing.partition import PartitionSharing
-from bayesmtl.sharing.pitman_yor import PitmanYor
+from bayesmtl.sharing.partitions.base import PartitionSharing, partition_of
+from bayesmtl.sharing.partitions.clusters import Clusters
+from bayesmtl.sharing.partitions.dirichlet_process import DirichletProcess
+from bayesmtl.sharing.partitions.exchangeable import ExchangeablePartition
+from bayesmtl.sharing.partitions.gated import Gated
+from bayesmtl.sharing.partitions.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
-from bayesmtl.sharing.task_covariance import TaskCovariance
-from bayesmtl.sharing.task_graph import TaskGraph
+from bayesmtl.sharing.relations.task_covariance import TaskCovariance
+from bayesmtl.sharing.relations.task_graph import TaskGraph
 
 REGISTRY: dict[str, type[Sharing]] = {
     "Independent": Independent,
@@ -33,6 +34,7 @@ REGISTRY: dict[str, type[Sharing]] = {
 __all__ = [
     "REGISTRY",
     "Clusters",
+    "Dependence",
     "DirichletProcess",
     "ExchangeablePartition",
     "Gated",
@@ -45,4 +47,5 @@ __all__ = [
     "Sharing",
     "TaskCovariance",
     "TaskGraph",
+    "partition_of",
 ]

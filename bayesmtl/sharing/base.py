@@ -13,6 +13,7 @@ import torch
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Prior, check_priors
+from bayesmtl.sharing.dependence import Dependence
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,16 @@ class Sharing(ABC):
     has_loadings: ClassVar[bool] = False
     """Whether the coordinates along `residual_factor` are loadings on shared directions."""
 
-    has_correlation: ClassVar[bool] = False
-    """Whether tasks are correlated given the hyperparameters: see `task_correlation`."""
-
-    has_partition: ClassVar[bool] = False
-    """Whether tasks are partitioned: see `bayesmtl.sharing.partition.PartitionSharing`."""
+    dependence: ClassVar[Dependence] = Dependence.GIVEN_Z
+    """How tasks depend on each other given the hyperparameters."""
 
     def __post_init__(self) -> None:
         check_priors(self)
+
+    @property
+    def has_sticks(self) -> bool:
+        """Whether clusters are alike and come from independent sticks, so that a bound factorises."""
+        return False
 
     @property
     def descriptor_names(self) -> tuple[str, ...]:
@@ -57,7 +60,7 @@ class Sharing(ABC):
         """A, Z and E for B hyperparameter values, each of shape (B, ...)."""
 
     def task_correlation(self, values: Values, num_tasks: int) -> torch.Tensor:
-        """Correlation of the tasks' weights around the population, (B, T, T), where `has_correlation`."""
+        """Correlation of the tasks' weights around the population, (B, T, T), where tasks depend jointly."""
         raise TypeError(f"{type(self).__name__} has no correlation of tasks")
 
     @abstractmethod

@@ -24,9 +24,10 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import GroupStudentT, Prior
 from bayesmtl.sharing.base import Sharing
-from bayesmtl.sharing.clusters import Clusters
-from bayesmtl.sharing.dirichlet_process import DirichletProcess
-from bayesmtl.sharing.function_base import (
+from bayesmtl.sharing.hierarchical import Hierarchical
+from bayesmtl.sharing.independent import Independent
+from bayesmtl.sharing.low_rank import LowRank
+from bayesmtl.sharing.over_functions import (
     FunctionSharing,
     amplitude_parameter,
     correlation,
@@ -37,16 +38,15 @@ from bayesmtl.sharing.function_base import (
     root_of_all,
     root_of_each,
 )
-from bayesmtl.sharing.functions_clustered import Clustered
-from bayesmtl.sharing.functions_correlated import Correlated
-from bayesmtl.sharing.functions_graph import Connected
-from bayesmtl.sharing.hierarchical import Hierarchical
-from bayesmtl.sharing.independent import Independent
-from bayesmtl.sharing.low_rank import LowRank
-from bayesmtl.sharing.pitman_yor import PitmanYor
+from bayesmtl.sharing.partitions.clusters import Clusters
+from bayesmtl.sharing.partitions.dirichlet_process import DirichletProcess
+from bayesmtl.sharing.partitions.over_functions import Clustered
+from bayesmtl.sharing.partitions.pitman_yor import PitmanYor
 from bayesmtl.sharing.pooled import Pooled
-from bayesmtl.sharing.task_covariance import TaskCovariance
-from bayesmtl.sharing.task_graph import TaskGraph
+from bayesmtl.sharing.relations.correlated_over_functions import Correlated
+from bayesmtl.sharing.relations.graph_over_functions import Connected
+from bayesmtl.sharing.relations.task_covariance import TaskCovariance
+from bayesmtl.sharing.relations.task_graph import TaskGraph
 
 _DF = 3.0  # of the loadings' t distribution, as in `LowRank`
 

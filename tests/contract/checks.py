@@ -39,11 +39,11 @@ from torch.distributions.transforms import CorrCholeskyTransform
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning, SpecificationError, UnknownTaskError
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.target import Density
 from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Parameter
+from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.posteriors.target import Density
 
 NEW_TASK, OTHER_NEW_TASK = "lab_new", "lab_newer"
 
@@ -194,7 +194,7 @@ class Subject:
     @property
     def conditions(self) -> bool:
         """Whether the fit takes new rows without a refit."""
-        return self.compresses or not self.model.sharing.has_correlation
+        return self.compresses or self.model.sharing.dependence is not bm.sharing.Dependence.JOINT
 
     @property
     def needs_rows_per_task(self) -> bool:
@@ -309,16 +309,18 @@ def check_density_relabelling(subject: Subject) -> None:
     """The log density of the hyperparameters does not depend on the order of tasks (to rounding)."""
     renamed = _renamed(subject)
     problems = [
-        s.model._problem(s.data, s.model.likelihood.standardization(s.data))[0]
+        s.model._posterior(s.data)
         for s in (subject, replace(subject, model=renamed.model, data=renamed.data))
     ]
     mapping = _other_names(subject.data.task_names)
     old = [mapping[name] for name in subject.data.task_names]
     order = [old.index(name) for name in renamed.data.task_names]
     points = problems[0].space.initial(np.random.default_rng(0), 5)
-    if subject.model.sharing.has_partition:  # the density is given a partition, which is relabelled as well
-        membership = torch.tensor([[0, 1, 0, 0, 1, 0]]).expand(5, -1)
-        problems = [problems[0].given(membership), problems[1].given(membership[:, order])]
+    # the density is given a partition, which is relabelled as well
+    memberships = [None, None]
+    if subject.model.sharing.dependence is bm.sharing.Dependence.PARTITION:
+        together = torch.tensor([[0, 1, 0, 0, 1, 0]]).expand(5, -1)
+        memberships = [together, together[:, order]]
     moved, start, shift = points.clone(), 0, torch.zeros(5, dtype=torch.float64)
     for parameter in problems[0].space.parameters:
         where = slice(start, start + parameter.size)
@@ -331,7 +333,7 @@ def check_density_relabelling(subject: Subject) -> None:
         elif parameter.size and parameter.dims[:1] == ("task",):
             moved[:, where] = points[:, where].reshape(5, len(order), -1)[:, order].reshape(5, -1)
         start += parameter.size
-    densities = [_density(problem, len(points)) for problem in problems]
+    densities = [_density(p, m, len(points)) for p, m in zip(problems, memberships, strict=True)]
     first, second = densities[0].value(points), densities[1].value(moved) - shift
     assert torch.isfinite(first).all()
     # Newton's method stops where what is left is about this
@@ -345,16 +347,16 @@ def _reordered(parameter: Parameter, points: torch.Tensor, order: list[int]) -> 
     return CorrCholeskyTransform().inv(torch.linalg.cholesky(omega))
 
 
-def _density(problem: Problem, num_points: int) -> Density:
+def _density(problem: LinearPosterior, membership: torch.Tensor | None, num_points: int) -> Density:
     """What the engines evaluate; of partitions and rows that do not compress, given Gaussian pseudo-rows."""
-    if problem.rows is None:
-        return problem
-    marginal = LaplaceMarginal(problem)
-    if problem.membership is None:
-        return marginal
-    values = problem.space.constrain(torch.zeros(num_points, problem.space.size, dtype=torch.float64))
-    pseudo = marginal.expand_at(problem.outcomes(values).start().expand(num_points, -1), values).pseudo
-    return replace(problem, tasks=pseudo.compressed())
+    if isinstance(problem, OutcomePosterior):
+        marginal = problem.density()
+        if membership is None:
+            return marginal
+        values = problem.space.constrain(torch.zeros(num_points, problem.space.size, dtype=torch.float64))
+        pseudo = marginal.expand_at(problem.outcomes(values).start().expand(num_points, -1), values).pseudo
+        problem = problem.augmented(pseudo.compressed())
+    return problem if membership is None else problem.given(membership)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,16 +16,10 @@ import bayesmtl
 import bayesmtl as bm
 from bayesmtl import likelihoods, sharing
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.inference import (
-    ENGINES,
-    Draws,
-    augmented_gibbs,
-    handles,
-    partition_gibbs,
-    partition_variational,
-)
+from bayesmtl.inference import ENGINES, NAMES, handles
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Parameter, Reported
+from bayesmtl.posteriors.draws import Draws, HyperparameterDraws, LinearDraws
 from bayesmtl.priors import HalfNormal, Prior
 from bayesmtl.sharing import Sharing
 from tests.contract.checks import (
@@ -107,7 +101,7 @@ FIRST = [variants[0] for variants in SHARINGS.values()]
 ENTRIES = {
     f"{_name(prior)}, {_name(noise)}, {engine}": (bm.LinearModel(prior, noise), engine)
     for prior, noise in _pairs()
-    for engine in ENGINES
+    for engine in NAMES
     if engine not in ("laplace", "nuts", "svi", "mean_field") and handles(engine, prior, noise)
     if engine == "exact" or prior in FIRST or noise != bm.Gaussian()
 }
@@ -224,7 +218,7 @@ class Ridge(Sharing):
 
 @pytest.fixture(
     scope="module",
-    params=[name for name in ENGINES if name not in STOOD_FOR and handles(name, Ridge(), bm.Gaussian())],
+    params=[name for name in NAMES if name not in STOOD_FOR and handles(name, Ridge(), bm.Gaussian())],
 )
 def own_subject(request, lab_data):
     return Subject(bm.LinearModel(Ridge()), lab_data, request.param)
@@ -294,8 +288,11 @@ def test_an_escaped_class_is_noticed():
         Unlisted.__module__ = __name__  # it lives on in Sharing.__subclasses__()
 
 
+DRAWS = (Draws, LinearDraws, HyperparameterDraws)
+
+
 def test_no_engine_escapes():
-    """An engine is a public function of `bayesmtl.inference` from a problem and settings to draws."""
+    """An engine is a public function of `bayesmtl.inference` from a posterior and settings to draws."""
     found = set()
     for name in _modules():
         if name.startswith("bayesmtl.inference"):
@@ -303,25 +300,30 @@ def test_no_engine_escapes():
                 if inspect.isfunction(function) and not function.__name__.startswith("_"):
                     parameters = list(inspect.signature(function).parameters)
                     returned = typing.get_type_hints(function).get("return")
-                    if returned is Draws and parameters == ["problem", "settings"]:
+                    if returned in (Draws, LinearDraws, HyperparameterDraws) and parameters[1:] == [
+                        "settings"
+                    ]:
                         found.add(function)
-    # "gibbs" is two samplers under one name, "svi" two schemes
-    assert found == {*ENGINES.values(), augmented_gibbs, partition_gibbs, partition_variational}
-    assert {engine for _, engine in ENTRIES.values()} == set(ENGINES)
+    assert found == {engine.run for engine in ENGINES}
+    assert {engine.name for engine in ENGINES} == set(NAMES)
+    assert {engine for _, engine in ENTRIES.values()} == set(NAMES)
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_every_engine_says_what_it_approximates(name):
-    """In its docstring; "gibbs" leaves it to its two samplers."""
-    samplers = (augmented_gibbs, partition_gibbs) if name == "gibbs" else (ENGINES[name],)
-    for sampler in samplers:
-        assert "approximate" in sampler.__doc__.lower()
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.run.__name__)
+def test_every_engine_says_what_it_approximates(engine):
+    assert "approximate" in engine.run.__doc__.lower() and engine.approximates
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.run.__name__)
+def test_what_an_engine_needs_it_can_have(engine):
+    """No engine is written off by its own declaration."""
+    assert not engine.needs & engine.cannot and engine.takes(engine.needs)
 
 
 def test_the_catalogue_covers_every_pair():
     """Every registered class meets every engine that works with it, but those that one entry stands for."""
     entries = [(model, engine) for model, engine in ENTRIES.values() if engine not in STOOD_FOR]
-    engines = [engine for engine in ENGINES if engine not in STOOD_FOR]
+    engines = [name for name in NAMES if name not in STOOD_FOR]
     pairs = {(type(model.sharing).__name__, engine) for model, engine in entries}
     outcomes = [outcome for variants in LIKELIHOODS.values() for outcome in variants]
     assert {name for name, _ in pairs} == set(sharing.REGISTRY)

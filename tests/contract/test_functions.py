@@ -565,7 +565,7 @@ def test_no_hyperparameters_at_all_explain_the_data(monkeypatch):
     def nowhere(problem, values, num_draws):
         return values["noise"] * np.nan
 
-    monkeypatch.setattr("bayesmtl.inference.functions.FunctionProblem.log_marginal", nowhere)
+    monkeypatch.setattr("bayesmtl.posteriors.functions.posterior.FunctionPosterior.log_marginal", nowhere)
     data = bm.TaskData.from_frame(frame(), task="site", target="metal", features=["x"])
     for method in ("empirical_bayes", "laplace", "exact"):
         with refused(SpecificationError, "model", "a posterior density that is finite", "outliers"):

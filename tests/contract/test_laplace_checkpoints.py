@@ -11,13 +11,14 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import CheckpointError, ConvergenceWarning
-from bayesmtl.inference import checkpoint as checkpoints
-from bayesmtl.inference import correction, marginal
-from bayesmtl.inference.journal import Journal
+from bayesmtl.inference.laplace import correction
+from bayesmtl.inference.laplace.journal import Journal
 from bayesmtl.parameters import ParameterSpace
+from bayesmtl.posteriors.linear import outcomes as marginal
+from bayesmtl.samplers import checkpoint as checkpoints
 from tests.contract.checks import assert_same_draws
 
-laplace = import_module("bayesmtl.inference.laplace")  # whose name the engine has, too
+laplace = import_module("bayesmtl.inference.laplace.engine")  # whose name the engine has, too
 
 RUN = {"method": "laplace", "seed": 3, "num_chains": 2, "num_draws": 12, "progress": False}
 _KNOWN = {"scale": bm.Fixed(0.7), "mean_scale": bm.Fixed(0.8)}

@@ -8,7 +8,7 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference.variational import SparseProblem
+from bayesmtl.posteriors.functions.inducing import InducingFunctions
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 
@@ -70,9 +70,9 @@ def test_one_kind_for_all_is_that_likelihood(likelihood, make):
 def test_gaussian_parts_have_the_evidence_that_integrating_out_gives(gaussian):
     """The bound is tight: value and gradient are those of the exact density."""
     data = data_of(lambda name, f, rng: 7 + 3 * f + rng.normal())
-    exact = bm.MultitaskGP(likelihood=gaussian)._problem(data)
-    mixed = bm.MultitaskGP(likelihood=dict.fromkeys(NAMES, gaussian))._problem(data)
-    bound = SparseProblem.of(mixed, torch.unique(mixed.X, dim=0))
+    exact = bm.MultitaskGP(likelihood=gaussian)._posterior(data)
+    mixed = bm.MultitaskGP(likelihood=dict.fromkeys(NAMES, gaussian))._posterior(data)
+    bound = InducingFunctions.of(mixed, torch.unique(mixed.X, dim=0))
     points = exact.space.initial(np.random.default_rng(1), 2)
     assert [p.name for p in bound.space.parameters] == [p.name for p in exact.space.parameters]
     for ours, theirs in zip(bound.value_and_gradient(points), exact.value_and_gradient(points), strict=True):

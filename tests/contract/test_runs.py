@@ -8,8 +8,8 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import CheckpointError, ConvergenceWarning
-from bayesmtl.inference import checkpoint as checkpoints
-from bayesmtl.inference.hmc import HMC
+from bayesmtl.samplers import checkpoint as checkpoints
+from bayesmtl.samplers.hmc import HMC
 from tests.contract.checks import assert_same_draws
 
 RUN = {"method": "exact", "seed": 2, "num_chains": 2, "num_draws": 12, "num_warmup": 20, "progress": False}

@@ -12,7 +12,7 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import BayesMTLError, ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import capacity
+from bayesmtl.posteriors.functions import capacity
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 
@@ -99,7 +99,7 @@ def test_minibatches_end_near_full_batches(monkeypatch):
     model = bm.MultitaskGP(sharing=bm.Pooled())
     elbo = {}
     for size in (40, 512):
-        monkeypatch.setattr("bayesmtl.inference.sparse.ROWS_AT_ONCE", size)
+        monkeypatch.setattr("bayesmtl.inference.svi.functions.ROWS_AT_ONCE", size)
         found = model.fit(data, num_inducing=12, **SVI | {"num_warmup": 40})
         elbo[size] = found.sample_stats["elbo"][0, 0]
     assert elbo[40] == pytest.approx(elbo[512], abs=2.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import bayesmtl as bm
-from bayesmtl.inference import ENGINES
+from bayesmtl.inference import NAMES
 from bayesmtl.sharing import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ def test_first_screen_names_the_equation_and_the_two_commands():
 
 
 def test_every_prior_and_engine_is_there():
-    for name in (*REGISTRY, *ENGINES):
+    for name in (*REGISTRY, *NAMES):
         assert f"`{name}" in README, name
 
 

@@ -11,13 +11,13 @@ import torch
 from scipy import special
 
 import bayesmtl as bm
-from bayesmtl.algebra.several_rows import SeveralRows
+from bayesmtl.algebra.class_rows import SeveralRows
 from bayesmtl.errors import ConvergenceWarning
-from bayesmtl.inference.gradient import _by_tape, value_and_gradient
-from bayesmtl.inference.joint import Joint
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.problem import Problem
+from bayesmtl.inference.nuts.gradient import _by_tape, value_and_gradient
 from bayesmtl.likelihoods.categorical import contrasts
+from bayesmtl.posteriors.linear.joint import Joint
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from tests.equivalence.test_sampled_jointly import random_whitening
 
 T, D, N = 4, 3, 40
@@ -60,8 +60,8 @@ def yes_and_no() -> tuple[bm.TaskData, bm.TaskData]:
     return labelled, bm.TaskData.from_arrays(X, y, task, weights=labelled.weights)
 
 
-def problem_of(model: bm.LinearModel, data: bm.TaskData) -> Problem:
-    return model._problem(data, model.likelihood.standardization(data))[0]
+def problem_of(model: bm.LinearModel, data: bm.TaskData) -> LinearPosterior:
+    return model._posterior(data)
 
 
 def rows_of(K: int) -> SeveralRows:

@@ -11,7 +11,7 @@ from bayesmtl.algebra.clusters import draw_clustered, log_marginal_clusters
 from bayesmtl.algebra.collapsed import log_marginal
 from bayesmtl.algebra.conditional import draw_posterior
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.sharing.partition import in_order, num_clusters
+from bayesmtl.sharing.partitions.base import in_order, num_clusters
 from tests.equivalence.inputs import NOISES, NUM_FEATURES, ROWS, compress, make_noise, make_structure
 from tests.equivalence.partitions import all_partitions, growth_strings, one_hot_loadings
 

@@ -9,7 +9,7 @@ import pytest
 
 import bayesmtl as bm
 from bayesmtl.errors import DataError
-from bayesmtl.results.update_rows import with_rows
+from bayesmtl.results.linear.condition_rows import with_rows
 from tests.equivalence.test_condition import balanced, split
 
 RUN = {"method": "laplace", "num_chains": 4, "num_draws": 1000, "progress": False}

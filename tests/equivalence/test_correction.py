@@ -10,7 +10,7 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
-from bayesmtl.inference import correction
+from bayesmtl.inference.laplace import correction
 from bayesmtl.likelihoods import Given
 
 # Few rows that say little: posteriors with a long tail to the left.

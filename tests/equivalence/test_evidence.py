@@ -22,7 +22,7 @@ def rows(number: int = 12) -> bm.TaskData:
 
 def on_lattice(model: bm.MultitaskGP, data: bm.TaskData, *axes: torch.Tensor) -> float:
     """log of the integral of p(y, hyperparameters) over all coordinates, by the trapezoidal rule."""
-    problem = model._problem(data)
+    problem = model._posterior(data)
     points = torch.cartesian_prod(*axes).reshape(-1, len(axes))
     assert points.shape[1] == problem.space.size
     value = torch.cat([problem.value(part) for part in points.split(4000)])
@@ -69,7 +69,7 @@ def test_loadings_that_can_be_turned():
         sharing=bm.LowRank(2, scale=FIXED(0.3), mean_scale=FIXED(1.0)),
         likelihood=bm.Gaussian(noise=0.5),
     )
-    problem = model._problem(rows())
+    problem = model._posterior(rows())
     assert problem.turning == "loadings" and problem.space.size == 4
     # half of one axis is enough: all loadings with their signs changed are as likely
     axis = line(-6.25, 6.25, 26)

@@ -13,12 +13,15 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra import functions
 from bayesmtl.algebra.functions import JITTERS, DenseRows, factorise
-from bayesmtl.inference import functions as inference
-from bayesmtl.inference.functions import FunctionProblem, parts
-from bayesmtl.inference.mode import search
 from bayesmtl.kernels import Kernels
-from bayesmtl.sharing.function_base import correlation
+from bayesmtl.posteriors.functions import grid as grids
+from bayesmtl.posteriors.functions import posterior as inference
+from bayesmtl.posteriors.functions.build import parts
+from bayesmtl.posteriors.functions.grid import GridFunctions
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior, known_fields
+from bayesmtl.samplers.modes import search
 from bayesmtl.sharing.functions import over_functions
+from bayesmtl.sharing.over_functions import correlation
 
 T, D, n = 3, 2, 14
 NAMES = ("a", "b", "c")
@@ -32,9 +35,9 @@ SHARINGS = {
 }
 
 
-def problem(sharing, kernel=None, noise="task", num_rows=n) -> FunctionProblem:
+def problem(sharing, kernel=None, noise="task", num_rows=n) -> FunctionPosterior:
     rng = np.random.default_rng(3)
-    return FunctionProblem(
+    return FunctionPosterior(
         Kernels((bm.Matern() if kernel is None else kernel,)),
         over_functions(sharing, bm.HalfNormal()),
         bm.Gaussian(noise),
@@ -120,7 +123,7 @@ KERNELS = {
 }
 
 
-def several(name, num_rows=n) -> FunctionProblem:
+def several(name, num_rows=n) -> FunctionPosterior:
     sharing, own = KERNELS[name]
     kernels, reading = parts(own, sharing, bm.HalfNormal())
     return replace(problem(sharing, num_rows=num_rows), kernels=kernels, sharing=reading)
@@ -195,7 +198,7 @@ def test_modes_by_way_of_a_part_of_the_data_are_modes(monkeypatch):
     x, task = rng.uniform(0, 3, 90), np.arange(90) % 3
     y = np.sin(2 * x) * np.array([1.0, -1.0, 0.5])[task] + 0.1 * rng.normal(size=90)
     data = bm.TaskData.from_arrays(x[:, None], y, np.array(NAMES)[task])
-    target = bm.MultitaskGP(sharing=bm.LowRank(rank=1))._problem(data)
+    target = bm.MultitaskGP(sharing=bm.LowRank(rank=1))._posterior(data)
     assert target.reduced(rng) is None
     (direct, *_) = search(target, target, np.random.default_rng(1))
     monkeypatch.setattr(inference, "_EXPENSIVE_FROM", 50)
@@ -204,12 +207,16 @@ def test_modes_by_way_of_a_part_of_the_data_are_modes(monkeypatch):
     assert part.space == target.space and np.bincount(part.task).tolist() == [15, 15, 15]
     (found, *_) = search(target, target, np.random.default_rng(2))
     assert found.converged and abs(found.value - direct.value) < 1e-3
-    monkeypatch.setattr(inference, "_LARGE_GRID", 50)
-    monkeypatch.setattr(inference, "_SMALL_GRID", 45)
+    monkeypatch.setattr(grids, "_LARGE_GRID", 50)
+    monkeypatch.setattr(grids, "_SMALL_GRID", 45)
     shared = bm.TaskData.from_wide(x[:60, None], rng.normal(size=(60, 3)), NAMES)
-    grid = bm.MultitaskGP()._problem(shared)
+    grid = bm.MultitaskGP()._posterior(shared)
     part = grid.reduced(rng)
-    assert part.on_grid and part.grid.shape == (45, 3) and part.weight == pytest.approx(60 / 45)
+    assert (
+        isinstance(part, GridFunctions)
+        and part.grid.shape == (45, 3)
+        and part.weight == pytest.approx(60 / 45)
+    )
 
 
 def test_several_kernels_are_reported_without_labels():
@@ -416,7 +423,7 @@ def test_order_of_rows_and_names_of_tasks_change_nothing():
     target = problem(bm.LowRank())
     at = points(target)
     order = torch.from_numpy(np.random.default_rng(0).permutation(n))
-    shuffled = FunctionProblem(
+    shuffled = FunctionPosterior(
         target.kernels,
         target.sharing,
         target.likelihood,
@@ -446,9 +453,9 @@ def test_kronecker_equals_dense(name, noise, num_holes):
     y, task = rng.normal(size=len(order)), np.tile(np.arange(T), m)[order]
     data = bm.TaskData.from_arrays(X, y, np.array(NAMES)[task], intercept=False)
     data = data.with_target_standardization("none")
-    fast = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise))._problem(data)
-    assert fast.grid is not None and fast.grid.shape == (m, T) and fast.num_holes == num_holes
-    dense = replace(fast, grid=None)
+    fast = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise))._posterior(data)
+    assert isinstance(fast, GridFunctions) and fast.grid.shape == (m, T) and fast.num_holes == num_holes
+    dense = FunctionPosterior(**known_fields(fast))
     at = points(fast)
     for found, expected in zip(fast.value_and_gradient(at), dense.value_and_gradient(at), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-8)
@@ -465,7 +472,7 @@ def test_grids_are_recognised_when_nearly_complete():
     inputs = rng.normal(size=(6, 1))
     model = bm.MultitaskGP()
     whole = bm.TaskData.from_wide(inputs, Y, NAMES)
-    assert model._problem(whole).grid is not None
+    assert isinstance(model._posterior(whole), GridFunctions)
     options = {"method": "empirical_bayes", "seed": 0, "progress": False}
     fit = model.fit(whole, **options)
     assert "complete grid of 6 inputs x 3 tasks" in fit.reason
@@ -474,11 +481,11 @@ def test_grids_are_recognised_when_nearly_complete():
     assert "a grid, 1 of its 18 cells missing, of 6 inputs x 3 tasks" in model.fit(holed, **options).reason
     Y[:, 0] = np.nan
     sparse = bm.TaskData.from_wide(inputs, Y, NAMES)
-    assert model._problem(sparse).grid is None
+    assert not isinstance(model._posterior(sparse), GridFunctions)
     assert "Cholesky" in model.fit(sparse, **options).reason
     twice = np.vstack([inputs, inputs[:1]])
     repeated = bm.TaskData.from_wide(twice, rng.normal(size=(7, T)), NAMES)
-    assert model._problem(repeated).grid is None
+    assert not isinstance(model._posterior(repeated), GridFunctions)
 
 
 @pytest.mark.parametrize(
@@ -492,8 +499,8 @@ def test_predictions_from_a_grid_equal_dense_ones(name, num_holes):
     model = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise="task"))
     fast = model.fit(data, method="empirical_bayes", seed=0, progress=False)
     dense = replace(fast)
-    dense.__dict__["problem"] = replace(fast.problem, grid=None)
-    assert fast.problem.num_holes == num_holes and fast.problem.on_grid
+    dense.__dict__["problem"] = FunctionPosterior(**known_fields(fast.problem))
+    assert isinstance(fast.problem, GridFunctions) and fast.problem.num_holes == num_holes
     new = (rng.normal(size=(5, D)), ["a", "b", "c", "d", "d"])
     for joint in (True, False):
         first, second = (fit.predict(new, new_tasks="population", joint=joint) for fit in (fast, dense))
@@ -503,9 +510,9 @@ def test_predictions_from_a_grid_equal_dense_ones(name, num_holes):
     np.testing.assert_allclose(first[["mean", "sd"]], second[["mean", "sd"]], rtol=1e-8)
     # a row beside the grid adds an input, of which all other tasks' cells are missing: few enough or not
     wiser = fast.condition((new[0][:1], [0.3], ["a"]))
-    assert wiser.problem.on_grid == (num_holes == 0)
+    assert isinstance(wiser.problem, GridFunctions) == (num_holes == 0)
     by_rows = replace(wiser)
-    by_rows.__dict__["problem"] = replace(wiser.problem, grid=None)
+    by_rows.__dict__["problem"] = FunctionPosterior(**known_fields(wiser.problem))
     first, second = (fit.predict(new, new_tasks="population").mean for fit in (wiser, by_rows))
     np.testing.assert_allclose(first, second, rtol=1e-8, atol=1e-10)
 

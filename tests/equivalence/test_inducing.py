@@ -13,11 +13,10 @@ import bayesmtl as bm
 from bayesmtl.algebra.functions import function_covariance
 from bayesmtl.algebra.greedy import greedy_choice
 from bayesmtl.algebra.inducing import Features, Weights
-from bayesmtl.inference.expected import ExpectedRows
-from bayesmtl.inference.functions import problem_of
-from bayesmtl.inference.sparse import choose_inducing
-from bayesmtl.inference.variational import SparseProblem, natural_step, sums_of
 from bayesmtl.likelihoods.base import Given
+from bayesmtl.posteriors.functions.expected import ExpectedRows
+from bayesmtl.posteriors.functions.inducing import InducingFunctions, natural_step, sums_of
+from bayesmtl.posteriors.functions.inducing_inputs import choose_inducing
 
 QUICK = {"method": "empirical_bayes", "seed": 0, "progress": False, "num_draws": 20}
 T, n = 3, 24
@@ -56,7 +55,7 @@ def rows(likelihood=None) -> bm.TaskData:
 def dense(name="hierarchical", likelihood=None):
     kernel, sharing = MODELS[name]
     likelihood = bm.Gaussian(noise="task") if likelihood is None else likelihood
-    return bm.MultitaskGP(kernel, sharing, likelihood)._problem(rows(likelihood))
+    return bm.MultitaskGP(kernel, sharing, likelihood)._posterior(rows(likelihood))
 
 
 def points(problem, num_points=2) -> torch.Tensor:
@@ -74,7 +73,7 @@ def one(problem) -> dict[str, torch.Tensor]:
 def test_with_all_inputs_inducing_the_bound_is_the_evidence(name):
     """To the nugget of 1e-8 on the covariance of inducing values."""
     problem = dense(name)
-    sparse = SparseProblem.of(problem, problem.X)
+    sparse = InducingFunctions.of(problem, problem.X)
     at = points(problem)
     for ours, exact in zip(sparse.value_and_gradient(at), problem.value_and_gradient(at), strict=True):
         torch.testing.assert_close(ours, exact, rtol=1e-5, atol=1e-4)
@@ -114,7 +113,7 @@ def test_bound_equals_that_of_titsias(name):
     K, Q, noise = covariances(problem, Z)
     marginal = torch.distributions.MultivariateNormal(torch.zeros(n).double(), Q + torch.diag(noise))
     expected = marginal.log_prob(problem.y) - 0.5 * ((K - Q).diagonal() / noise).sum()
-    found = SparseProblem.of(problem, Z).log_marginal(one(problem), 1)[0]
+    found = InducingFunctions.of(problem, Z).log_marginal(one(problem), 1)[0]
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
 
 
@@ -122,7 +121,8 @@ def test_more_inducing_inputs_give_a_higher_bound_below_the_evidence():
     problem = dense()
     values = one(problem)
     bounds = [
-        float(SparseProblem.of(problem, problem.X[:m]).log_marginal(values, 1)[0]) for m in (2, 5, 10, 20, n)
+        float(InducingFunctions.of(problem, problem.X[:m]).log_marginal(values, 1)[0])
+        for m in (2, 5, 10, 20, n)
     ]
     assert (np.diff(bounds) > 0).all()
     assert bounds[-1] <= float(problem.log_marginal(values, 1)[0]) + 1e-6
@@ -179,7 +179,7 @@ def test_new_tasks_own_quantities_are_weighted_as_by_the_dense_fit():
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_gradient_equals_differences(name):
     problem = dense(likelihood=OUTCOMES[name])
-    sparse = SparseProblem.of(problem, problem.X[:10])
+    sparse = InducingFunctions.of(problem, problem.X[:10])
     at = points(problem, 1)
     _, gradient = sparse.value_and_gradient(at)
     h = 1e-4
@@ -220,7 +220,7 @@ def test_natural_gradients_end_where_direct_maximisation_does(name):
 
     with torch.enable_grad():
         optimiser.step(closure)
-    sparse = SparseProblem.of(problem, problem.X)
+    sparse = InducingFunctions.of(problem, problem.X)
     torch.testing.assert_close(sparse.log_marginal(values, 1)[0], bound().detach(), rtol=1e-5, atol=1e-3)
     at = sparse.features(values, sparse.roots(values), sparse.factor(values), problem.X, problem.task)
     found, variance = sparse.best(values).moments(at)
@@ -236,9 +236,9 @@ def test_student_t_with_many_degrees_of_freedom_is_gaussian():
     pair = [replace(normal, likelihood=student), normal]
     values = one(pair[1])
     known = {"scale": values["noise"], "degrees": torch.tensor([1e7]).double()}
-    found = SparseProblem.of(pair[0], pair[0].X[:10]).log_marginal({**values, **known}, 1)
+    found = InducingFunctions.of(pair[0], pair[0].X[:10]).log_marginal({**values, **known}, 1)
     torch.testing.assert_close(
-        found, SparseProblem.of(pair[1], pair[1].X[:10]).log_marginal(values, 1), rtol=1e-5, atol=1e-4
+        found, InducingFunctions.of(pair[1], pair[1].X[:10]).log_marginal(values, 1), rtol=1e-5, atol=1e-4
     )
 
 
@@ -282,7 +282,7 @@ def test_functions_agree_with_a_sampler(name):
         12_000,
         np.random.default_rng(0),
     )[2_000:]
-    sparse = SparseProblem.of(problem, problem.X)
+    sparse = InducingFunctions.of(problem, problem.X)
     at = sparse.features(values, sparse.roots(values), sparse.factor(values), problem.X, problem.task)
     mean, variance = (part.numpy() for part in sparse.best(values).moments(at))
     sd = draws.std(axis=0)
@@ -297,7 +297,7 @@ def test_functions_agree_with_a_sampler(name):
 
 def test_batches_add_up_to_a_step_with_all_rows():
     problem = dense("latent factors")
-    sparse = SparseProblem.of(problem, problem.X[:6])
+    sparse = InducingFunctions.of(problem, problem.X[:6])
     values = one(problem)
     L, roots = sparse.factor(values), sparse.roots(values)
 
@@ -361,7 +361,7 @@ def test_inducing_inputs_are_chosen_where_they_say_most():
     X = np.concatenate([rng.normal(0, 0.05, size=(200, 2)), rng.uniform(-3, 3, size=(100, 2))])
     data = bm.TaskData.from_arrays(X, rng.normal(size=300), np.arange(300) % 3, intercept=False)
     model = bm.MultitaskGP()
-    problem = problem_of(data, data.standardization(), *_parts(model), model.likelihood)
+    problem = model._posterior(data)
     Z = choose_inducing(problem, 20, rng)
     assert Z.shape == (20, 2) and bool((Z[:, None] == problem.X).all(-1).any(1).all())
     crowded = (Z / problem.X.std(0)).norm(dim=1) < 0.2
@@ -373,9 +373,3 @@ def test_inducing_inputs_are_chosen_where_they_say_most():
         torch.ones(1, 5).double(), lambda i: K[:, :, i], 1e-2 * torch.ones(1, 5), 5, least=0.4
     )
     assert chosen.positions == [0]
-
-
-def _parts(model):
-    from bayesmtl.inference.functions import parts
-
-    return parts(model.kernel, model.sharing, model.amplitude)

@@ -15,10 +15,11 @@ import bayesmtl as bm
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.errors import ConvergenceWarning
-from bayesmtl.inference.importance import Proposal, smooth, systematic, weighted_sample
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.problem import Problem
 from bayesmtl.likelihoods import NOTHING, Derivatives, Rowwise
+from bayesmtl.posteriors.linear.build import with_rows
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.samplers.importance import Proposal, smooth, systematic, weighted_sample
 
 NOISE = 0.7
 SHARINGS = {
@@ -52,12 +53,12 @@ class _GaussianRows(Rowwise):
 
 def problem_of(
     sharing: bm.sharing.Sharing, likelihood: Rowwise, y: np.ndarray, X: np.ndarray, task
-) -> Problem:
+) -> LinearPosterior:
     T = int(task.max()) + 1
     tasks = TaskStatistics.from_rows(X, y, task, T).compress()
     names = tuple(f"t{t}" for t in range(T))
     rows = None if likelihood.compresses else TaskRows.of(X, y, task, T)
-    return Problem(sharing, likelihood, tasks, names, np.ones(T), rows=rows)
+    return with_rows(LinearPosterior(sharing, likelihood, tasks, names, np.ones(T)), rows)
 
 
 def inputs(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
@@ -196,7 +197,7 @@ def test_values_do_not_depend_on_what_they_are_computed_with(monkeypatch):
     problem = problem_of(bm.Hierarchical(), bm.Bernoulli(), rng.binomial(1, 0.4, len(task)) * 1.0, X, task)
     points = problem.space.initial(rng, 7)
     together = LaplaceMarginal(problem).value_and_gradient(points)
-    monkeypatch.setattr("bayesmtl.inference.marginal._AT_ONCE", 1)
+    monkeypatch.setattr("bayesmtl.posteriors.linear.outcomes._AT_ONCE", 1)
     for first, second in zip(together, LaplaceMarginal(problem).value_and_gradient(points), strict=True):
         torch.testing.assert_close(first, second, rtol=1e-7, atol=1e-7)
 

@@ -10,9 +10,9 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.problem import Problem
-from bayesmtl.inference.target import Density
+from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.posteriors.target import Density
 
 NAMES = ("a", "b", "c", "d")
 
@@ -34,12 +34,12 @@ def targets(m: int = 8) -> dict[str, np.ndarray]:
     }
 
 
-def problem_of(model: bm.LinearModel, data: bm.TaskData) -> Problem:
-    return model._problem(data, model._standardization(data))[0]
+def problem_of(model: bm.LinearModel, data: bm.TaskData) -> LinearPosterior:
+    return model._posterior(data)
 
 
-def density_of(problem: Problem) -> Density:
-    return problem if problem.rows is None else LaplaceMarginal(problem)
+def density_of(problem: LinearPosterior) -> Density:
+    return problem.density()
 
 
 KINDS_OF_TARGETS = {"a": bm.Gaussian(), "b": bm.Bernoulli(), "c": bm.NegativeBinomial(), "d": bm.StudentT()}
@@ -68,7 +68,7 @@ def test_one_likelihood_for_all_is_that_likelihood(likelihood):
     assert [p.name for p in mixed.space.parameters] == [p.name for p in alone.space.parameters]
     points = alone.space.initial(np.random.default_rng(3), 4)
     expected, found = (density_of(p).value_and_gradient(points) for p in (alone, mixed))
-    assert mixed.rows is not None
+    assert isinstance(mixed, OutcomePosterior)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found[1], expected[1], rtol=1e-7, atol=1e-7)
 
@@ -98,7 +98,7 @@ def test_tasks_that_share_nothing_are_models_of_their_own():
     sharing, y = bm.Independent(scale=bm.Fixed(0.8)), targets()
     together = problem_of(bm.LinearModel(sharing, parts), data_of(y))
     points = together.space.initial(np.random.default_rng(3), 4)
-    value, gradient = LaplaceMarginal(together).value_and_gradient(points)
+    value, gradient = together.density().value_and_gradient(points)
     total, slopes = torch.zeros_like(value), torch.zeros_like(gradient)
     names = [p.name for p in together.space.parameters if p.size]
     assert names == ["noise", "dispersion", "scale", "degrees"]
@@ -124,7 +124,7 @@ def test_a_density_that_rounding_has_eaten_is_none():
     assert [p.name for p in problem.space.parameters][-4:] == ["noise", "dispersion", "scale", "degrees"]
     points = problem.space.initial(np.random.default_rng(3), 2)
     points[:, -4] = torch.tensor([-6.0, -60.0], dtype=torch.float64)
-    value, gradient = LaplaceMarginal(problem).value_and_gradient(points)
+    value, gradient = problem.density().value_and_gradient(points)
     assert bool(torch.isfinite(value[0])) and value[1] == -torch.inf
     assert bool(torch.isfinite(gradient).all()) and bool((gradient[1] == 0).all())
 

@@ -11,11 +11,11 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.functions import TaskStructure
 from bayesmtl.algebra.kronecker import decompose_inputs
-from bayesmtl.algebra.kronecker_held import HeldGrid, TaskSlopes, expected_information
-from bayesmtl.inference import functions
-from bayesmtl.inference.functions import FunctionProblem
-from bayesmtl.inference.mode import find_modes, highest
-from bayesmtl.inference.nested import climb_nested, search_nested
+from bayesmtl.algebra.kronecker_fixed_kernel import HeldGrid, TaskSlopes, expected_information
+from bayesmtl.posteriors.functions import grid as grids
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior
+from bayesmtl.samplers.modes import find_modes, highest
+from bayesmtl.samplers.nested import climb_nested, search_nested
 
 
 def grid(m: int, T: int) -> bm.TaskData:
@@ -26,8 +26,8 @@ def grid(m: int, T: int) -> bm.TaskData:
     return bm.TaskData.from_wide(X, Y + rng.normal(size=T), [f"task {t}" for t in range(T)])
 
 
-def problem(sharing: bm.sharing.Sharing, m: int = 20, T: int = 4, noise: str = "shared") -> FunctionProblem:
-    return bm.MultitaskGP(sharing=sharing, likelihood=bm.Gaussian(noise))._problem(grid(m, T))
+def problem(sharing: bm.sharing.Sharing, m: int = 20, T: int = 4, noise: str = "shared") -> FunctionPosterior:
+    return bm.MultitaskGP(sharing=sharing, likelihood=bm.Gaussian(noise))._posterior(grid(m, T))
 
 
 @pytest.mark.parametrize("sharing", [bm.Hierarchical(), bm.LowRank(2), bm.TaskCovariance()], ids=repr)
@@ -140,8 +140,8 @@ def test_the_curvature_that_the_search_learns_is_that_of_the_best_density():
 
 
 def test_a_part_of_the_inputs_leads_to_the_same_mode(monkeypatch):
-    monkeypatch.setattr(functions, "_LARGE_GRID", 30)
-    monkeypatch.setattr(functions, "_SMALL_GRID", 20)
+    monkeypatch.setattr(grids, "_LARGE_GRID", 30)
+    monkeypatch.setattr(grids, "_SMALL_GRID", 20)
     whole = problem(bm.Hierarchical(), m=40)
     rng = np.random.default_rng(0)
     reduced = whole.reduced(rng)
@@ -156,9 +156,9 @@ def test_nothing_is_held_where_cells_are_missing_or_the_kernel_is_known():
     data = grid(20, 4)
     y = data.y.copy()
     y[3] = np.nan
-    assert bm.MultitaskGP()._problem(bm.TaskData.from_arrays(data.X, y, data.task)).num_held == 0
+    assert bm.MultitaskGP()._posterior(bm.TaskData.from_arrays(data.X, y, data.task)).num_held == 0
     known = bm.MultitaskGP(kernel=bm.Matern(lengthscale=bm.Fixed(1.0)))
-    assert known._problem(data).num_held == 0
+    assert known._posterior(data).num_held == 0
 
 
 def test_a_kernel_that_is_not_finite_has_no_density():

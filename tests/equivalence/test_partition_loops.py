@@ -6,8 +6,8 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
-from bayesmtl.inference.partition_moves import gibbs_sweep
-from bayesmtl.inference.partition_weights import Weights
+from bayesmtl.inference.partitions.moves import gibbs_sweep
+from bayesmtl.inference.partitions.prior_weights import Weights
 from benchmarks.common import prepare
 from benchmarks.partitions import many_tasks, plain_density, plain_sweep
 from tests.statistical.test_partitions import toy_evidence

@@ -25,9 +25,9 @@ from bayesmtl.algebra.soft_clusters import (
     worth_of_merging,
 )
 from bayesmtl.diagnostics import Check, check_draws
-from bayesmtl.inference import Problem, StandardRows, handles
-from bayesmtl.inference.partition_bound import Ascent, Shares, weight_moments
-from bayesmtl.inference.partition_variational import (
+from bayesmtl.inference import handles
+from bayesmtl.inference.partitions.bound import Ascent, Shares, weight_moments
+from bayesmtl.inference.partitions.variational import (
     LAST_STICK,
     ascend,
     drawn_clusters,
@@ -35,6 +35,8 @@ from bayesmtl.inference.partition_variational import (
     starting_shares,
     with_enough,
 )
+from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
+from bayesmtl.posteriors.linear.rows import StandardRows
 from benchmarks.common import prepare
 from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions
@@ -62,7 +64,7 @@ def binary(sharing: bm.sharing.Sharing, *, num_tasks: int = 4, rows: int = 5, **
     laid_out = StandardRows(X, y, task, None, further.get("offset"), None)  # type: ignore[arg-type]
     model = bm.LinearModel(sharing, bm.Bernoulli())
     names = tuple(f"task_{t}" for t in range(num_tasks))
-    problem = Problem(
+    problem = OutcomePosterior(
         model.sharing,
         model.likelihood,
         laid_out.statistics(num_tasks).compress(),
@@ -78,7 +80,8 @@ def somewhere(ascent: Ascent, num_clusters: int, seed: int = 0) -> Shares:
     rng = np.random.default_rng(seed)
     share = torch.from_numpy(rng.dirichlet(np.ones(num_clusters), ascent.problem.tasks.num_tasks))
     point = ascent.problem.space.initial(rng, 1)[0]
-    xi = None if ascent.shape is None else torch.from_numpy(rng.uniform(0, 3, ascent.shape.shape))
+    rows = ascent.rows
+    xi = None if rows is None else torch.from_numpy(rng.uniform(0, 3, rows.shape.shape))
     return Shares(point, share, xi)
 
 
@@ -251,14 +254,14 @@ def test_rows_are_bounded_from_below_and_touched():
     """The quadratic in f never exceeds the log likelihood, and meets it at f = xi, offsets or none."""
     offset = np.random.default_rng(5).normal(size=20)
     ascent = binary(bm.DirichletProcess(), offset=offset)
-    rows, likelihood = ascent.rows, ascent.problem.rowwise
+    rows, likelihood = ascent.problem.rows, ascent.problem.rowwise
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         f = 2 * torch.randn(rows.size, generator=generator, dtype=torch.float64)
         xi = 3 * torch.rand(rows.size, generator=generator, dtype=torch.float64)
         for touching in (False, True):
             at_f = f.abs() if touching else xi
-            omega, kappa = ascent._omega(at_f), ascent.kappa
+            omega, kappa = ascent.rows.omega(at_f), ascent.rows.kappa
             g = f - rows.offset
             quadratic = (kappa - omega * rows.offset) * g - omega * g**2 / 2
             bound = float((quadratic * rows.real).sum()) + ascent._constant(at_f)
@@ -267,7 +270,7 @@ def test_rows_are_bounded_from_below_and_touched():
 
 
 def test_clusters_are_added_while_the_last_is_needed(monkeypatch):
-    module = importlib.import_module("bayesmtl.inference.partition_variational")
+    module = importlib.import_module("bayesmtl.inference.partitions.variational")
     monkeypatch.setattr(module, "MOST_AT_FIRST", 2)
     data, truth, _ = clustered_data(4, 0.0, 2, num_tasks=16)
     ascent = Ascent.of(prepare(bm.LinearModel(bm.DirichletProcess()), data))

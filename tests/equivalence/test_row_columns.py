@@ -12,8 +12,8 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.errors import ConvergenceWarning, DataError
-from bayesmtl.inference.marginal import LaplaceMarginal
 from bayesmtl.likelihoods import Outcomes
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
 
 RUN = {"seed": 0, "num_chains": 2, "num_draws": 20, "num_warmup": 20, "progress": False}
 
@@ -40,7 +40,7 @@ def repeated(data: bm.TaskData, times: np.ndarray) -> bm.TaskData:
 
 
 def density(model: bm.LinearModel, data: bm.TaskData):
-    problem, _ = model._problem(data, model.likelihood.standardization(data))
+    problem = model._posterior(data)
     return problem, (problem if model.likelihood.compresses else LaplaceMarginal(problem))
 
 

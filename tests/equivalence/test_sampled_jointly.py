@@ -23,13 +23,12 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.errors import ConvergenceWarning, MissingDependencyError, SpecificationError
-from bayesmtl.inference.batches import RowBatches, TaskBatches
-from bayesmtl.inference.gradient import _by_tape, value_and_gradient
-from bayesmtl.inference.guide import Guide
-from bayesmtl.inference.joint import Joint, informed, log_likelihood
-from bayesmtl.inference.nuts import Chain, collect, private_randomness
-from bayesmtl.inference.whitening import Whitening, whitening
+from bayesmtl.inference.nuts.engine import Chain, collect, private_randomness
+from bayesmtl.inference.nuts.gradient import _by_tape, value_and_gradient
+from bayesmtl.inference.nuts.whitening import Whitening, whitening
 from bayesmtl.likelihoods import Given
+from bayesmtl.posteriors.linear.batches import RowBatches, TaskBatches
+from bayesmtl.posteriors.linear.joint import Joint, informed
 from tests.equivalence.test_laplace import inputs, problem_of
 
 SHARINGS = {
@@ -148,14 +147,11 @@ def test_rows_carry_offsets_weights_and_trials(likelihood):
         np.testing.assert_allclose(value_and_gradient(white)(v)[1], slope[0], rtol=1e-7, atol=1e-9)
 
     state = joint.state(x[:1])
-    start = problem.space.initial(np.random.default_rng(0), 1)[0]
-    zeros = torch.zeros(T, 3, dtype=torch.float64)
-    guide = Guide(problem, start, zeros[:1], torch.zeros(T, 3, 3, dtype=torch.float64), zeros, 0.1)
     rows = problem.rows
     batches = TaskBatches(T, T) if rows is None else RowBatches(rows, T, 100)
     batch = batches.draw(np.random.default_rng(0))
-    by_task = guide.log_likelihood(state.values, state.weights[:, batch.tasks], batch)
-    torch.testing.assert_close(by_task.sum(), log_likelihood(problem, state.values, state.weights)[0])
+    by_task = problem.log_likelihood_of(batch, state.values, state.weights[:, batch.tasks])
+    torch.testing.assert_close(by_task.sum(), problem.log_likelihood(state.values, state.weights)[0])
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
@@ -435,6 +431,6 @@ def test_without_pyro_the_error_says_how_to_install_it(monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(sys.modules["bayesmtl.inference.nuts"], "import_module", missing)
+    monkeypatch.setattr(sys.modules["bayesmtl.inference.nuts.engine"], "import_module", missing)
     with pytest.raises(MissingDependencyError, match=r'pip install "bayesmtl\[pyro\]"'):
         run(lines())

@@ -16,10 +16,11 @@ from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
-from bayesmtl.inference import Problem, partition_step
-from bayesmtl.inference.partition_moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
-from bayesmtl.inference.partition_step import _ByCluster
-from bayesmtl.inference.partition_weights import ShareWeights
+from bayesmtl.inference.partitions import steps as partition_step
+from bayesmtl.inference.partitions.moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
+from bayesmtl.inference.partitions.prior_weights import ShareWeights
+from bayesmtl.inference.partitions.steps import _ByCluster
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from benchmarks import partition_calibration
 from benchmarks.common import prepare
 from benchmarks.partition_calibration import advanced, simulate
@@ -40,7 +41,7 @@ def labelled(num_tasks: int, num_clusters: int) -> torch.Tensor:
     return torch.tensor(list(itertools.product(range(num_clusters), repeat=num_tasks)))
 
 
-def toy(sharing: bm.Clusters, num_tasks: int = 4) -> Problem:
+def toy(sharing: bm.Clusters, num_tasks: int = 4) -> LinearPosterior:
     """Tasks of two to five rows with two features."""
     rng = np.random.default_rng(5)
     task = np.repeat(np.arange(num_tasks), 2 + np.arange(num_tasks) % 4)
@@ -51,19 +52,19 @@ def toy(sharing: bm.Clusters, num_tasks: int = 4) -> Problem:
     return prepare(bm.LinearModel(sharing), data)
 
 
-def drawn(problem: Problem, number: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def drawn(problem: LinearPosterior, number: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Hyperparameters from their prior, the same so many times."""
     one = problem.space.sample(np.random.default_rng(seed), 1)
     return {name: value.expand(number, *value.shape[1:]) for name, value in one.items()}
 
 
-def log_density(problem: Problem, values: dict[str, torch.Tensor]) -> torch.Tensor:
+def log_density(problem: LinearPosterior, values: dict[str, torch.Tensor]) -> torch.Tensor:
     """log p(y | clusters, hyperparameters), shape (B,)."""
     noise = problem.noise(values, len(values["cluster"]))
     return log_marginal_clusters(problem.tasks, problem.structure(values), noise)
 
 
-def dense_density(problem: Problem, values: dict[str, torch.Tensor], b: int) -> float:
+def dense_density(problem: LinearPosterior, values: dict[str, torch.Tensor], b: int) -> float:
     """log p(y | clusters, hyperparameters) from the covariance of all weights, slowly."""
     member, T = values["cluster"][b].numpy(), problem.tasks.num_tasks
     D = problem.tasks.num_features
@@ -109,11 +110,12 @@ def test_density_is_the_dense_one(name):
 @pytest.mark.parametrize("name", OWN)
 def test_gradient_of_the_density(name):
     """Analytic against central differences, empty clusters included."""
-    problem = toy(bm.Clusters(3, bm.Gamma(2.0, 2.0), **OWN[name])).given(torch.tensor([[2, 0, 2, 0]]))
+    posterior = toy(bm.Clusters(3, bm.Gamma(2.0, 2.0), **OWN[name]))
+    problem = posterior.given(torch.tensor([[2, 0, 2, 0]]))
     point = problem.space.initial(np.random.default_rng(3), 1)
     _, gradient = problem.value_and_gradient(point)
     step = 1e-5 * torch.eye(point.shape[1], dtype=point.dtype)
-    given = problem.given(torch.tensor([[2, 0, 2, 0]]).expand(point.shape[1], -1))
+    given = posterior.given(torch.tensor([[2, 0, 2, 0]]).expand(point.shape[1], -1))
     numeric = (given.value(point + step) - given.value(point - step)) / 2e-5
     torch.testing.assert_close(gradient[0], numeric, rtol=1e-5, atol=1e-6)
 
@@ -142,9 +144,9 @@ def test_states_have_the_probabilities_of_partitions():
     same = states[:, 0] == states[:, 3]
     expected = (0.7 + 1) / (3 * 0.7 + 1)
     assert float(probability[same].sum()) == pytest.approx(expected, abs=1e-12)
-    partition = bm.sharing.partition.in_order(states)
+    partition = bm.sharing.partitions.base.in_order(states)
     merged = plain.log_partition(partition, values).exp()
-    number = bm.sharing.partition.num_clusters(states)
+    number = bm.sharing.partitions.base.num_clusters(states)
     choices = torch.tensor([1.0, 3.0, 6.0, 6.0], dtype=torch.float64)[number]
     torch.testing.assert_close(probability * choices, merged)
 
@@ -257,7 +259,7 @@ def geweke(name: str, num_sets: int, seed: int, *, steps: int = 3) -> dict[str, 
     return {name: float(stats.ttest_rel(b, after[name]).pvalue) for name, b in before.items()}
 
 
-def functions(problem: Problem, points: torch.Tensor, cluster: torch.Tensor) -> dict[str, np.ndarray]:
+def functions(problem: LinearPosterior, points: torch.Tensor, cluster: torch.Tensor) -> dict[str, np.ndarray]:
     """Functions of hyperparameters, clusters and data, each (B,)."""
     found = partition_calibration.shown(problem.space, points, cluster, problem.given(cluster))
     values = problem.space.constrain(points) | {"cluster": cluster}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,9 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.functions import factorise
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference import function_partitions
-from bayesmtl.inference.function_partitions import FunctionPartitionSampler, PartitionedProblem
-from bayesmtl.sharing.partition import in_order, num_clusters
+from bayesmtl.inference.partitions import functions as function_partitions
+from bayesmtl.inference.partitions.functions import FunctionPartitionSampler, PartitionedFunctions
+from bayesmtl.sharing.partitions.base import in_order, num_clusters
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 
@@ -51,7 +53,7 @@ def partitions() -> torch.Tensor:
 
 def enumerated(model: bm.MultitaskGP, data: bm.TaskData) -> np.ndarray:
     """Posterior probabilities of all partitions, from the dense density of all rows."""
-    problem, every = model._problem(data), partitions()
+    problem, every = model._posterior(data), partitions()
     values = problem.space.constrain(torch.zeros(len(every), 0).double()) | {"cluster": every}
     density = problem.log_marginal(values, len(every)) + model.sharing.log_partition(every, values)
     return torch.softmax(density, 0).numpy()
@@ -60,11 +62,11 @@ def enumerated(model: bm.MultitaskGP, data: bm.TaskData) -> np.ndarray:
 @pytest.mark.parametrize("within", ["none", "diagonal"])
 def test_evidence_is_the_dense_density(within):
     model, every = known(within), partitions()
-    problem = PartitionedProblem.of(model._problem(toy()))
+    problem = model._posterior(toy())
     values = problem.space.constrain(torch.zeros(1, 0).double())
     of_all = problem.space.constrain(torch.zeros(len(every), 0).double()) | {"cluster": every}
     expected = problem.log_marginal(of_all, len(every)).numpy()
-    terms = problem.evidence(values, 1)
+    terms = PartitionedFunctions.of(problem).evidence(values, 1)
     found = np.array([terms.log_density(one.numpy()[None])[0] for one in every])
     np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-5)
 
@@ -140,17 +142,17 @@ def geweke(sharing, num_pairs: int, seed: int, *, steps: int = 1) -> dict[str, f
     Source: Geweke (2004); with independent starts, Gandy and Scott (2020).
     """
     rng = np.random.default_rng(seed)
-    problem = PartitionedProblem.of(bm.MultitaskGP(sharing=sharing)._problem(toy()))
+    problem = bm.MultitaskGP(sharing=sharing)._posterior(toy())
     before, after = [], []
     for pair in range(num_pairs):
         values = problem.space.sample(rng, 1)
         values["cluster"] = sharing.sample_partition(values, T, rng)
         L, _ = factorise(problem.covariance(values, 1))
         y = L[0] @ torch.from_numpy(rng.standard_normal(T * EACH))
-        here = function_partitions.replace(problem, y=y)
+        here = replace(problem, y=y)
         before.append(summaries(values))
-        sampler = FunctionPartitionSampler(here, num_warmup=0)
-        sampler.given = here.given(values["cluster"])
+        sampler = FunctionPartitionSampler(PartitionedFunctions.of(here), num_warmup=0)
+        sampler.given = sampler.functions.given(values["cluster"])
         points = coordinates(here, values)
         root = 0.5 * torch.eye(points.shape[1], dtype=torch.float64)
         state = sampler.hmc.start(points, root, torch.Generator().manual_seed(seed + 7 * pair))
@@ -178,12 +180,12 @@ def test_the_sampler_leaves_the_joint_distribution_unchanged(name):
 @pytest.mark.slow
 def test_wrong_evidence_is_noticed(monkeypatch):
     """One that takes the noise for a tenth of what it is."""
-    right = PartitionedProblem.evidence
+    right = PartitionedFunctions.evidence
 
     def wrong(self, values, num_draws):
         return right(self, values | {"noise": 0.1 * values["noise"]}, num_draws)
 
-    monkeypatch.setattr(PartitionedProblem, "evidence", wrong)
+    monkeypatch.setattr(PartitionedFunctions, "evidence", wrong)
     p_values = geweke(PRIORS["clusters"], num_pairs=50, seed=12)
     assert p_values["number of clusters"] < 1e-4, p_values
 

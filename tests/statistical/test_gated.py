@@ -9,6 +9,7 @@ purpose.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,10 @@ from scipy import stats
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import log_marginal_clusters
 from bayesmtl.errors import BayesMTLError, DataError, SpecificationError
-from bayesmtl.inference.augmented_gibbs import Gibbs
-from bayesmtl.inference.partition_moves import Evidence
-from bayesmtl.inference.partition_weights import GateWeights
-from bayesmtl.sharing.partition import in_order, num_clusters
+from bayesmtl.inference.gibbs.engine import Gibbs
+from bayesmtl.inference.partitions.moves import Evidence
+from bayesmtl.inference.partitions.prior_weights import GateWeights
+from bayesmtl.sharing.partitions.base import in_order, num_clusters
 from benchmarks import partition_calibration
 from tests.equivalence.partitions import all_partitions
 from tests.statistical import test_partition_outcomes, test_partitions
@@ -148,7 +149,7 @@ def known(likelihood: bm.Gaussian | bm.Bernoulli) -> bm.LinearModel:
 def enumerated(model: bm.LinearModel, data: bm.TaskData, descriptors: torch.Tensor) -> np.ndarray:
     """P(two tasks together) by all partitions, for Gaussian outcomes."""
     partitions = all_partitions(data.num_tasks)
-    problem, _ = model._problem(data, data.standardization())
+    problem = model._posterior(data)
     points = torch.zeros(len(partitions), problem.space.size, dtype=torch.float64)
     values = problem.space.constrain(points) | {"cluster": partitions}
     noise = problem.noise(values, len(partitions))
@@ -188,7 +189,7 @@ def assert_close(fit: bm.Fit, exact: np.ndarray) -> None:
 def test_yes_or_no_outcomes_agree_with_enumeration(monkeypatch):
     model = known(bm.Bernoulli())
     data = described(test_partition_outcomes.toy_outcomes(bm.Bernoulli()))
-    problem, _ = model._problem(data, data.standardization())
+    problem = model._posterior(data)
     log_prior = torch.from_numpy(np.log(prior_probability(model.sharing, problem.descriptors) + 1e-300))
     monkeypatch.setattr(bm.Gated, "log_partition", lambda self, partitions, values: log_prior)
     monkeypatch.setattr(test_partition_outcomes, "SPREAD", 1.0)
@@ -222,12 +223,14 @@ GATE = bm.Gated(3, ["size"], 2.0)
 
 def with_descriptors(module, draw):
     """What a function of a module of other priors draws, with descriptors in the problem and in the prior."""
-    right, problem = bm.Gated.sample_partition, module.Problem
+    right = bm.Gated.sample_partition
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             bm.Gated, "sample_partition", lambda self, values, T, source: right(self, values, T, source, X)
         )
-        patch.setattr(module, "Problem", lambda *given, **named: problem(*given, **named, descriptors=X))
+        for name in ("LinearPosterior", "OutcomePosterior"):
+            if hasattr(module, name):
+                patch.setattr(module, name, partial(getattr(module, name), descriptors=X))
         return draw()
 
 

@@ -15,10 +15,12 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.clusters import task_terms
-from bayesmtl.inference import Settings, mean_field, partition_correction, partition_variational
-from bayesmtl.inference.importance import RELIABLE, recurs, shape_of_ties, smooth
-from bayesmtl.inference.partition_correction import Allocated, allocate
-from bayesmtl.inference.partition_weights import weights_of
+from bayesmtl.inference.partitions import correction as partition_correction
+from bayesmtl.inference.partitions.correction import Allocated, allocate
+from bayesmtl.inference.partitions.prior_weights import weights_of
+from bayesmtl.inference.partitions.variational import mean_field, partition_variational
+from bayesmtl.samplers.importance import RELIABLE, recurs, shape_of_ties, smooth
+from bayesmtl.samplers.settings import Settings
 from benchmarks.common import prepare
 from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions
@@ -47,7 +49,7 @@ def enumerated(model: bm.LinearModel, data: bm.TaskData) -> np.ndarray:
     partitions = all_partitions(data.num_tasks)
     most = getattr(model.sharing, "num_clusters", data.num_tasks)
     partitions = partitions[partitions.max(1).values < most]
-    problem, _ = model._problem(data, data.standardization())
+    problem = model._posterior(data)
     points = torch.zeros(len(partitions), 0, dtype=torch.float64)
     probability = problem.given(partitions).value(points).softmax(0).numpy()
     together = (partitions[:, :, None] == partitions[:, None]).numpy()
@@ -119,7 +121,7 @@ def test_hyperparameters_are_those_of_a_grid():
 def test_estimates_of_the_evidence_are_unbiased(prior):
     """Their mean is the sum over all partitions, within 5 standard errors; and they do scatter."""
     model, data = bm.LinearModel(PRIORS[prior], bm.Gaussian(noise=0.8)), test_partitions.toy_rows()
-    problem, _ = model._problem(data, data.standardization())
+    problem = model._posterior(data)
     partitions = all_partitions(5)
     if prior == "two clusters":
         partitions = partitions[partitions.max(1).values < 2]

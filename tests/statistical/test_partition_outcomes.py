@@ -17,10 +17,12 @@ from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.errors import SpecificationError
-from bayesmtl.inference import Problem, renewal
-from bayesmtl.inference.augmented_gibbs import Gibbs
-from bayesmtl.results import update_cluster_rows
-from bayesmtl.sharing.partition import num_clusters
+from bayesmtl.inference.gibbs.engine import Gibbs
+from bayesmtl.inference.partitions import weights_and_clusters as renewal
+from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.results.linear import condition_cluster_rows as update_cluster_rows
+from bayesmtl.sharing.partitions.base import num_clusters
 from tests.equivalence.partitions import all_partitions
 from tests.statistical.test_partitions import coordinates, design
 
@@ -247,7 +249,7 @@ def joint_draw(model: bm.LinearModel, rng: np.random.Generator, X: np.ndarray, t
     T, D = int(task.max()) + 1, X.shape[1]
     empty = TaskStatistics.empty(T, D).compress()
     names = tuple(f"task_{t}" for t in range(T))
-    rough = Problem(model.sharing, model.likelihood, empty, names, np.ones(T))
+    rough = LinearPosterior(model.sharing, model.likelihood, empty, names, np.ones(T))
     values = rough.space.sample(rng, 1)
     values["cluster"] = model.sharing.sample_partition(values, T, rng)
     structure, noise = rough.structure(values), rough.noise(values, 1)
@@ -255,7 +257,7 @@ def joint_draw(model: bm.LinearModel, rng: np.random.Generator, X: np.ndarray, t
     f = (X * drawn.weights[0].numpy()[task]).sum(1)
     y = model.likelihood.draw(f, np.ones_like(f), rng)
     return (
-        Problem(
+        OutcomePosterior(
             model.sharing,
             model.likelihood,
             TaskStatistics.from_rows(X, y, task, T).compress(),

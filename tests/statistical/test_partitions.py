@@ -15,11 +15,13 @@ from scipy import stats
 from sklearn.metrics import adjusted_rand_score
 
 import bayesmtl as bm
-from bayesmtl.inference import Problem, partition_moves, partition_scales
-from bayesmtl.inference import problem as problem_module
-from bayesmtl.inference.partition_moves import Evidence, gibbs_sweep, split_merge
-from bayesmtl.inference.partition_weights import Weights, canonical
-from bayesmtl.sharing.partition import num_clusters
+from bayesmtl.inference.partitions import moves as partition_moves
+from bayesmtl.inference.partitions import scales as partition_scales
+from bayesmtl.inference.partitions.moves import Evidence, gibbs_sweep, split_merge
+from bayesmtl.inference.partitions.prior_weights import Weights, canonical
+from bayesmtl.posteriors.linear import posterior as problem_module
+from bayesmtl.posteriors.linear.posterior import LinearPosterior
+from bayesmtl.sharing.partitions.base import num_clusters
 from benchmarks import partition_calibration
 from benchmarks.partition_calibration import advanced, exact, pairs, ranks, sampled, shown, simulate
 from benchmarks.partitions import clustered_data
@@ -164,7 +166,7 @@ def design(num_tasks: int = 5, rows: int = 3) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([np.ones(len(task)), rng.normal(size=len(task))], axis=1), task
 
 
-def coordinates(problem: Problem, values: dict[str, torch.Tensor]) -> torch.Tensor:
+def coordinates(problem: LinearPosterior, values: dict[str, torch.Tensor]) -> torch.Tensor:
     """The unconstrained point of values; signs of scales are drawn nowhere, so they are positive."""
     parts = []
     for parameter in problem.space.parameters:
@@ -270,7 +272,7 @@ def known(within: str) -> bm.LinearModel:
 def enumerated(model: bm.LinearModel, data: bm.TaskData) -> tuple[np.ndarray, np.ndarray]:
     """P(two tasks together), and P(a task alone), from all 52 partitions."""
     partitions = all_partitions(data.num_tasks)
-    problem, _ = model._problem(data, data.standardization())
+    problem = model._posterior(data)
     points = torch.zeros(len(partitions), 0, dtype=torch.float64)
     probability = torch.softmax(problem.given(partitions).log_density(points), 0).numpy()
     together = (partitions[:, :, None] == partitions[:, None]).numpy()

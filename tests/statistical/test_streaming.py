@@ -17,11 +17,11 @@ import torch
 import bayesmtl as bm
 from bayesmtl.data import parquet
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference import choose, stream
-from bayesmtl.inference.guide import Guide, pseudo_rows
-from bayesmtl.inference.marginal import LaplaceMarginal
-from bayesmtl.inference.stream import StreamedBatches, mode_sums
-from bayesmtl.inference.svi import _sums
+from bayesmtl.inference import choose
+from bayesmtl.posteriors.linear import streamed as stream
+from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from bayesmtl.posteriors.linear.posterior import gram_and_cross
+from bayesmtl.posteriors.linear.streamed import StreamedBatches
 
 pytest.importorskip("pyarrow")
 
@@ -69,7 +69,7 @@ def problems(frame, folder, likelihood, **carried):
         bm.TaskData.from_parquet(folder, **COLUMNS, **carried),
         bm.TaskData.from_frame(frame, **COLUMNS, **carried),
     ):
-        found.append(model._problem(data, model._standardization(data))[0])
+        found.append(model._posterior(data))
     return found
 
 
@@ -116,13 +116,6 @@ def test_minibatches_of_a_sorted_file_are_unbiased(tmp_path, small_chunks, most)
     streamed, held = problems(rows_of(8, 10), tmp_path, bm.Bernoulli(), **CARRIED)
     rng, T = np.random.default_rng(0), 8
     weights = torch.from_numpy(rng.normal(size=(1, T, 3)))
-    guide = Guide(
-        streamed,
-        torch.zeros(streamed.space.size).double(),
-        torch.zeros(1, 3).double(),
-        *pseudo_rows(torch.eye(3).double().repeat(T, 1, 1), torch.zeros(T, 3).double()),
-        0.1,
-    )
     exact = float(held.outcomes({}).value(held.rows.predictor(weights)).sum())
     batches = StreamedBatches(streamed.stream, 3, 4, most)
     assert batches.whole == (most > 1000)
@@ -130,7 +123,7 @@ def test_minibatches_of_a_sorted_file_are_unbiased(tmp_path, small_chunks, most)
     for _ in range(2500 if batches.whole else 500):
         batch = batches.draw(rng)
         largest = max(largest, len(batches.held.y))
-        value = guide.log_likelihood({}, weights[:, batch.tasks], batch).sum()
+        value = streamed.log_likelihood_of(batch, {}, weights[:, batch.tasks]).sum()
         found.append(float(value) * T / len(batch.tasks))
     assert largest <= most and (batches.whole or largest < int(streamed.stream.count.sum()) * 0.6)
     error = np.std(found) / np.sqrt(len(found))
@@ -149,7 +142,7 @@ def test_memory_does_not_grow_with_rows(tmp_path, monkeypatch):
         frame.to_parquet(tmp_path / f"{n}.parquet", row_group_size=2_000)
         model = bm.LinearModel(likelihood=bm.Bernoulli())
         data = bm.TaskData.from_parquet(tmp_path / f"{n}.parquet", **COLUMNS)
-        problem, _ = model._problem(data, model._standardization(data))
+        problem = model._posterior(data)
         del frame
         tracemalloc.start()
         batches = StreamedBatches(problem.stream, 20, 64, 2_000)
@@ -168,8 +161,8 @@ def test_pseudo_rows_start_at_the_mode(tmp_path, small_chunks, name):
     streamed, held = problems(rows_of(10, 25), tmp_path, LIKELIHOODS[name], **carried)
     point = streamed.space.initial(np.random.default_rng(1), 1)
     values = streamed.space.constrain(point)
-    gram, linear = mode_sums(streamed, values)
-    expected = _sums(LaplaceMarginal(held).data(held.structure(values), 1, values))
+    gram, linear = streamed.sums_at(values)
+    expected = gram_and_cross(LaplaceMarginal(held).data(held.structure(values), 1, values))
     for found, exact in zip((gram, linear), expected, strict=True):
         torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
 
@@ -214,7 +207,7 @@ def test_a_fit_that_holds_a_part_is_near_that_of_all(tmp_path, monkeypatch):
 
     So short a run leaves noise of about .25 sd in the mean of each, and of a tenth in spreads.
     """
-    monkeypatch.setattr(import_module("bayesmtl.inference.svi"), "ROWS_HELD", 400)
+    monkeypatch.setattr(import_module("bayesmtl.posteriors.linear.streamed"), "ROWS_HELD", 400)
     frame = rows_of(20, 40, seed=3)
     frame.to_parquet(tmp_path / "all.parquet")
     data = bm.TaskData.from_parquet(tmp_path, **COLUMNS)
@@ -277,5 +270,6 @@ def test_files_that_are_damaged_after_they_were_summed_up(tmp_path):
 
 def test_the_choice_of_an_engine_names_its_reason(tmp_path):
     streamed, _ = problems(rows_of(5, 6), tmp_path, bm.Poisson())
-    assert choose(streamed, "svi") == ("svi", "asked for")
+    engine, reason = choose(streamed, "svi")
+    assert engine.name == "svi" and reason == "asked for"
     assert choose(streamed, "auto")[1].startswith("the rows are not loaded")

@@ -12,9 +12,10 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.algebra.conditional import draw_weights
-from bayesmtl.inference.batches import RowBatches, TaskBatches
-from bayesmtl.inference.guide import Guide, pseudo_rows
-from bayesmtl.inference.svi import _sums, rise_of
+from bayesmtl.inference.svi.engine import rise_of
+from bayesmtl.inference.svi.guide import Guide, pseudo_rows
+from bayesmtl.posteriors.linear.batches import RowBatches
+from bayesmtl.posteriors.linear.posterior import gram_and_cross
 from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
 
 
@@ -24,7 +25,7 @@ def guide_of(name: str, outcome: str = "bernoulli") -> Guide:
     point = problem.space.initial(rng, 1)
     values = problem.space.constrain(point)
     structure = problem.structure(values)
-    gram, linear = _sums(problem.tasks)
+    gram, linear = gram_and_cross(problem.tasks)
     R = 0 if structure.basis_scale is None else structure.basis_scale.shape[1]
     basis = torch.from_numpy(rng.normal(size=(R, 3)))
     return Guide(problem, point[0], basis, *pseudo_rows(gram, linear), 0.1)
@@ -58,9 +59,7 @@ def test_the_model_is_the_joint_density(name, outcome):
     """The program's log density is that of `Joint`, which is compared with the model written out."""
     guide = guide_of(name, outcome)
     joint = joint_of(name, outcome, basis_centred=True)[0]
-    rows = guide.problem.rows
-    batches = TaskBatches(6, 100) if rows is None else RowBatches(rows, 100, 100)
-    batch = batches.draw(np.random.default_rng(0))
+    batch = guide.problem.batches(100, 100).draw(np.random.default_rng(0))
     rng = np.random.default_rng(2)
     model, program = guide.programs(pyro, batch)
     with torch.random.fork_rng(devices=[]):

@@ -15,7 +15,8 @@ import torch
 import bayesmtl as bm
 from bayesmtl.algebra.functions import function_covariance
 from bayesmtl.errors import SpecificationError, UnknownTaskError
-from bayesmtl.results import gp_functions
+from bayesmtl.posteriors.functions.posterior import FunctionPosterior, known_fields
+from bayesmtl.results.functions import whole as gp_functions
 
 NAMES = ("a", "b", "c")
 ROWS = (np.array([[-1.5], [0.2], [0.9], [2.5], [0.2], [1.4]]), ["a", "a", "b", "b", "c", "c"])
@@ -46,7 +47,7 @@ def test_moments_are_exact_with_few_waves(name, monkeypatch):
     structure, kernels = problem.structure(values), problem.kernels
     cross = function_covariance(structure, kernels.covariance(values, problem.X, X), problem.task, codes)
     prior = function_covariance(structure, kernels.covariance(values, X, X), codes, codes)
-    given = replace(problem, grid=None).known_rows(values, structure, problem.noise(values, 1))
+    given = FunctionPosterior(**known_fields(problem)).known_rows(values, structure, problem.noise(values, 1))
     mean, covariance = (part[0].numpy() for part in given.condition(cross, prior))
     scale = fit.standardization.target_scale[codes.numpy()]
     mean = fit.standardization.unstandardize_target(mean, codes.numpy())

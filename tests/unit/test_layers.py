@@ -99,9 +99,9 @@ def test_imports_go_downwards(path):
         ("bayesmtl.data.schema", "from bayesmtl.priors import Normal", 1),
         ("bayesmtl.data.schema", "from bayesmtl.errors import DataError\nimport bayesmtl.data.labels", 0),
         ("bayesmtl.sharing.pooled", "from bayesmtl.likelihoods import Gaussian", 1),
-        ("bayesmtl.results.fit", "def f():\n    import bayesmtl.models.linear", 1),
-        ("bayesmtl.results.fit", "from bayesmtl import LinearModel", 1),
-        ("bayesmtl.results.fit", "from bayesmtl import errors", 0),
+        ("bayesmtl.results.linear.fit", "def f():\n    import bayesmtl.models.linear", 1),
+        ("bayesmtl.results.linear.fit", "from bayesmtl import LinearModel", 1),
+        ("bayesmtl.results.linear.fit", "from bayesmtl import errors", 0),
         ("bayesmtl.plots.shrinkage", "from bayesmtl.results import Fit", 1),
         (
             "bayesmtl.plots.shrinkage",

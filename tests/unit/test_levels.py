@@ -11,8 +11,8 @@ import torch
 from scipy import special, stats
 
 import bayesmtl as bm
-from bayesmtl.inference.expected import ExpectedRows
-from bayesmtl.inference.problem import StandardRows
+from bayesmtl.posteriors.functions.expected import ExpectedRows
+from bayesmtl.posteriors.linear.rows import StandardRows
 
 TRIALS = 5
 OUTCOMES = {
@@ -36,7 +36,7 @@ def data_of(draw) -> bm.TaskData:
 
 
 def center(model: bm.LinearModel, data: bm.TaskData) -> float:
-    (value,) = set(model._standardization(data).target_center.tolist())
+    (value,) = set(model.likelihood.standardization(data).target_center.tolist())
     return value
 
 
@@ -62,7 +62,7 @@ def test_the_unit_of_exposure_changes_the_intercept_alone(case):
     known = []
     for shift in (0.0, 7.0):
         shifted = replace(data, offset=offset + shift)
-        scales = model._standardization(shifted)
+        scales = model.likelihood.standardization(shifted)
         rows = StandardRows.of(shifted, shifted.task, scales, likelihood)
         np.testing.assert_array_equal(rows.y, data.y)
         known.append((rows.offset, scales.target_center))
@@ -119,9 +119,9 @@ def test_classes_have_the_level_of_their_shares():
     frame["weight"] = rng.integers(1, 4, N).astype(float)
     weighted = bm.TaskData.from_frame(frame, task="task", target="y", features=["x"], weights="weight")
     repeated = data._rows(np.repeat(np.arange(N), frame["weight"].astype(int)))
-    levels = [model._standardization(d).level_by_predictor for d in (weighted, repeated)]
+    levels = [model.likelihood.standardization(d).level_by_predictor for d in (weighted, repeated)]
     np.testing.assert_allclose(*levels)
-    none = model._standardization(data.with_target_standardization("none"))
+    none = model.likelihood.standardization(data.with_target_standardization("none"))
     assert none.level_by_predictor.tolist() == [0.0, 0.0]
 
 
@@ -130,7 +130,7 @@ def test_functions_have_levels_too(case):
     likelihood, _, _, draw = case
     data = data_of(draw)
     values = {"dispersion": torch.tensor([0.5]).double()}
-    problem = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=likelihood)._problem(data)
+    problem = bm.MultitaskGP(sharing=bm.Pooled(), likelihood=likelihood)._posterior(data)
     level = problem.level[problem.task]
     assert set(level.tolist()) == {likelihood.level_of(data, data.observed)}
     rows = [likelihood, problem.y, problem.task, values, torch.ones(3).double()]

@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 
 import bayesmtl as bm
-from bayesmtl import inference
 from bayesmtl.errors import CheckpointError, ConvergenceWarning, DataError, SpecificationError
-from bayesmtl.inference import checkpoint, choose
-from bayesmtl.inference.augmented_gibbs import Gibbs
+from bayesmtl.inference import choose, engines
+from bayesmtl.inference.gibbs.engine import Gibbs
 from bayesmtl.likelihoods import NOTHING, REGISTRY, Given, Rowwise
+from bayesmtl.samplers import checkpoint
 
 F = np.linspace(-6.0, 6.0, 25)
 
@@ -308,25 +308,25 @@ def test_engines_refuse_what_they_cannot_do(method, likelihood):
 )
 def test_auto_chooses_and_says_why(likelihood, method, words):
     data = data_of([0, 1, 0, 1])
-    problem, _ = bm.LinearModel(likelihood=likelihood)._problem(data, likelihood.standardization(data))
-    name, reason = choose(problem, "auto")
-    assert name == method and words in reason
+    problem = bm.LinearModel(likelihood=likelihood)._posterior(data)
+    engine, reason = choose(problem, "auto")
+    assert engine.name == method and words in reason
 
 
 @pytest.mark.parametrize("likelihood", [bm.Bernoulli(), bm.Poisson()], ids=repr)
 def test_auto_takes_minibatches_for_many_rows(likelihood, monkeypatch):
     """Four rows of two features are more than seven values; without Pyro there is no svi to take."""
     data = data_of([0, 1, 0, 1])
-    problem, _ = bm.LinearModel(likelihood=likelihood)._problem(data, likelihood.standardization(data))
+    problem = bm.LinearModel(likelihood=likelihood)._posterior(data)
     most = problem.rows.num_features * 4
-    monkeypatch.setattr(inference, "_MANY_ROW_VALUES", most)
-    assert choose(problem, "auto")[0] != "svi"
-    monkeypatch.setattr(inference, "_MANY_ROW_VALUES", most - 1)
-    name, reason = choose(problem, "auto")
-    assert name == "svi" and "4 rows make every step of the other engines slow" in reason
-    monkeypatch.setattr(inference, "find_spec", lambda package: None)
-    name, reason = choose(problem, "auto")
-    assert name == "laplace" and "needs Pyro" in reason
+    monkeypatch.setattr(engines, "_MANY_ROW_VALUES", most)
+    assert choose(problem, "auto")[0].name != "svi"
+    monkeypatch.setattr(engines, "_MANY_ROW_VALUES", most - 1)
+    engine, reason = choose(problem, "auto")
+    assert engine.name == "svi" and "4 rows make every step of the other engines slow" in reason
+    monkeypatch.setattr(engines, "find_spec", lambda package: None)
+    engine, reason = choose(problem, "auto")
+    assert engine.name == "laplace" and "needs Pyro" in reason
 
 
 def test_engines_without_checkpoints_say_so(tmp_path):

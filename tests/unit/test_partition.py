@@ -367,7 +367,7 @@ def test_a_task_without_rows_follows_the_prior(lab_frame):
 
 def test_too_few_clusters_to_choose_from_are_told(lab_data, monkeypatch):
     """Truncation too small: the last of the clusters there can be holds tasks."""
-    module = importlib.import_module("bayesmtl.inference.partition_variational")
+    module = importlib.import_module("bayesmtl.inference.partitions.variational")
     for name in ("MOST", "MOST_AT_FIRST"):
         monkeypatch.setattr(module, name, 1)
     with pytest.warns(ConvergenceWarning, match="last of the clusters there can be holds 6.0 tasks"):

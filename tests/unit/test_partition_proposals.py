@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 import bayesmtl as bm
-from bayesmtl.inference import partition_moves, partition_step
+from bayesmtl.inference.partitions import moves as partition_moves
+from bayesmtl.inference.partitions import steps as partition_step
 from benchmarks.common import prepare
 from benchmarks.partitions import clustered_data
 

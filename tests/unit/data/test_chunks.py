@@ -12,7 +12,7 @@ import bayesmtl as bm
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import parquet
 from bayesmtl.errors import DataError, SpecificationError
-from bayesmtl.inference import StandardRows
+from bayesmtl.posteriors.linear.rows import StandardRows
 
 pytest.importorskip("pyarrow")
 

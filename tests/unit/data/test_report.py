@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from bayesmtl.data import TaskData
-from bayesmtl.data.structure import constant_columns, constant_within_tasks, duplicated_columns
+from bayesmtl.data.constant_columns import constant_columns, constant_within_tasks, duplicated_columns
 
 
 @pytest.fixture

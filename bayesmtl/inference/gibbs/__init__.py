@@ -1,0 +1,1 @@
+"""The engine "gibbs" of rows that auxiliary variables make Gaussian."""

@@ -1,0 +1,1 @@
+"""The engine "laplace": importance sampling around the modes."""

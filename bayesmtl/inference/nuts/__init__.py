@@ -1,0 +1,1 @@
+"""The engine "nuts": Pyro's sampler over hyperparameters and weights."""

@@ -1,0 +1,1 @@
+"""Engines of partitions of the tasks: Gibbs moves, and bounds."""

@@ -1,0 +1,1 @@
+"""The engine "svi": stochastic variational inference by Pyro."""

@@ -1,0 +1,1 @@
+"""Posteriors of linear models: over sums, rows in memory, and rows in files."""

@@ -1,0 +1,1 @@
+"""Ways to explore any density; a sampler knows no model."""

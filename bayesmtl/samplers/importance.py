@@ -1,0 +1,256 @@
+"""Importance sampling of hyperparameters: proposals, Pareto-smoothed weights, resampling."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from arviz_stats.base.array import array_stats
+
+from bayesmtl.algebra.random import standard_normal
+from bayesmtl.posteriors.target import Valued
+
+RELIABLE = 0.7  # Pareto k up to which weights can be used (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
+ENOUGH = 0.5  # Pareto k below which the proposal needs no further adaptation
+_UNDERFLOW = 700.0  # below the largest log weight: weights that are zero beside it
+_ROUNDS = 4  # of adapting the proposal
+_DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates is added
+_AT_ONCE = 8  # points evaluated together
+ENOUGH_POINTS = 1000  # effective ones, for 90 % intervals to cover as much
+_GROWTH = 0.3  # of all points so far, in the next round: small, so that most come from a proposal that fits
+_EQUAL = 8  # decimals of log weights that differ by more than rounding
+_AGAIN = 5  # times that a largest weight comes up where there is no larger one
+_SHARE_FROM = 20_000  # draws
+_MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A multivariate t, cut to the side of zero on which a point lies, for coordinates that have a sign.
+
+    Args:
+        center: Shape (P,).
+        root: Root of its scale matrix, shape (P, P).
+        signed: Coordinates in which x and -x mean the same, bool (P,).
+        side: A point on the wanted side, shape (P,).
+        tail: Degrees of freedom; by default 5 more than coordinates.
+    """
+
+    center: torch.Tensor
+    root: torch.Tensor
+    signed: torch.Tensor
+    side: torch.Tensor
+    tail: float | None = None
+
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom; more coordinates put a t's mass further out, and need lighter tails."""
+        return _DEGREES + len(self.center) if self.tail is None else self.tail
+
+    def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
+        """Points on the wanted side, at most `number`, shape (M, P)."""
+        kept: list[torch.Tensor] = []
+        count = 0
+        for _ in range(_MOST_TRIES):
+            points = self._uncut(number, rng)
+            right = self._right(points)
+            kept.append(points[right])
+            count += int(right.sum())
+            if count >= number:
+                break
+        return torch.cat(kept)[:number]
+
+    def _uncut(self, number: int, rng: np.random.Generator) -> torch.Tensor:
+        normal = standard_normal(rng, number, len(self.center))
+        stretch = torch.from_numpy(np.sqrt(self.degrees / rng.chisquare(self.degrees, (number, 1))))
+        return self.center + stretch * (normal @ self.root.T)
+
+    def _right(self, points: torch.Tensor) -> torch.Tensor:
+        sign = torch.where(self.side < 0, -1.0, 1.0).to(self.center.dtype)
+        return ((points * sign >= 0) | ~self.signed).all(1)
+
+    def log_density(self, points: torch.Tensor) -> torch.Tensor:
+        """Up to a constant, shape (M,)."""
+        white = torch.linalg.solve(self.root, (points - self.center).T)
+        return -0.5 * (self.degrees + len(self.center)) * torch.log1p((white**2).sum(0) / self.degrees)
+
+    def log_size(self, rng: np.random.Generator) -> float:
+        """What has to be taken from `log_density` for a density that integrates to 1 over the wanted side.
+
+        The constant of a multivariate t, log |det root|, and the log share of the uncut t on the wanted side,
+        from a large sample.
+        """
+        half, P = 0.5 * self.degrees, len(self.center)
+        constant = math.lgamma(half) - math.lgamma(half + 0.5 * P) + 0.5 * P * math.log(2 * half * math.pi)
+        right = self._right(self._uncut(_SHARE_FROM, rng)).double().mean()
+        share = right.clamp(min=1 / _SHARE_FROM).log()
+        return constant + float(torch.linalg.slogdet(self.root)[1] + share)
+
+    def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Proposal:
+        """The proposal with the centre and spread of weighted points; as it is where these have no spread."""
+        center = weights @ points
+        apart = points - center
+        covariance = (apart * weights[:, None]).T @ apart
+        # a few heavy points have the spread of a line: keep a share of the old one
+        share = 1 / (1 + len(center) * float((weights**2).sum()))
+        covariance = share * covariance + (1 - share) * self.root @ self.root.T
+        root, failed = torch.linalg.cholesky_ex(covariance)
+        return self if failed else replace(self, center=center, root=root)
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedSample:
+    """Points with weights that sum to 1.
+
+    Args:
+        points: Shape (M, P).
+        weights: Pareto-smoothed, shape (M,).
+        pareto_k: Shape of the weights' tail; infinite where it cannot be judged.
+        log_total: Logarithm of the density's integral over the proposals' side, NaN where it was not asked
+            for: the evidence, if the density is that of data and parameters.
+        log_total_error: Its standard error.
+    """
+
+    points: torch.Tensor
+    weights: torch.Tensor
+    pareto_k: float
+    log_total: float = math.nan
+    log_total_error: float = math.nan
+
+
+def weighted_sample(
+    density: Valued, proposal: Proposal, number: int, rng: np.random.Generator
+) -> WeightedSample:
+    """Importance sampling, the proposal adapted while the tail of the weights asks for it; the best round."""
+    best: WeightedSample | None = None
+    for _ in range(_ROUNDS):
+        points = proposal.draw(number, rng)
+        log_weight = (density.value(points) - proposal.log_density(points)).numpy()
+        log_weights, k = smooth(log_weight)
+        weights = np.exp(log_weights - log_weights.max())
+        sample = WeightedSample(points, torch.from_numpy(weights / weights.sum()), k)
+        if best is None or k < best.pareto_k:
+            best = sample
+        if best.pareto_k < ENOUGH:
+            break
+        proposal = proposal.adapted(points, sample.weights)
+    assert best is not None
+    return best
+
+
+def pooled_sample(
+    density: Valued,
+    proposal: Proposal,
+    number: int,
+    most: int,
+    rng: np.random.Generator,
+    at_once: int = _AT_ONCE,
+) -> WeightedSample:
+    """Importance sampling for densities that are expensive: rounds are pooled, and none is thrown away.
+
+    Each round's proposal has the centre and spread of all weighted points before it, and three points for
+    ten of all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came
+    from. Rounds end when 1000 points are effective and the weights' tail is light.
+
+    The integral is sum_m p(x_m) / sum_r n_r q_r(x_m), which has no bias; its standard error is that of
+    weights as they are, without smoothing, so that Pareto k judges it as well.
+
+    Source: Cornuet, Marin, Mira and Robert (2012), adaptive multiple importance sampling.
+
+    Args:
+        density: What is sampled.
+        proposal: The first proposal.
+        number: Points of the first round.
+        most: Points of all rounds together.
+        rng: Source of randomness.
+        at_once: Points evaluated together.
+    """
+    proposals: list[Proposal] = []
+    sizes: list[float] = []
+    counts: list[int] = []
+    points, value = proposal.center.new_zeros(0, len(proposal.center)), proposal.center.new_zeros(0)
+    weights, raw, k = value, value, np.inf
+    while len(points) < most:
+        proposals.append(proposal)
+        sizes.append(proposal.log_size(rng))
+        fresh = proposal.draw(min(max(number, int(_GROWTH * len(points))), most - len(points)), rng)
+        counts.append(len(fresh))
+        points = torch.cat([points, fresh])
+        value = torch.cat([value, *(density.value(part) for part in fresh.split(at_once))])
+        each = torch.stack([p.log_density(points) - s for p, s in zip(proposals, sizes, strict=True)])
+        share = torch.tensor(counts, dtype=value.dtype)
+        mixture = torch.logsumexp(each + share.log()[:, None], dim=0)
+        raw = value - mixture
+        log_weights, k = smooth(raw.numpy())
+        if k == np.inf and recurs(raw.numpy()):
+            k = -np.inf
+        elif (shape := shape_of_ties(raw.numpy())) is not None:
+            log_weights, k = raw.numpy(), shape
+        weights = torch.from_numpy(np.exp(log_weights - log_weights.max()))
+        weights = weights / weights.sum()
+        if 1 / float((weights**2).sum()) >= ENOUGH_POINTS and k < ENOUGH:
+            break
+        proposal = proposal.adapted(points, weights)
+    shares = torch.softmax(raw, dim=0)
+    error = math.sqrt(max(float((shares**2).sum()) - 1 / len(points), 0.0))
+    return WeightedSample(points, weights, k, float(torch.logsumexp(raw, dim=0)), error)
+
+
+def smooth(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pareto-smoothed log weights and the shape k of their tail; infinite where the tail cannot be judged."""
+    possible = np.isfinite(log_weight)
+    if not possible.any():
+        return np.zeros_like(log_weight), np.inf
+    log_weight = np.where(possible, log_weight, log_weight[possible].min() - 1e3)
+    if np.ptp(log_weight) < 1e-8:  # the weights say nothing
+        return log_weight, -np.inf
+    tail = _tail(log_weight)[1:]
+    if len(np.unique(tail.clip(log_weight.max() - _UNDERFLOW))) < 5:  # too few draws, or different weights
+        return log_weight, np.inf
+    with np.errstate(all="ignore"):
+        smoothed, k = array_stats.psislw(-log_weight)  # takes log likelihoods, whose inverses are the weights
+    if not (np.isfinite(k) and np.isfinite(smoothed).all()):  # so far apart that hardly any counts
+        return log_weight, np.inf
+    return smoothed, float(k)
+
+
+def recurs(log_weight: np.ndarray) -> bool:
+    """Whether independent draws met their largest weight again and again: there is no larger one.
+
+    So it is where few states are possible, such as the partitions of three tasks, and `smooth` finds no tail
+    to judge. Draws that were copied from each other say nothing of the kind.
+    """
+    largest = log_weight.round(_EQUAL) == log_weight.max().round(_EQUAL)
+    return bool(largest.sum() >= _AGAIN)
+
+
+def shape_of_ties(log_weight: np.ndarray) -> float | None:
+    """Hill's estimate of the tail's shape k where most of the largest weights recur, `None` elsewhere.
+
+    So it is where states are few, such as the partitions of five tasks, and a density fitted to the tail, as
+    `smooth` does, makes much of the atoms. Of independent draws only.
+
+    Source: Hill (1975): the mean of what the logarithms of the largest are above the next one.
+    """
+    tail = _tail(log_weight)
+    if not np.isfinite(tail).all():
+        return None
+    _, times = np.unique(tail[1:], return_counts=True)
+    if times[times > 1].sum() < len(tail) / 2:
+        return None
+    return float((tail[1:] - tail[0]).mean())
+
+
+def _tail(log_weight: np.ndarray) -> np.ndarray:
+    """The largest log weights that the shape is judged by, in increasing order, and the next one in front."""
+    S = len(log_weight)
+    number = math.floor(min(0.2 * S, 3 * math.sqrt(S)))
+    return np.asarray(np.sort(log_weight)[max(S - number - 1, 0) :].round(_EQUAL))
+
+
+def systematic(weights: torch.Tensor, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of `number` draws in proportion to weights that sum to 1, to within one copy each."""
+    edges = np.cumsum(weights.numpy())
+    return np.minimum(np.searchsorted(edges, (rng.random() + np.arange(number)) / number), len(edges) - 1)

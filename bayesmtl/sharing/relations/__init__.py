@@ -1,0 +1,1 @@
+"""Priors over relations between all tasks."""
