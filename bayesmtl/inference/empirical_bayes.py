@@ -8,7 +8,8 @@ import torch
 from bayesmtl.posteriors.draws import Draws
 from bayesmtl.posteriors.posterior import Posterior
 from bayesmtl.posteriors.target import Target
-from bayesmtl.samplers.modes import highest, search
+from bayesmtl.samplers.modes import highest
+from bayesmtl.samplers.search import search
 from bayesmtl.samplers.settings import Settings, refuse_checkpoint
 
 NUM_DRAWS = 250  # by default, per chain; they are independent

@@ -11,7 +11,7 @@ from bayesmtl.posteriors.target import Target
 from bayesmtl.samplers.chains import sweep
 from bayesmtl.samplers.checkpoint import Checkpoint
 from bayesmtl.samplers.hmc import HMC, stacked
-from bayesmtl.samplers.modes import around_modes
+from bayesmtl.samplers.search import around_modes
 from bayesmtl.samplers.settings import Settings
 
 NUM_DRAWS = 500  # by default, per chain

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from arviz_stats.base.array import array_stats
+from scipy.special import stdtr, stdtrit
 
-from bayesmtl.algebra.random import standard_normal
 from bayesmtl.posteriors.target import Valued
 
 RELIABLE = 0.7  # Pareto k up to which weights can be used (Vehtari, Simpson, Gelman, Yao and Gabry, 2024)
@@ -22,13 +23,15 @@ ENOUGH_POINTS = 1000  # effective ones, for 90 % intervals to cover as much
 _GROWTH = 0.3  # of all points so far, in the next round: small, so that most come from a proposal that fits
 _EQUAL = 8  # decimals of log weights that differ by more than rounding
 _AGAIN = 5  # times that a largest weight comes up where there is no larger one
-_SHARE_FROM = 20_000  # draws
-_MOST_TRIES = 200  # batches of proposals, of which those on the wrong side of a scale are dropped
+_SMALLEST = 1e-300  # probability of a side, below which its logarithm is cut
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
     """A multivariate t, cut to the side of zero on which a point lies, for coordinates that have a sign.
+
+    Coordinates are drawn one after the other, each from its t given those before it, cut at zero. So no point
+    is thrown away, however many scales are near zero, and the density is a product of known ones.
 
     Args:
         center: Shape (P,).
@@ -49,44 +52,62 @@ class Proposal:
         """Degrees of freedom; more coordinates put a t's mass further out, and need lighter tails."""
         return _DEGREES + len(self.center) if self.tail is None else self.tail
 
+    @cached_property
+    def _lower(self) -> torch.Tensor:
+        """The lower triangular root of the scale matrix."""
+        return torch.linalg.cholesky(self.root @ self.root.T)
+
     def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
-        """Points on the wanted side, at most `number`, shape (M, P)."""
-        kept: list[torch.Tensor] = []
-        count = 0
-        for _ in range(_MOST_TRIES):
-            points = self._uncut(number, rng)
-            right = self._right(points)
-            kept.append(points[right])
-            count += int(right.sum())
-            if count >= number:
-                break
-        return torch.cat(kept)[:number]
+        """Points on the wanted side, shape (number, P)."""
+        P = len(self.center)
+        white = np.zeros((number, P))
+        for i in range(P):
+            scale, sign, edge = self._edge(white, i)
+            fresh = rng.standard_t(self.degrees + i, number)
+            if self.signed[i]:
+                wrong = fresh * sign < edge
+                # quantiles of the upper tail, whose probabilities do not round to 1
+                upper = stdtr(self.degrees + i, -edge[wrong]) * rng.random(int(wrong.sum()))
+                fresh[wrong] = -sign * stdtrit(self.degrees + i, upper)
+            white[:, i] = scale * fresh
+        points = self.center + torch.from_numpy(white) @ self._lower.T
+        # on the edge rounding may put a point across it
+        side = torch.where(self.side < 0, -1.0, 1.0).to(points.dtype)
+        return torch.where(self.signed, side * (side * points).clamp(min=0.0), points)
 
-    def _uncut(self, number: int, rng: np.random.Generator) -> torch.Tensor:
-        normal = standard_normal(rng, number, len(self.center))
-        stretch = torch.from_numpy(np.sqrt(self.degrees / rng.chisquare(self.degrees, (number, 1))))
-        return self.center + stretch * (normal @ self.root.T)
+    def _edge(self, white: np.ndarray, i: int) -> tuple[np.ndarray, float, np.ndarray]:
+        """Of coordinate i given whitened ones before it: its scale, its side, and where that side begins.
 
-    def _right(self, points: torch.Tensor) -> torch.Tensor:
-        sign = torch.where(self.side < 0, -1.0, 1.0).to(self.center.dtype)
-        return ((points * sign >= 0) | ~self.signed).all(1)
+        A multivariate t given its first i coordinates is a t with i more degrees of freedom.
+
+        Args:
+            white: Whitened coordinates, shape (M, P); those from i on do not matter.
+            i: Position of the coordinate.
+
+        Returns:
+            The scale (M,) of the whitened coordinate, 1 or -1, and the edge (M,) in units of that scale, on
+            the side's own axis.
+        """
+        before = white[:, :i]
+        scale = np.sqrt((self.degrees + (before**2).sum(1)) / (self.degrees + i))
+        sign = -1.0 if self.side[i] < 0 else 1.0
+        lower = self._lower[i].numpy()
+        edge = -sign * (float(self.center[i]) + before @ lower[:i]) / (lower[i] * scale)
+        return scale, sign, edge
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
-        """Up to a constant, shape (M,)."""
-        white = torch.linalg.solve(self.root, (points - self.center).T)
-        return -0.5 * (self.degrees + len(self.center)) * torch.log1p((white**2).sum(0) / self.degrees)
-
-    def log_size(self, rng: np.random.Generator) -> float:
-        """What has to be taken from `log_density` for a density that integrates to 1 over the wanted side.
-
-        The constant of a multivariate t, log |det root|, and the log share of the uncut t on the wanted side,
-        from a large sample.
-        """
+        """Log density of points on the wanted side (M, P), shape (M,)."""
         half, P = 0.5 * self.degrees, len(self.center)
-        constant = math.lgamma(half) - math.lgamma(half + 0.5 * P) + 0.5 * P * math.log(2 * half * math.pi)
-        right = self._right(self._uncut(_SHARE_FROM, rng)).double().mean()
-        share = right.clamp(min=1 / _SHARE_FROM).log()
-        return constant + float(torch.linalg.slogdet(self.root)[1] + share)
+        white = torch.linalg.solve_triangular(self._lower, (points - self.center).T, upper=False)
+        constant = math.lgamma(half + 0.5 * P) - math.lgamma(half) - 0.5 * P * math.log(2 * half * math.pi)
+        constant -= float(self._lower.diagonal().log().sum())
+        uncut = constant - (half + 0.5 * P) * torch.log1p((white**2).sum(0) / self.degrees)
+        share = np.zeros(len(points))  # of every coordinate's distribution on its side, in logarithms
+        rows = white.T.numpy()
+        for i in np.flatnonzero(self.signed.numpy()):
+            _, _, edge = self._edge(rows, int(i))
+            share += np.log(np.maximum(stdtr(self.degrees + i, -edge), _SMALLEST))
+        return uncut - torch.from_numpy(share)
 
     def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Proposal:
         """The proposal with the centre and spread of weighted points; as it is where these have no spread."""
@@ -168,18 +189,16 @@ def pooled_sample(
         at_once: Points evaluated together.
     """
     proposals: list[Proposal] = []
-    sizes: list[float] = []
     counts: list[int] = []
     points, value = proposal.center.new_zeros(0, len(proposal.center)), proposal.center.new_zeros(0)
     weights, raw, k = value, value, np.inf
     while len(points) < most:
         proposals.append(proposal)
-        sizes.append(proposal.log_size(rng))
         fresh = proposal.draw(min(max(number, int(_GROWTH * len(points))), most - len(points)), rng)
         counts.append(len(fresh))
         points = torch.cat([points, fresh])
         value = torch.cat([value, *(density.value(part) for part in fresh.split(at_once))])
-        each = torch.stack([p.log_density(points) - s for p, s in zip(proposals, sizes, strict=True)])
+        each = torch.stack([p.log_density(points) for p in proposals])
         share = torch.tensor(counts, dtype=value.dtype)
         mixture = torch.logsumexp(each + share.log()[:, None], dim=0)
         raw = value - mixture

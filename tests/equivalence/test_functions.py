@@ -19,7 +19,7 @@ from bayesmtl.posteriors.functions import posterior as inference
 from bayesmtl.posteriors.functions.build import parts
 from bayesmtl.posteriors.functions.grid import GridFunctions
 from bayesmtl.posteriors.functions.posterior import FunctionPosterior, known_fields
-from bayesmtl.samplers.modes import search
+from bayesmtl.samplers.search import search
 from bayesmtl.sharing.functions import over_functions
 from bayesmtl.sharing.over_functions import correlation
 

@@ -24,7 +24,7 @@ from bayesmtl.posteriors.linear.task_weights import renew
 from bayesmtl.posteriors.target import Target, finite_or_least
 from bayesmtl.samplers.chains import sweep
 from bayesmtl.samplers.hmc import DIVERGENCE, StepSize, leapfrog
-from bayesmtl.samplers.modes import around_modes
+from bayesmtl.samplers.search import around_modes
 from bayesmtl.samplers.settings import Settings
 from bayesmtl.samplers.slice import slice_sample
 from bayesmtl.sharing import Dependence, partition_of

@@ -24,7 +24,8 @@ from bayesmtl.samplers.importance import (
     systematic,
     weighted_sample,
 )
-from bayesmtl.samplers.modes import highest, rounded, search, spread_root
+from bayesmtl.samplers.modes import highest, rounded, spread_root
+from bayesmtl.samplers.search import search
 from bayesmtl.samplers.settings import Settings
 
 NUM_DRAWS = 250  # by default, per chain; they are independent but for repeats

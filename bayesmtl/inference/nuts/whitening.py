@@ -14,7 +14,7 @@ import torch
 
 from bayesmtl.posteriors.linear.joint import Joint, informed
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
-from bayesmtl.samplers.modes import NormalApproximation, normal_approximation
+from bayesmtl.samplers.search import NormalApproximation, normal_approximation
 
 NUM_REFERENCE = 200  # draws of the normal approximation
 _MOST_DENSE = 200  # coordinates of a block whose correlations are used
