@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         path: The file to replace or create.
         write: Called with the name of a temporary file in the same folder.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    _remove_leftovers(path)
     try:
         write(partial)
         with open(partial, "rb") as file:
@@ -22,3 +24,23 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of writing the same file."""
+    head = f".{path.name}."
+    for found in path.parent.iterdir():
+        if found.name.startswith(head) and found.name.endswith(".partial"):
+            pid = found.name.removeprefix(head).split(".")[0]
+            if pid.isdigit() and int(pid) != os.getpid() and not _is_running(int(pid)):
+                found.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True

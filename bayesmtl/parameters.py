@@ -81,6 +81,26 @@ class Parameter:
         """Whether this is a correlation matrix of the tasks."""
         return self.space == "correlation" and self.dims[:1] == ("task",)
 
+    @property
+    def task_axis(self) -> int | None:
+        """Position of the tasks among the dimensions of values (B, *shape), if each has its own quantities.
+
+        `None` for what all tasks have in common, and for a correlation matrix of the tasks.
+        """
+        return None if self.of_tasks_jointly or "task" not in self.dims else 1 + self.dims.index("task")
+
+    def for_tasks(self, num_tasks: int) -> Parameter:
+        """The same parameter of so many tasks."""
+        if self.task_axis is None:
+            return self
+        shape = list(self.shape)
+        shape[self.task_axis - 1] = num_tasks
+        return replace(self, shape=tuple(shape))
+
+    def of_some(self, value: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
+        """The values of some tasks, at these positions; all of them where tasks have none of their own."""
+        return value if self.task_axis is None else value.index_select(self.task_axis, tasks)
+
     def constrain(self, point: torch.Tensor) -> torch.Tensor:
         """From coordinates (B, size) to values (B, *shape)."""
         B = point.shape[0]
@@ -162,16 +182,14 @@ class ParameterSpace:
     def fresh_tasks(self, values: Values, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The values for tasks that the data never showed: their own quantities anew, the rest as it is.
 
-        Quantities with a first dimension "task" are independent over tasks given the others, so a new task's
-        come from the prior; all but correlation matrices of tasks, for which see `extend_tasks`.
+        Quantities with a dimension "task" are independent over tasks given the others, so a new task's come
+        from the prior; all but correlation matrices of tasks, for which see `extend_tasks`.
         """
         fresh = dict(values)
         for parameter in self.parameters:
-            if parameter.dims[:1] == ("task",) and not parameter.of_tasks_jointly:
+            if parameter.task_axis is not None:
                 B = values[parameter.name].shape[0]
-                fresh[parameter.name] = replace(parameter, shape=(num_new, *parameter.shape[1:])).sample(
-                    rng, B
-                )
+                fresh[parameter.name] = parameter.for_tasks(num_new).sample(rng, B)
         return fresh
 
     def extend_tasks(self, values: Values, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -188,9 +206,10 @@ class ParameterSpace:
                 for _ in range(num_new):
                     L = parameter.prior.next_row(L, rng)
                 extended[parameter.name] = torch.from_numpy(L)
-            elif parameter.dims[:1] == ("task",):
+            elif parameter.task_axis is not None:
                 known = values[parameter.name]
-                extended[parameter.name] = torch.cat([known, fresh[parameter.name]], dim=1)
+                both = [known, fresh[parameter.name]]
+                extended[parameter.name] = torch.cat(both, dim=parameter.task_axis)
         return extended
 
     def redraw_tasks(self, points: torch.Tensor, tasks: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
@@ -203,14 +222,16 @@ class ParameterSpace:
         """
         points = points.clone()
         for parameter, where in self._slices():
-            if not parameter.size or parameter.dims[:1] != ("task",):
+            if not parameter.size or "task" not in parameter.dims:
                 continue
-            if parameter.of_tasks_jointly:
+            if parameter.task_axis is None:
                 points[:, where] = _redraw_correlation(parameter, points[:, where], tasks, rng)
                 continue
             fresh = parameter.sample(rng, len(points))
             own = points[:, where].reshape(fresh.shape)
-            own[:, tasks] = (fresh.log() if parameter.space == "log" else fresh)[:, tasks]
+            fresh = fresh.log() if parameter.space == "log" else fresh
+            chosen = torch.from_numpy(np.asarray(tasks))
+            own.index_copy_(parameter.task_axis, chosen, fresh.index_select(parameter.task_axis, chosen))
             points[:, where] = own.reshape(len(points), -1)
         return points
 

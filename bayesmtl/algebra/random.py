@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -26,3 +28,13 @@ def standard_normal(rng: np.random.Generator, *shape: int) -> torch.Tensor:
     numbers = torch.empty(shape, dtype=torch.float64)
     rng.standard_normal(out=numbers.numpy())
     return numbers
+
+
+def key_of(name: str) -> int:
+    """A number that stands for a name, the same in every process: to key a stream of random numbers.
+
+    Example:
+        >>> key_of("lab_1") == key_of("lab_1"), key_of("lab_1") == key_of("lab_2")
+        (True, False)
+    """
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from numbers import Number
 from typing import Any, Literal
@@ -14,6 +15,9 @@ from bayesmtl.data.labels import row_listing
 from bayesmtl.errors import DataError, listing
 
 Kind = Literal["number", "boolean", "category"]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_FEW_LABELS = 3  # different values of a text column from which numbers among them are no labels
 
 
 def named_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -86,6 +90,26 @@ def kind_of(values: pd.Series[Any], name: str) -> Kind:
     )
 
 
+def refuse_numbers_in_text(values: pd.Series[Any], name: str) -> None:
+    """Refuse a column of text most of which are numbers: one odd entry makes it so when a file is read.
+
+    Raises:
+        DataError: Naming what is no number, and both ways out.
+    """
+    distinct = [str(value) for value in pd.unique(values.dropna())]
+    odd = [value for value in distinct if not _NUMBER.fullmatch(value.strip())]
+    if len(distinct) < _FEW_LABELS or len(odd) > len(distinct) / 2:
+        return
+    found = f"text, {len(distinct) - len(odd)} of its {len(distinct)} different values numbers"
+    raise DataError(
+        name,
+        expected="numbers, or labels",
+        found=found + (f" but {listing(odd[:3])}" if odd else ""),
+        remedy=f"Convert column '{name}' with pd.to_numeric(..., errors=\"coerce\"), or say that these are "
+        'labels with .astype("category").',
+    )
+
+
 def numbers(values: pd.Series[Any], name: str, *, role: str) -> np.ndarray:
     """A column as float64, missing values as NaN.
 
@@ -103,7 +127,14 @@ def numbers(values: pd.Series[Any], name: str, *, role: str) -> np.ndarray:
         odd = [value for value in present if not _is_number(value)]
     if odd:
         distinct = list(dict.fromkeys(map(str, odd)))
-        labels = ' Labels, for Categorical(), with .astype("category").' if role == "the target" else ""
+        labels = ""
+        if role == "the target":
+            labels = ' Labels, for Categorical(), with .astype("category").'
+            if len(distinct) == 2:
+                labels = (
+                    f" For Bernoulli() say which is the event, as in df['{name}'] == '{distinct[0]}'."
+                    + labels
+                )
         raise DataError(
             name,
             expected=f"numbers ({role})",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayesmtl.data.arrays import plain_array
 from bayesmtl.data.classes import read_target
 from bayesmtl.data.columns import named_columns, numbers, take_column
 from bayesmtl.data.design import Design
@@ -15,6 +16,7 @@ from bayesmtl.data.expressions import parse_formula
 from bayesmtl.data.labels import encode_labels, label_of
 from bayesmtl.data.row_columns import read_row_columns
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
+from bayesmtl.options import check_flag, names
 
 Parts = dict[str, Any]
 
@@ -30,14 +32,12 @@ def parts_of_frame(
 ) -> Parts:
     """The parts of `TaskData.from_frame`."""
     frame = _filled(frame)
-    if isinstance(features, str):
-        raise SpecificationError(
-            "features",
-            expected="a list of column names",
-            found=f"the string {features!r}",
-            remedy=f'Write features=["{features}"], or use TaskData.from_formula.',
-        )
-    task, target, features = str(task), str(target), [str(name) for name in features]
+    check_flag("intercept", intercept)
+    task, target = _column_name(task, "task", frame), _column_name(target, "target", frame)
+    shown = features if isinstance(features, str) else "intake"
+    features = names(
+        "features", features, example=f'Write features=["{shown}"], or use TaskData.from_formula.'
+    )
     _refuse_double_use(task, target, (target,), features)
     parts = _tasks_of(take_column(frame, task, "task"), task, descriptors)
     parts |= read_row_columns(frame, (task, target), further)
@@ -65,7 +65,8 @@ def parts_of_formula(
             found=repr(formula),
             remedy='Write "score ~ ..." with the target column, or an expression such as log(score).',
         )
-    frame, task, target = _filled(frame), str(task), parsed.response
+    frame, target = _filled(frame), parsed.response
+    task = _column_name(task, "task", frame)
     response = None if parsed.response_is_column else Design.from_response(target, frame)
     target_columns = (target,) if response is None else response.columns
     _refuse_double_use(task, target, target_columns, [source.column for source in parsed.sources])
@@ -92,10 +93,11 @@ def parts_of_arrays(
     further: Mapping[str, Any],
 ) -> Parts:
     """The parts of `TaskData.from_arrays`."""
+    check_flag("intercept", intercept)
     table = _feature_table(X, feature_names)
     _refuse_other_order(X, y, "y")
     _refuse_other_order(X, task, "task")
-    target, labels = _vector(y, "y"), _vector(task, "task")
+    target, labels = _vector(y, "y", missing=True), _vector(task, "task")
     if not len(table) == len(target) == len(labels):
         raise DataError(
             "X",
@@ -125,27 +127,35 @@ def parts_of_wide(
     further: Mapping[str, Any],
 ) -> Parts:
     """The parts of `TaskData.from_wide`: every cell of Y becomes a row, in the order of Y's rows."""
+    check_flag("intercept", intercept)
     table = _feature_table(X, feature_names)
     _refuse_other_order(X, Y, "Y")
-    cells = Y if isinstance(Y, pd.DataFrame) else pd.DataFrame(_two_dimensional(Y, "Y"))
-    names = [label_of(name) for name in (cells.columns if tasks is None else tasks)]
+    cells = Y if isinstance(Y, pd.DataFrame) else pd.DataFrame(_two_dimensional(Y, "Y", missing=True))
+    if tasks is not None and (isinstance(tasks, (str, bytes)) or not np.iterable(tasks)):
+        raise SpecificationError(
+            "tasks",
+            expected="a list of names, one for each column of Y",
+            found=repr(tasks),
+            remedy='Write tasks=["a", "b"].',
+        )
+    labels = [label_of(name) for name in (cells.columns if tasks is None else tasks)]
     num_rows, num_tasks = cells.shape
-    if len(table) != num_rows or len(names) != num_tasks:
+    if len(table) != num_rows or len(labels) != num_tasks or not num_tasks:
         raise DataError(
             "Y",
             expected="one row per row of X and one column per task",
-            found=f"shape {cells.shape} with {len(table)} rows of X and {len(names)} tasks",
+            found=f"shape {cells.shape} with {len(table)} rows of X and {len(labels)} tasks",
             remedy="Put tasks in columns; np.nan marks what was not observed.",
         )
     _filled(table)
     ordered = pd.Categorical.from_codes(
-        np.tile(np.arange(num_tasks), num_rows), categories=pd.Index(_distinct(names))
+        np.tile(np.arange(num_tasks), num_rows), categories=pd.Index(_distinct(labels))
     )
     parts = _tasks_of(pd.Series(ordered), task_column, descriptors)
     design = Design.from_columns(list(table.columns), table, intercept=intercept)
     columns = [
         numbers(cells.iloc[:, position], name, role="the targets of a task")
-        for position, name in enumerate(names)
+        for position, name in enumerate(labels)
     ]
     index = X.index.repeat(num_tasks) if isinstance(X, pd.DataFrame) else None
     of_cells = {
@@ -161,7 +171,7 @@ def _of_cells(values: Any, role: str, X: Any, Y: pd.DataFrame) -> np.ndarray:
     """One value for every cell of Y, row by row, from those or from one for every row."""
     _refuse_other_order(X, values, role)
     other = isinstance(values, pd.DataFrame) and list(values.columns) != list(Y.columns)
-    array = np.asarray(values)
+    array = plain_array(values, role)
     if other or array.shape not in ((len(Y),), Y.shape):
         raise DataError(
             role,
@@ -216,6 +226,29 @@ def table_of_descriptors(descriptors: Any, task_names: Sequence[str], task_colum
     return table
 
 
+def _column_name(value: Any, role: str, frame: pd.DataFrame) -> str:
+    """The name of a column, which was meant to be one.
+
+    Raises:
+        SpecificationError: If it holds the values, or names a level of the index.
+    """
+    if isinstance(value, (pd.Series, pd.Index, np.ndarray, list, tuple)):
+        raise SpecificationError(
+            role,
+            expected="the name of a column of the frame",
+            found=f"values ({type(value).__name__})",
+            remedy=f"Put them in the frame, frame.assign({role}=...), and pass {role}='{role}'.",
+        )
+    if value is not None and value not in frame.columns and value in frame.index.names:
+        raise SpecificationError(
+            role,
+            expected="the name of a column of the frame",
+            found=f"'{value}', which is a level of its index",
+            remedy="Pass frame.reset_index().",
+        )
+    return str(value)
+
+
 def _filled(frame: pd.DataFrame) -> pd.DataFrame:
     frame = named_columns(frame)
     if len(frame) == 0:
@@ -257,19 +290,19 @@ def _refuse_double_use(
 def _feature_table(X: Any, feature_names: Sequence[str] | None) -> pd.DataFrame:
     values = X if isinstance(X, pd.DataFrame) else pd.DataFrame(_two_dimensional(X, "X"))
     if feature_names is not None:
-        names = [str(name) for name in feature_names]
+        labels = names("feature_names", feature_names, example='Write feature_names=["x0", "x1"].')
     elif isinstance(X, pd.DataFrame):
-        names = [str(name) for name in X.columns]
+        labels = [str(name) for name in X.columns]
     else:
-        names = [f"x{position}" for position in range(values.shape[1])]
-    if len(names) != values.shape[1]:
+        labels = [f"x{position}" for position in range(values.shape[1])]
+    if len(labels) != values.shape[1]:
         raise DataError(
             "feature_names",
             expected=f"one name for each of {values.shape[1]} columns of X",
-            found=f"{len(names)} names",
+            found=f"{len(labels)} names",
             remedy="Do not name the intercept; it is added by intercept=True.",
         )
-    return values.set_axis(_distinct(names, "feature_names"), axis=1)
+    return values.set_axis(_distinct(labels, "feature_names"), axis=1)
 
 
 def _refuse_other_order(X: Any, other: Any, name: str) -> None:
@@ -296,8 +329,8 @@ def _distinct(names: list[str], parameter: str = "tasks") -> list[str]:
     return names
 
 
-def _two_dimensional(values: Any, name: str) -> np.ndarray:
-    array = np.asarray(values)
+def _two_dimensional(values: Any, name: str, *, missing: bool = False) -> np.ndarray:
+    array = plain_array(values, name, missing=missing)
     if array.ndim != 2:
         raise DataError(
             name,
@@ -308,16 +341,23 @@ def _two_dimensional(values: Any, name: str) -> np.ndarray:
     return array
 
 
-def _vector(values: Any, name: str) -> pd.Series[Any]:
+def _vector(values: Any, name: str, *, missing: bool = False) -> pd.Series[Any]:
     if isinstance(values, (pd.Series, pd.Categorical, pd.Index)):
         return pd.Series(values).reset_index(drop=True)
     # a list of mixed labels must not become an array of strings, in which 1 and "1" are the same
-    array = np.asarray(values, dtype=None if isinstance(values, np.ndarray) else object)
-    if array.ndim != 1:
+    if isinstance(values, (list, tuple)):
+        array = np.empty(len(values), dtype=object)
+        array[:] = values if all(np.ndim(value) == 0 for value in values) else [None] * len(values)
+        shape = np.shape(plain_array(values, name))
+    else:
+        array = plain_array(values, name, missing=missing)
+        shape = array.shape
+    if len(shape) != 1:
+        tables = "Use TaskData.from_wide for targets with a column per task."
         raise DataError(
             name,
             expected="one value per row",
-            found=f"shape {array.shape}",
-            remedy="Use TaskData.from_wide for targets with a column per task.",
+            found=f"shape {shape}",
+            remedy=tables if name == "y" else "Give one label per row; several columns can be joined.",
         )
     return pd.Series(array)

@@ -20,6 +20,7 @@ from bayesmtl.data.columns import (
     kind_of,
     named_columns,
     numbers,
+    refuse_numbers_in_text,
     take_column,
 )
 from bayesmtl.data.expressions import (
@@ -49,11 +50,13 @@ class Variable:
         column: Name in the frame.
         kind: "number", "boolean" or "category".
         levels: Labels of a category, the reference level first; empty for the other kinds.
+        ordered: Whether the levels came in an order, of which no use is made.
     """
 
     column: str
     kind: Kind
     levels: tuple[str, ...] = ()
+    ordered: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +247,12 @@ class Design:
         """The recipe as plain data that JSON can hold without loss."""
         return {
             "variables": [
-                {"column": variable.column, "kind": variable.kind, "levels": list(variable.levels)}
+                {
+                    "column": variable.column,
+                    "kind": variable.kind,
+                    "levels": list(variable.levels),
+                    "ordered": variable.ordered,
+                }
                 for variable in self.variables
             ],
             "terms": [list(term) for term in self.terms],
@@ -261,7 +269,12 @@ class Design:
         """
         try:
             variables = tuple(
-                Variable(_text(entry["column"]), _kind(entry["kind"]), tuple(map(_text, entry["levels"])))
+                Variable(
+                    _text(entry["column"]),
+                    _kind(entry["kind"]),
+                    tuple(map(_text, entry["levels"])),
+                    entry.get("ordered") is True,  # files of earlier versions do not say
+                )
                 for entry in content["variables"]
             )
             terms = tuple(tuple(_text(factor) for factor in term) for term in content["terms"])
@@ -346,8 +359,13 @@ def _observe(source: Source, frame: pd.DataFrame) -> Variable:
     """Note the kind and levels of a training column."""
     values = take_column(frame, source.column, "feature")
     kind: Kind = "category" if source.as_category else kind_of(values, source.column)
-    levels = encode_labels(values, source.column)[1] if kind == "category" else ()
-    return Variable(source.column, kind, levels)
+    if kind != "category":
+        return Variable(source.column, kind)
+    is_categorical = isinstance(values.dtype, pd.CategoricalDtype)
+    if not (source.as_category or is_categorical):
+        refuse_numbers_in_text(values, source.column)
+    ordered = is_categorical and bool(values.cat.ordered)
+    return Variable(source.column, kind, encode_labels(values, source.column)[1], ordered)
 
 
 def _prepare(variable: Variable, frame: pd.DataFrame) -> np.ndarray | pd.Categorical[str]:

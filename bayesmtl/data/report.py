@@ -34,10 +34,9 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
     """The facts, each with its name."""
     counts = data.rows_per_task
     missing = data.num_rows - int(data.observed.sum())
-    spread = f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
     told = [
         ("tasks", f"{data.task_column}: {listing(data.task_names)}"),
-        ("rows per task", spread),
+        ("rows per task", _spread(counts)),
         ("target", f"{data.target_name}, {_scale(data)}"),
         ("missing targets", f"{missing} of {data.num_rows}{_unobserved_tasks(data)}"),
         ("features", listing(data.feature_names, limit=12)),
@@ -45,6 +44,12 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
         ("never vary inside any task", _names(data.features_constant_within_tasks)),
         ("duplicated features", _names(f"{first} = {second}" for first, second in data.duplicated_features)),
     ]
+    if missing:
+        seen = np.bincount(data.task[data.observed], minlength=data.num_tasks)
+        told.insert(2, ("targets per task", _spread(seen)))
+    ordered = [variable.column for variable in data.design.variables if variable.ordered]
+    if ordered:
+        told.append(("order of levels not used", _names(ordered)))
     if is_constant(data.y[data.observed]) and data.classes:
         told.append(("constant target", f"{data.target_labels[data.observed][0]} in every observed row"))
     elif is_constant(data.y[data.observed]):
@@ -71,6 +76,10 @@ def as_html(data: TaskData) -> str:
         f"<tr><th {left}>{escape(name)}</th><td {left}>{escape(fact)}</td></tr>" for name, fact in lines(data)
     )
     return f"<div><strong>{escape(title(data))}</strong><table>{rows}</table></div>"
+
+
+def _spread(counts: np.ndarray) -> str:
+    return f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
 
 
 def _scale(data: TaskData) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bayesmtl.data.arrays import plain_array
 from bayesmtl.data.columns import numbers, take_column
 from bayesmtl.data.labels import row_listing
 from bayesmtl.errors import DataError, SpecificationError, listing
@@ -148,7 +149,7 @@ def _as_column(values: Any, role: str, frame: pd.DataFrame) -> pd.Series[Any]:
             found="other row labels",
             remedy=f"Align it first, or pass {role}.to_numpy().",
         )
-    array = np.asarray(values)
+    array = plain_array(values, role)
     if array.shape != (len(frame),):
         raise DataError(
             role,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayesmtl.data.arrays import plain_array
 from bayesmtl.data.classes import codes_in
 from bayesmtl.data.columns import finite_target, named_columns, numbers, take_column
 from bayesmtl.data.design import INTERCEPT, Design
@@ -77,13 +78,14 @@ class Schema:
     row_columns: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
-    def encode(self, new: pd.DataFrame | TaskData | tuple[Any, ...]) -> NewRows:
+    def encode(self, new: pd.DataFrame | TaskData | tuple[Any, ...], *, targets: bool = True) -> NewRows:
         """Encode new rows; they keep their order and their labels.
 
         Args:
             new: A frame with the feature and task columns, in any order (the target may be absent, other
                 columns are ignored); or a TaskData with the same features, in any order; or a tuple of
                 arrays (X, task) or (X, y, task).
+            targets: Whether targets are wanted; where they are not, nothing about them is refused.
 
         Raises:
             DataError: If a column or feature is missing (also that of an offset or of trials, which arrays
@@ -91,11 +93,11 @@ class Schema:
                 unseen.
         """
         if isinstance(new, pd.DataFrame):
-            return self._encode_frame(new)
+            return self._encode_frame(new, targets=targets)
         if isinstance(new, tuple) and len(new) in (2, 3):
-            return self._encode_arrays(new[0], new[1] if len(new) == 3 else None, new[-1])
+            return self._encode_arrays(new[0], new[1] if len(new) == 3 and targets else None, new[-1])
         if isinstance(getattr(new, "schema", None), Schema):
-            return self._encode_data(new)  # type: ignore[arg-type]
+            return self._encode_data(new, targets=targets)  # type: ignore[arg-type]
         raise DataError(
             "new",
             expected="a DataFrame, a TaskData, or arrays (X, task) or (X, y, task)",
@@ -175,11 +177,13 @@ class Schema:
             return codes_in(target, self.classes, self.target_name)
         return numbers(target, self.target_name, role="the target")
 
-    def _encode_frame(self, new: pd.DataFrame) -> NewRows:
+    def _encode_frame(self, new: pd.DataFrame, *, targets: bool) -> NewRows:
         frame = named_columns(new)
         labels = _labels(take_column(frame, self.task_column, "task"), self.task_column)
         X = self.design.encode(new)
-        y = self._checked(self.target_of(frame), new.index)
+        y = np.full(len(frame), np.nan)
+        if targets:
+            y = self._checked(self.target_of(frame), new.index)
         return NewRows(X, y, labels, new.index, **read_again(frame, self.row_columns))
 
     def _encode_arrays(self, X: Any, y: Any, task: Any) -> NewRows:
@@ -191,9 +195,11 @@ class Schema:
                 found="arrays, which have no such column",
                 remedy="Put X, the task and these columns in a DataFrame.",
             )
-        encoded = self.design.encode(X if isinstance(X, pd.DataFrame) else np.asarray(X))
-        labels = _labels(pd.Series(np.asarray(task)), self.task_column)
-        target = np.full(len(encoded), np.nan) if y is None else self._numbers(pd.Series(y))
+        encoded = self.design.encode(X if isinstance(X, pd.DataFrame) else plain_array(X, "X"))
+        labels = _labels(pd.Series(plain_array(task, "task")), self.task_column)
+        target = np.full(len(encoded), np.nan)
+        if y is not None:
+            target = self._numbers(pd.Series(plain_array(y, "y", missing=True)))
         if not len(encoded) == len(labels) == len(target):
             raise DataError(
                 "new",
@@ -203,7 +209,7 @@ class Schema:
             )
         return NewRows(encoded, self._checked(target, None), labels, None)
 
-    def _encode_data(self, new: TaskData) -> NewRows:
+    def _encode_data(self, new: TaskData, *, targets: bool) -> NewRows:
         mine, theirs = self.design.feature_names, new.feature_names
         missing = [name for name in mine if name not in theirs]
         extra = [name for name in theirs if name not in mine]
@@ -229,8 +235,8 @@ class Schema:
                     remedy=f"Build both alike; `{name}` is an argument of TaskData.from_frame.",
                 )
         labels = np.array(new.task_names, dtype=object)[new.task]
-        y = new.y
-        if self.classes:  # by name: their order may differ
+        y = new.y if targets else np.full(len(X), np.nan)
+        if self.classes and targets:  # by name: their order may differ
             y = codes_in(pd.Series(new.target_labels), self.classes, self.target_name)
         return NewRows(X, y, labels, new.index, **further)
 

@@ -115,7 +115,8 @@ def _refusal(
         what = sharing
     else:
         what = "this sharing prior" if Trait.EXACT in traits else likelihood
-    listed = ", ".join(names[:-1]) + f" or {names[-1]}"
+    over_functions = Trait.FUNCTIONS in traits
+    listed = ", ".join(names[:-1]) + f" or {names[-1]}" if over_functions else " or ".join(names)
     return SpecificationError(
         "method",
         expected=f"{listed} for {what}",

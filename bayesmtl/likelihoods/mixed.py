@@ -290,8 +290,8 @@ class Mixed(Rowwise):
             tasks = tuple(t for t, code in enumerate(codes) if code == k)
             for name, reported in part.report(self._own(k, values)).items():
                 own = reported.values
-                if reported.dims[:1] == ("task",):
-                    own = own[:, list(tasks)]
+                if "task" in reported.dims:
+                    own = own.index_select(1 + reported.dims.index("task"), torch.tensor(tasks))
                 shown[name + suffix] = Reported(reported.dims, own, reported.unit, tasks)
         return shown
 
@@ -305,11 +305,10 @@ class Mixed(Rowwise):
             where = np.flatnonzero(chosen == k)
             if not len(where):
                 continue
-            by_task = {p.name for p in part.parameters(len(task_names)) if p.dims[:1] == ("task",)}
-            own = {
-                name: value[:, where] if name in by_task else value
-                for name, value in self._own(k, values).items()
-            }
+            every = self._own(k, values)
+            own = dict(every)
+            for parameter in part.parameters(len(task_names)):
+                own[parameter.name] = parameter.of_some(every[parameter.name], torch.from_numpy(where))
             names = [task_names[t] for t in where.tolist()]
             sd = part.noise_sd(own, names, target_scale[where], num_draws)
             index = torch.from_numpy(where)

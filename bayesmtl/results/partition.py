@@ -16,7 +16,7 @@ from scipy.spatial.distance import squareform
 
 from bayesmtl.data import Schema
 from bayesmtl.errors import SpecificationError
-from bayesmtl.results.prediction import check_mass
+from bayesmtl.options import check_mass
 from bayesmtl.sharing import Dependence, Sharing
 
 _MOST_CANDIDATES = 200  # sampled partitions tried as the point

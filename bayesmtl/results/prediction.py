@@ -15,8 +15,8 @@ import xarray as xr
 from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import NewRows
-from bayesmtl.errors import SpecificationError
 from bayesmtl.likelihoods import Given
+from bayesmtl.options import check_mass
 from bayesmtl.results.linear.condition_jointly import draw_correlated_tasks
 from bayesmtl.sharing import Dependence, PartitionSharing
 
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from bayesmtl.results.linear.fit import Fit
 
 Kind = Literal["observation", "latent"]
-
-
-def check_mass(mass: float) -> None:
-    """Refuse an interval mass outside (0, 1)."""
-    if not 0 < mass < 1:
-        raise SpecificationError(
-            "mass", expected="a number between 0 and 1", found=repr(mass), remedy="Use 0.9 for 90 %."
-        )
 
 
 def interval(draws: xr.DataArray, mass: float) -> tuple[xr.DataArray, xr.DataArray]:

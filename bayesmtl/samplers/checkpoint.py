@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ class ArrayFile:
 
     def __init__(self, path: str | Path, fingerprint: str):
         self.path, self.fingerprint = Path(path), fingerprint
+        _try_folder(self.path)
         self._saved_at = time.monotonic()
 
     @property
@@ -83,6 +85,26 @@ class ArrayFile:
         )
 
 
+def _try_folder(path: Path) -> None:
+    """Refuse a checkpoint that could not be written, before hours of work depend on it.
+
+    Raises:
+        CheckpointError: If the folder is missing or not writable, or the path is no regular file.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no regular file")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise CheckpointError(
+            "checkpoint",
+            expected="a file in a folder that can be written",
+            found=f"{path} ({error.strerror or error})",
+            remedy="Create the folder, or give another path.",
+        ) from error
+
+
 class Checkpoint(ArrayFile):
     """The state of Hamiltonian Monte Carlo in a file."""
 
@@ -121,7 +143,12 @@ class Checkpoint(ArrayFile):
             CheckpointError: If the file is damaged or belongs to another run.
         """
         arrays = self.read()
-        return None if arrays is None else _restore(arrays)
+        if arrays is None:
+            return None
+        try:
+            return _restore(arrays)
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+            raise self.unreadable(error) from error
 
 
 def _history_shapes(C: int, P: int) -> dict[str, tuple[int, ...]]:

@@ -55,7 +55,8 @@ class Proposal:
     @cached_property
     def _lower(self) -> torch.Tensor:
         """The lower triangular root of the scale matrix."""
-        return torch.linalg.cholesky(self.root @ self.root.T)
+        lower: torch.Tensor = torch.linalg.cholesky(self.root @ self.root.T)
+        return lower
 
     def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
         """Points on the wanted side, shape (number, P)."""

@@ -21,7 +21,10 @@ def iterations(start: int, stop: int, description: str, *, show: bool) -> Iterat
         description: What is being done.
         show: Whether to show it.
     """
-    with tqdm(total=stop, initial=start, desc=description, disable=not show, file=sys.stderr) as bar:
+    if not show:  # no bar at all: tqdm starts a thread, and fixes how processes are started
+        yield from range(start, stop)
+        return
+    with tqdm(total=stop, initial=start, desc=description, file=sys.stderr) as bar:
         for iteration in range(start, stop):
             yield iteration
             bar.update()

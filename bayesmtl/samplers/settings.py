@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bayesmtl.errors import SpecificationError
-from bayesmtl.options import whole_number
+from bayesmtl.options import check_flag, check_path, whole_number
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Settings:
             if name == "num_draws" and self.num_draws is None:
                 continue
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+        check_flag("progress", self.progress)
+        if self.checkpoint is not None:
+            check_path("checkpoint", self.checkpoint)
 
 
 def refuse_checkpoint(settings: Settings, method: str) -> None:

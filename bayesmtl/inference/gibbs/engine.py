@@ -83,7 +83,7 @@ def augmented_gibbs(problem: OutcomePosterior, settings: Settings) -> LinearDraw
         state = checkpoint.load(sampler.expansion)
     if state is None:
         state = sampler.start(settings.num_chains, rng)
-    complete = sweep(state, lambda state: sampler.advance(state, rng), num_draws, settings, checkpoint)
+    complete = sweep(state, lambda state: sampler.advance(state, rng), num_draws, settings, checkpoint, rng)
     return _collect(problem, state, complete, num_draws)
 
 

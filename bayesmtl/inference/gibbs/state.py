@@ -151,7 +151,7 @@ class GibbsCheckpoint(ArrayFile):
                 iteration=int(arrays["iteration"]),
                 **{name: list(torch.from_numpy(arrays[name])) for name in _LISTS},
             )
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
             raise self.unreadable(error) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ NUM_DRAWS = 500  # by default, per chain
 _TARGET = 0.8  # mean acceptance
 _MOST_DOUBLINGS = 8  # of a trajectory: 255 steps, plenty in whitened coordinates
 _AT_ONCE = 200  # draws whose weights are put together at once
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def nuts(problem: LinearPosterior, settings: Settings) -> LinearDraws:
@@ -185,7 +187,15 @@ def collect(
 
 @contextmanager
 def private_randomness(seed: int) -> Iterator[None]:
-    """Torch's global random state, which Pyro draws from, is the engine's own for a while."""
+    """Torch's global random state, which Pyro draws from, is the engine's own for a while.
+
+    One run at a time: that state is shared by all threads, and so are Pyro's handlers.
+    """
+    with _ONE_AT_A_TIME:
+        yield from _own_randomness(seed)
+
+
+def _own_randomness(seed: int) -> Iterator[None]:
     before = torch.get_rng_state()
     torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
     try:

@@ -129,19 +129,7 @@ class PartitionSampler(ABC):
         """One round of moves of partitions (C, T), and points (C, P) after those made given the partition."""
 
     def advance(self, state: State) -> None:
-        """One iteration of all chains, in place; an interrupted one leaves no trace."""
-        iteration, further, randomness = state.iteration, state.further, state.generator.get_state()
-        here = state.points, state.value, state.gradient
-        try:
-            self._advance(state)
-        except BaseException:
-            if state.iteration == iteration:
-                state.further = further
-                state.points, state.value, state.gradient = here
-                state.generator.set_state(randomness)
-            raise
-
-    def _advance(self, state: State) -> None:
+        """One iteration of all chains, in place."""
         membership, state.points = self.move(state)
         kept = state.further["kept"]
         if state.iteration >= self.num_warmup:

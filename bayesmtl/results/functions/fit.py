@@ -15,12 +15,13 @@ import torch
 import xarray as xr
 
 from bayesmtl.algebra.functions import LEAST_NOISE, KnownRows, TaskStructure
+from bayesmtl.algebra.random import key_of
 from bayesmtl.data import Schema, Standardization, TaskData
 from bayesmtl.diagnostics import Check, check_draws
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
 from bayesmtl.kernels import Kernel
 from bayesmtl.likelihoods import Likelihood
-from bayesmtl.options import whole_number
+from bayesmtl.options import check_option, whole_number
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.functions.build import functions_posterior, parts
 from bayesmtl.posteriors.functions.capacity import refuse_beyond
@@ -34,7 +35,7 @@ from bayesmtl.results.functions import views as gp_views
 from bayesmtl.results.functions import whole as gp_functions
 from bayesmtl.results.functions.evidence import Evidence, evidence_of
 from bayesmtl.results.functions.given import FirstWeights, signature
-from bayesmtl.results.linear.fit import check_option, summarise
+from bayesmtl.results.linear.fit import summarise
 from bayesmtl.results.linear.posterior import in_user_units
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Prediction
@@ -254,7 +255,7 @@ class GPFit:
         check_option("kind", kind, ("observation", "latent"))
         check_option("new_tasks", new_tasks, ("error", "population"))
         num_draws = whole_number("num_draws", num_draws, 2)
-        rows = self.schema.encode(new)
+        rows = self.schema.encode(new, targets=False)
         codes = self.schema.codes(rows.task_labels)
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
@@ -463,15 +464,15 @@ class GPFit:
             structure: Omega and Lambda for these values, the further tasks included.
         """
         T, problem = len(self.task_names), self.problem
-        own = [p.name for p in problem.space.parameters if p.dims[:1] == ("task",)]
-        known = {**values, **{name: values[name][:, :T] for name in own}}
+        own = [p for p in problem.space.parameters if p.task_axis is not None]
+        known = {**values, **{p.name: p.of_some(values[p.name], torch.arange(T)) for p in own}}
         noise = problem.noise(known, gp_prediction.length(values))
         omega, level = problem.structure(values) if structure is None else structure
         return problem.known_rows(values, TaskStructure(omega[:, :, :T, :T], level[:, :T, :T]), noise)
 
-    def generator(self, purpose: int) -> np.random.Generator:
-        """Randomness derived from the fit's seed, one stream per purpose."""
-        return np.random.default_rng([self.seed, purpose])
+    def generator(self, purpose: int, *names: str) -> np.random.Generator:
+        """Randomness derived from the fit's seed, one stream per purpose, and per name of a task if given."""
+        return np.random.default_rng([self.seed, purpose, *map(key_of, names)])
 
     def save(self, path: str | Path) -> None:
         """Write everything to one NetCDF file of plain data.

@@ -128,6 +128,5 @@ def signature(problem: InducingFunctions, values: Values) -> torch.Tensor:
     own = {parameter.name for parameter in problem.sharing.parameters(problem.num_tasks)}
     for parameter in problem.space.parameters:
         if parameter.name not in own:
-            value = values[parameter.name][0]
-            parts.append((value[seen] if parameter.dims[:1] == ("task",) else value).flatten())
+            parts.append(parameter.of_some(values[parameter.name], seen)[0].flatten())
     return torch.cat(parts)

@@ -68,7 +68,7 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
             found=repr(fit.likelihood),
             remedy="What a row says about a function does not depend on its target only there.",
         )
-    rows = fit.schema.encode(candidates)
+    rows = fit.schema.encode(candidates, targets=False)
     codes = fit.schema.codes(rows.task_labels)
     unknown = sorted({str(label) for label in rows.task_labels[codes < 0]})
     if unknown:

@@ -81,7 +81,7 @@ def task_similarity(
 def function_correlations(fit: GPFit, codes: np.ndarray, reference: Any, num_draws: int) -> np.ndarray:
     """Correlations (draw, tasks, tasks) of drawn functions over reference inputs; see `task_similarity`."""
     rng = fit.generator(4)
-    X = fit.problem.X if reference is None else fit.inputs(fit.schema.encode(reference).X)
+    X = fit.problem.X if reference is None else fit.inputs(fit.schema.encode(reference, targets=False).X)
     X = X[rng.permutation(len(X))[:_REFERENCE]]
     if not (X != X[:1]).any():
         raise SpecificationError(

@@ -75,7 +75,7 @@ class FunctionDraws:
             UnknownTaskError: If a task is not known.
         """
         fit = self.fit
-        new = fit.schema.encode(rows)
+        new = fit.schema.encode(rows, targets=False)
         codes = fit.known_codes(new.task_labels, "Add its rows with fit.condition, or use predict.")
         X, task = fit.inputs(new.X), torch.from_numpy(codes)
         S, E, Q, F, _ = self.frequencies.shape

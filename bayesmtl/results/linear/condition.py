@@ -164,7 +164,7 @@ def _weigh(
     task's rows; the average density over the candidates is the task's share of the weight.
     """
     names = (*fit.task_names, *added)
-    own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
+    own = [(p.name, p.task_axis) for p in fit.problem.space.parameters if p.task_axis is not None]
     num_tries = _CANDIDATES if added and own else 1
     known = _flat(fit.draws.hyperparameters)
     tries = [fit.problem.space.extend_tasks(known, len(added), rng) for _ in range(num_tries)]
@@ -176,9 +176,12 @@ def _weigh(
         share = torch.softmax(stacked, dim=0).numpy()
         uniform = rng.random(share.shape[1:])
         pick = np.minimum((share.cumsum(axis=0) < uniform).sum(axis=0), num_tries - 1)
-        for name in own:
-            candidates = torch.stack([v[name] for v in tries])
-            values[name] = torch.take_along_dim(candidates, torch.from_numpy(pick)[None], dim=0)[0]
+        for name, axis in own:
+            candidates = torch.stack([v[name] for v in tries])  # (tries, S, ..., tasks, ...)
+            by_task = candidates.movedim(1 + axis, 2)
+            place = torch.from_numpy(pick).reshape(1, *pick.shape, *(1 for _ in by_task.shape[3:]))
+            chosen = torch.take_along_dim(by_task, place, dim=0)[0]
+            values[name] = chosen.movedim(1, axis)
     return values, gain[:, touched].sum(dim=1).numpy()
 
 

@@ -48,9 +48,9 @@ def place_new_tasks(
     weights, factors, gains = [], [], []
     for position, task in enumerate(tasks):
         own = {
-            p.name: extended[p.name][:, known + position : known + position + 1]
+            p.name: p.of_some(extended[p.name], torch.tensor([known + position]))
             for p in task.space.parameters
-            if p.dims[:1] == ("task",)
+            if p.task_axis is not None
         }
         cluster, drawn, gain = _place(task, extended | own, basis, rng)
         extended["cluster"] = torch.cat([extended["cluster"].long(), cluster[:, None]], dim=1)

@@ -106,7 +106,7 @@ def _new_task(
     membership = values["cluster"].long()
     size = sharing.sizes(membership, 1)
     weights = sharing.log_slots(size, values, descriptors).log_softmax(1)
-    own = [p.name for p in fit.problem.space.parameters if p.dims[:1] == ("task",)]
+    own = [p.name for p in fit.problem.space.parameters if p.task_axis is not None]
     structure = sharing.structure(values, 1, D)
     scores, tries = [], []
     for _ in range(_NOISE_CANDIDATES if own else 1):

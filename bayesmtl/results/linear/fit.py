@@ -15,13 +15,14 @@ import torch
 import xarray as xr
 
 from bayesmtl.algebra.conditional import draw_prior_basis
+from bayesmtl.algebra.random import key_of
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Schema, Standardization, TaskData, TaskSummaries
 from bayesmtl.diagnostics import Check, check_draws
-from bayesmtl.errors import SpecificationError, UnknownTaskError, listing
+from bayesmtl.errors import UnknownTaskError, listing
 from bayesmtl.likelihoods import Likelihood
-from bayesmtl.options import whole_number
+from bayesmtl.options import check_mass, check_option, whole_number
 from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.posteriors.linear.build import with_rows
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
@@ -194,7 +195,7 @@ class Fit:
 
         Where targets are classes, per task, class and feature.
         """
-        prediction.check_mass(mass)
+        check_mass(mass)
         weights = self.posterior["weights"].stack(sample=("chain", "draw")).transpose(..., "sample")
         values = weights.to_numpy()
         lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)
@@ -236,7 +237,7 @@ class Fit:
         """
         check_option("kind", kind, ("observation", "latent"))
         check_option("new_tasks", new_tasks, ("error", "population"))
-        rows = self.schema.encode(new)
+        rows = self.schema.encode(new, targets=False)
         codes = self.schema.codes(rows.task_labels)
         unknown = list(dict.fromkeys(str(label) for label in rows.task_labels[codes < 0]))
         if unknown and new_tasks == "error":
@@ -323,9 +324,9 @@ class Fit:
             return np.arange(total)
         return np.linspace(0, total - 1, num_draws).round().astype(int)
 
-    def generator(self, purpose: int) -> np.random.Generator:
-        """Randomness derived from the fit's seed, one stream per purpose."""
-        return np.random.default_rng([self.seed, purpose])
+    def generator(self, purpose: int, *names: str) -> np.random.Generator:
+        """Randomness derived from the fit's seed, one stream per purpose, and per name of a task if given."""
+        return np.random.default_rng([self.seed, purpose, *map(key_of, names)])
 
     def to_datatree(self) -> xr.DataTree:
         """Everything as ArviZ groups, with names on every coordinate and in the user's units.
@@ -368,18 +369,9 @@ class Fit:
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
 
 
-def check_option(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse an option that is none of those allowed."""
-    if value not in allowed:
-        expected = " or ".join(map(repr, allowed))
-        raise SpecificationError(
-            name, expected=expected, found=repr(value), remedy=f"Pass {name}={allowed[0]!r}."
-        )
-
-
 def summarise(dataset: xr.Dataset, mass: float) -> pd.DataFrame:
     """One row per entry of every array: mean, sd, central interval and unit."""
-    prediction.check_mass(mass)
+    check_mass(mass)
     rows = {}
     for name, array in dataset.data_vars.items():
         values = array.to_numpy().reshape(-1, *array.shape[2:])

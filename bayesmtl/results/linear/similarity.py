@@ -116,7 +116,7 @@ def _per_output(fit: Fit, moment: np.ndarray) -> np.ndarray:
 def _reference(fit: Fit, reference: pd.DataFrame | TaskData | None) -> tuple[np.ndarray, np.ndarray]:
     """Moments about zero and about the mean, (D, D) each, of the standardised reference inputs."""
     if reference is not None:
-        X = fit.schema.encode(reference).X
+        X = fit.schema.encode(reference, targets=False).X
     elif isinstance(fit.data, TaskSummaries):
         return fit.data.moments.feature_moments(fit.standardization)
     else:
