@@ -85,9 +85,14 @@ class Parameter:
     def task_axis(self) -> int | None:
         """Position of the tasks among the dimensions of values (B, *shape), if each has its own quantities.
 
-        `None` for what all tasks have in common, and for a correlation matrix of the tasks.
+        `None` for what all tasks have in common, for a correlation matrix of the tasks, and where the prior
+        makes the entries of the tasks depend on each other.
         """
-        return None if self.of_tasks_jointly or "task" not in self.dims else 1 + self.dims.index("task")
+        if self.of_tasks_jointly or "task" not in self.dims:
+            return None
+        axis = self.dims.index("task")
+        together = self.prior.groups_last and axis == len(self.shape) - 1
+        return None if together else 1 + axis
 
     def for_tasks(self, num_tasks: int) -> Parameter:
         """The same parameter of so many tasks."""
@@ -182,8 +187,8 @@ class ParameterSpace:
     def fresh_tasks(self, values: Values, num_new: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The values for tasks that the data never showed: their own quantities anew, the rest as it is.
 
-        Quantities with a dimension "task" are independent over tasks given the others, so a new task's come
-        from the prior; all but correlation matrices of tasks, for which see `extend_tasks`.
+        Quantities along tasks (`Parameter.task_axis`) are independent over tasks given the others, so a new
+        task's come from the prior; for correlation matrices of tasks see `extend_tasks`.
         """
         fresh = dict(values)
         for parameter in self.parameters:
@@ -222,10 +227,11 @@ class ParameterSpace:
         """
         points = points.clone()
         for parameter, where in self._slices():
-            if not parameter.size or "task" not in parameter.dims:
+            if not parameter.size:
                 continue
-            if parameter.task_axis is None:
+            if parameter.of_tasks_jointly:
                 points[:, where] = _redraw_correlation(parameter, points[:, where], tasks, rng)
+            if parameter.task_axis is None:
                 continue
             fresh = parameter.sample(rng, len(points))
             own = points[:, where].reshape(fresh.shape)

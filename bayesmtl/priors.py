@@ -61,10 +61,12 @@ class Prior:
 
     Attributes:
         signed: Whether it has mass below 0, where no scale and no concentration is.
+        groups_last: Whether entries along the last dimension depend on each other.
     """
 
     registry: ClassVar[dict[str, type[Prior]]] = {}
     signed: ClassVar[bool] = False
+    groups_last: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -214,6 +216,7 @@ class GroupStudentT(Prior):
     """
 
     signed: ClassVar[bool] = True
+    groups_last: ClassVar[bool] = True
     df: float = 3.0
     scale: float = 1.0
 

@@ -308,7 +308,8 @@ class Mixed(Rowwise):
             every = self._own(k, values)
             own = dict(every)
             for parameter in part.parameters(len(task_names)):
-                own[parameter.name] = parameter.of_some(every[parameter.name], torch.from_numpy(where))
+                if parameter.task_axis is not None:
+                    own[parameter.name] = parameter.of_some(every[parameter.name], torch.from_numpy(where))
             names = [task_names[t] for t in where.tolist()]
             sd = part.noise_sd(own, names, target_scale[where], num_draws)
             index = torch.from_numpy(where)

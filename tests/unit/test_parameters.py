@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 
 from bayesmtl.parameters import Parameter, ParameterSpace
-from bayesmtl.priors import LKJ, Fixed, HalfNormal, HalfStudentT, Normal
+from bayesmtl.priors import LKJ, Fixed, GroupStudentT, HalfNormal, HalfStudentT, Normal
 
 
 def points_of(parameter, number=4, seed=0):
@@ -244,3 +244,28 @@ def test_correlations_of_tasks_grow_and_are_redrawn():
     omega = grown["omega"] @ grown["omega"].transpose(-1, -2)
     b = 1.0 - 1 + (T + 1) / 2  # a fifth task beside four
     assert stats.kstest((omega[:, 4, 0] + 1) / 2, stats.beta(b, b).cdf).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("dims, shape", [(("task", "feature"), (3, 2)), (("feature", "task"), (2, 3))])
+def test_tasks_may_lie_along_any_dimension(dims, shape):
+    """Known entries stay where they are, new tasks' come behind them, and one task is redrawn alone."""
+    parameter = Parameter("load", shape, Normal(1.0), "real", dims)
+    space, axis = ParameterSpace((parameter,)), 1 + dims.index("task")
+    rng = np.random.default_rng(0)
+    values = space.sample(rng, 4)
+    extended = space.extend_tasks(values, 2, rng)["load"]
+    assert extended.shape[axis] == 5
+    assert torch.equal(extended.narrow(axis, 0, 3), values["load"])
+    points = values["load"].reshape(4, -1)
+    redrawn = space.redraw_tasks(points, np.array([1]), rng).reshape(4, *shape)
+    changed = (redrawn != values["load"]).movedim(axis, 1).flatten(2).all(2)
+    assert changed.tolist() == [[False, True, False]] * 4
+
+
+def test_entries_that_depend_on_each_other_are_no_tasks_own():
+    """A multivariate t over the tasks: a new task's entry is not a draw from the prior alone."""
+    loadings = Parameter("loadings", (2, 3), GroupStudentT(3.0, 1.0), "real", ("function", "task"))
+    space = ParameterSpace((loadings,))
+    values = space.sample(np.random.default_rng(0), 4)
+    extended = space.extend_tasks(values, 2, np.random.default_rng(1))
+    assert loadings.task_axis is None and torch.equal(extended["loadings"], values["loadings"])
