@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayesmtl.data.row_columns import ARRAYS, as_columns
 from bayesmtl.data.standardization import is_constant
+from bayesmtl.data.table import TaskTable
 from bayesmtl.errors import listing
-
-if TYPE_CHECKING:
-    from bayesmtl.data.task_data import TaskData
 
 _STANDARDIZED = {
     "pooled": "standardised over all tasks",
@@ -22,7 +19,7 @@ _STANDARDIZED = {
 }
 
 
-def title(data: TaskData) -> str:
+def title(data: TaskTable) -> str:
     """One line: how many tasks, rows and features."""
     return (
         f"TaskData: {_count(data.num_tasks, 'task')}, {_count(data.num_rows, 'row')}, "
@@ -30,7 +27,7 @@ def title(data: TaskData) -> str:
     )
 
 
-def lines(data: TaskData) -> list[tuple[str, str]]:
+def lines(data: TaskTable) -> list[tuple[str, str]]:
     """The facts, each with its name."""
     counts = data.rows_per_task
     missing = data.num_rows - int(data.observed.sum())
@@ -45,8 +42,7 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
         ("duplicated features", _names(f"{first} = {second}" for first, second in data.duplicated_features)),
     ]
     if missing:
-        seen = np.bincount(data.task[data.observed], minlength=data.num_tasks)
-        told.insert(2, ("targets per task", _spread(seen)))
+        told.insert(2, ("targets per task", _spread(data.observed_per_task)))
     ordered = [variable.column for variable in data.design.variables if variable.ordered]
     if ordered:
         told.append(("order of levels not used", _names(ordered)))
@@ -62,14 +58,14 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
     return told
 
 
-def as_text(data: TaskData) -> str:
+def as_text(data: TaskTable) -> str:
     """The facts in aligned lines."""
     told = lines(data)
     width = max(len(name) for name, _ in told)
     return "\n".join([title(data), *(f"  {name:<{width}}  {fact}" for name, fact in told)])
 
 
-def as_html(data: TaskData) -> str:
+def as_html(data: TaskTable) -> str:
     """The facts as a small table for notebooks; names are escaped."""
     left = 'style="text-align: left"'
     rows = "".join(
@@ -82,19 +78,19 @@ def _spread(counts: np.ndarray) -> str:
     return f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
 
 
-def _scale(data: TaskData) -> str:
+def _scale(data: TaskTable) -> str:
     if data.classes:
         return f"classes {listing(data.classes)}"
     return _STANDARDIZED[data.target_standardization]
 
 
-def _unobserved_tasks(data: TaskData) -> str:
-    seen = np.bincount(data.task[data.observed], minlength=data.num_tasks)
+def _unobserved_tasks(data: TaskTable) -> str:
+    seen = data.observed_per_task
     unseen = [name for name, count in zip(data.task_names, seen, strict=True) if count == 0]
     return f"; no target at all in {listing(unseen)}" if unseen else ""
 
 
-def _single_level(data: TaskData) -> list[str]:
+def _single_level(data: TaskTable) -> list[str]:
     """Categories with one level: beside an intercept they give no feature, so they are named here."""
     return [
         f"{variable.column} (only {variable.levels[0]})"
