@@ -222,7 +222,7 @@ class GPFit:
         shown = self.posterior
         if "task_correlation" in shown:  # `task_similarity` has it, pair by pair
             shown = shown.drop_vars("task_correlation")
-        return summarise(shown, mass)
+        return summarise(shown, mass, self.schema.target_name)
 
     def predict(
         self,

@@ -31,7 +31,7 @@ from bayesmtl.results import files, prediction
 from bayesmtl.results.linear import condition as update
 from bayesmtl.results.linear import datatree
 from bayesmtl.results.linear import similarity as fit_views
-from bayesmtl.results.linear.posterior import posterior_dataset
+from bayesmtl.results.linear.posterior import in_words, posterior_dataset
 from bayesmtl.results.new_rows import describe_new, standardised
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Prediction
@@ -183,12 +183,13 @@ class Fit:
     def summary(self, mass: float = 0.9) -> pd.DataFrame:
         """Population and hyperparameters: mean, sd and central interval, one row each, user's units.
 
-        The weights of the tasks are in `coefficients`.
+        The weights of the tasks are in `coefficients`. Spread and correlation of tasks are those of their
+        weights in the user's units, as `coefficients` has them: an intercept's is where all features are 0.
         """
         shared = self.posterior.drop_vars("weights")
         if not shared.data_vars:
             shared = self.posterior
-        return summarise(shared, mass)
+        return summarise(shared, mass, self.schema.target_name)
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units.
@@ -369,16 +370,20 @@ class Fit:
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
 
 
-def summarise(dataset: xr.Dataset, mass: float) -> pd.DataFrame:
-    """One row per entry of every array: mean, sd, central interval and unit."""
+def summarise(dataset: xr.Dataset, mass: float, target: str) -> pd.DataFrame:
+    """One row per entry of every array: mean, sd, central interval and unit; correlations once per pair."""
     check_mass(mass)
     rows = {}
     for name, array in dataset.data_vars.items():
         values = array.to_numpy().reshape(-1, *array.shape[2:])
+        unit = array.attrs["unit"]
         for position in np.ndindex(*values.shape[1:]):
-            labels = [str(array[d].to_numpy()[i]) for d, i in zip(array.dims[2:], position, strict=True)]
-            key = f"{name}[{', '.join(labels)}]" if labels else str(name)
+            if unit == "correlation" and position[-2] >= position[-1]:
+                continue
+            places = zip(array.dims[2:], position, strict=True)
+            labels = {str(d): str(array[d].to_numpy()[i]) for d, i in places}
+            key = f"{name}[{', '.join(labels.values())}]" if labels else str(name)
             column = values[(slice(None), *position)]
             lower, upper = np.quantile(column, [(1 - mass) / 2, (1 + mass) / 2])
-            rows[key] = [column.mean(), column.std(ddof=1), lower, upper, array.attrs["unit"]]
+            rows[key] = [column.mean(), column.std(ddof=1), lower, upper, in_words(unit, target, labels)]
     return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", "lower", "upper", "unit"])
