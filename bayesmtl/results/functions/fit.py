@@ -35,6 +35,7 @@ from bayesmtl.results.functions import views as gp_views
 from bayesmtl.results.functions import whole as gp_functions
 from bayesmtl.results.functions.evidence import Evidence, evidence_of
 from bayesmtl.results.functions.given import FirstWeights, signature
+from bayesmtl.results.held import held_reason
 from bayesmtl.results.linear.fit import summarise
 from bayesmtl.results.linear.posterior import in_user_units
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
@@ -218,11 +219,15 @@ class GPFit:
         return largest
 
     def summary(self, mass: float = 0.9) -> pd.DataFrame:
-        """Hyperparameters: mean, sd and central interval, one row each, user's units."""
+        """Hyperparameters: mean, sd and central interval, one row each, user's units.
+
+        What the engine holds fixed has no sd and no interval; the column `note` says so.
+        """
         shown = self.posterior
         if "task_correlation" in shown:  # `task_similarity` has it, pair by pair
             shown = shown.drop_vars("task_correlation")
-        return summarise(shown, mass, self.schema.target_name)
+        held = held_reason(self.method, self.sample_stats)
+        return summarise(shown, mass, self.schema.target_name, held)
 
     def predict(
         self,

@@ -13,6 +13,7 @@ import xarray as xr
 from bayesmtl.errors import SpecificationError
 from bayesmtl.options import whole_number
 from bayesmtl.results.functions.predict import Rows, function_values, in_chunks, length
+from bayesmtl.results.held import held_reason
 from bayesmtl.results.similarity import TaskSimilarity
 from bayesmtl.samplers.importance import smooth
 from bayesmtl.sharing.over_functions import correlation
@@ -67,15 +68,16 @@ def task_similarity(
         omega = (fit.problem.structure(draws_of).shape * size[:, :, None, None]).sum(1)
         values = correlation(omega)[:, codes][:, :, codes].numpy()
         meaning = "correlation of the tasks' functions under the prior given the draw"
+        held = held_reason(fit.method, fit.sample_stats)
     else:
-        number = whole_number("num_draws", num_draws, 2)
+        number, held = whole_number("num_draws", num_draws, 2), ""
         values = function_correlations(fit, codes, reference, number)
         given = "the inputs of the data" if reference is None else "the reference inputs"
         meaning = f"correlation of the tasks' functions over {given}"
     labels = np.array(names, dtype=str)
     coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
     draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
-    return TaskSimilarity(draws, meaning)
+    return TaskSimilarity(draws, meaning, held)
 
 
 def function_correlations(fit: GPFit, codes: np.ndarray, reference: Any, num_draws: int) -> np.ndarray:

@@ -28,6 +28,7 @@ from bayesmtl.posteriors.linear.build import with_rows
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.linear.rows import StandardRows
 from bayesmtl.results import files, prediction
+from bayesmtl.results.held import held_reason, is_still
 from bayesmtl.results.linear import condition as update
 from bayesmtl.results.linear import datatree
 from bayesmtl.results.linear import similarity as fit_views
@@ -185,11 +186,13 @@ class Fit:
 
         The weights of the tasks are in `coefficients`. Spread and correlation of tasks are those of their
         weights in the user's units, as `coefficients` has them: an intercept's is where all features are 0.
+        What the engine holds fixed has no sd and no interval; the column `note` says so.
         """
         shared = self.posterior.drop_vars("weights")
         if not shared.data_vars:
             shared = self.posterior
-        return summarise(shared, mass, self.schema.target_name)
+        held = held_reason(self.method, self.draws.sample_stats)
+        return summarise(shared, mass, self.schema.target_name, held)
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units.
@@ -370,8 +373,11 @@ class Fit:
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
 
 
-def summarise(dataset: xr.Dataset, mass: float, target: str) -> pd.DataFrame:
-    """One row per entry of every array: mean, sd, central interval and unit; correlations once per pair."""
+def summarise(dataset: xr.Dataset, mass: float, target: str, held: str) -> pd.DataFrame:
+    """One row per entry of every array: mean, sd, central interval and unit; correlations once per pair.
+
+    Where the engine holds quantities at a point, for the reason `held`, these have a mean alone and a note.
+    """
     check_mass(mass)
     rows = {}
     for name, array in dataset.data_vars.items():
@@ -385,5 +391,10 @@ def summarise(dataset: xr.Dataset, mass: float, target: str) -> pd.DataFrame:
             key = f"{name}[{', '.join(labels.values())}]" if labels else str(name)
             column = values[(slice(None), *position)]
             lower, upper = np.quantile(column, [(1 - mass) / 2, (1 + mass) / 2])
-            rows[key] = [column.mean(), column.std(ddof=1), lower, upper, in_words(unit, target, labels)]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["mean", "sd", "lower", "upper", "unit"])
+            spread, note = [column.std(ddof=1), lower, upper], ""
+            if held and is_still(column):
+                spread, note = [np.nan] * 3, held
+            rows[key] = [column.mean(), *spread, in_words(unit, target, labels), note]
+    columns = ["mean", "sd", "lower", "upper", "unit", "note"]
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return frame if held else frame.drop(columns="note")

@@ -13,6 +13,7 @@ from bayesmtl.data import TaskData, TaskSummaries
 from bayesmtl.diagnostics import class_separation_notes, separation_notes
 from bayesmtl.errors import SpecificationError
 from bayesmtl.likelihoods import Rowwise
+from bayesmtl.results.held import held_reason
 from bayesmtl.results.similarity import TaskSimilarity, function_similarity
 from bayesmtl.sharing import Dependence
 
@@ -44,6 +45,7 @@ def task_similarity(
             found=f"{len(names)} tasks and {len(chosen)} draws",
             remedy="Name the tasks of interest with tasks=[...], or lower num_draws.",
         )
+    held = ""
     if kind == "structure" and fit.sharing.dependence is Dependence.PARTITION:
         cluster = fit.draws.hyperparameters["cluster"].flatten(0, 1)[chosen][:, codes].numpy()
         values = (cluster[:, :, None] == cluster[:, None, :]).astype(float)
@@ -53,6 +55,7 @@ def task_similarity(
         omega = fit.sharing.task_correlation(given, len(fit.task_names))
         values = omega[:, codes][:, :, codes].numpy()
         meaning = "correlation of the tasks' weights around the population"
+        held = held_reason(fit.method, fit.draws.sample_stats)
     elif kind == "structure":
         loadings = _loadings(fit)[chosen][:, codes]
         values = function_similarity(loadings, np.eye(loadings.shape[-1]))
@@ -63,7 +66,7 @@ def task_similarity(
     labels = np.array(names, dtype=str)
     coords = {"draw": np.arange(len(chosen)), "task": labels, "task_other": labels}
     draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
-    return TaskSimilarity(draws, meaning)
+    return TaskSimilarity(draws, meaning, held)
 
 
 def _loadings(fit: Fit) -> np.ndarray:
