@@ -180,6 +180,7 @@ def check_draws(
     prior: xr.Dataset | None = None,
     fuller: str = "exact",
     further: Sequence[str] = (),
+    causes: Sequence[str] = (),
 ) -> Check:
     """Judge draws by R-hat, effective sample sizes and divergences, by Pareto k, or a mode by its optimiser.
 
@@ -191,6 +192,8 @@ def check_draws(
         prior: Prior draws of some of the arrays, to say which of them the data did not inform.
         fuller: The engine that includes what a mode leaves out.
         further: What else is worth knowing.
+        causes: What in the data may be at fault, said first, and in place of advice, where draws fail; worth
+            knowing otherwise.
     """
     messages: list[str] = []
     notes: list[str] = []
@@ -226,7 +229,7 @@ def check_draws(
     else:
         table = mixing_table(posterior)
     if not table.empty:
-        messages.extend(_mixing_messages(table, posterior.sizes["chain"]))
+        messages.extend(_mixing_messages(table, posterior.sizes["chain"], advise=not causes))
     if "diverging" in sample_stats and sample_stats["diverging"].any():
         number = int(sample_stats["diverging"].sum())
         messages.append(f"{number} trajectories diverged; a longer num_warmup gives smaller steps.")
@@ -235,7 +238,9 @@ def check_draws(
         shrunk, uninformed = contraction(posterior[list(prior.data_vars)], prior)
         if uninformed:
             notes.append(f"The data say nothing about {_shown(uninformed)}: the posterior is the prior.")
-    return Check(not messages, tuple(messages), table, (*notes, *further), shrunk)
+    if messages:
+        return Check(False, (*causes, *messages), table, (*notes, *further), shrunk)
+    return Check(True, (), table, (*causes, *notes, *further), shrunk)
 
 
 def _shown(names: list[str], limit: int = 4) -> str:
@@ -378,13 +383,14 @@ def _correction_messages(sample_stats: dict[str, np.ndarray]) -> tuple[list[str]
     ]
 
 
-def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
+def _mixing_messages(table: pd.DataFrame, num_chains: int, *, advise: bool) -> list[str]:
     messages = []
     worst = table.index[0]
+    more = "; fit with a larger num_draws." if advise else "."
+    longer = "; fit with a larger num_draws and num_warmup." if advise else "."
     if not table["r_hat"].iloc[0] <= RHAT_LIMIT:
         messages.append(
-            f"Chains disagree about {worst}: R-hat {table['r_hat'].iloc[0]:.3f}, above {RHAT_LIMIT}; "
-            "fit with a larger num_draws and num_warmup."
+            f"Chains disagree about {worst}: R-hat {table['r_hat'].iloc[0]:.3f}, above {RHAT_LIMIT}{longer}"
         )
     needed = ESS_PER_CHAIN * max(num_chains, 2)
     for column, part in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
@@ -393,6 +399,6 @@ def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
         if not sizes.iloc[lowest] >= needed:
             messages.append(
                 f"Few independent draws of {table.index[lowest]}: {part} effective sample size "
-                f"{sizes.iloc[lowest]:.0f}, below {needed}; fit with a larger num_draws."
+                f"{sizes.iloc[lowest]:.0f}, below {needed}{more}"
             )
     return messages

@@ -36,11 +36,11 @@ from bayesmtl.results.functions import whole as gp_functions
 from bayesmtl.results.functions.evidence import Evidence, evidence_of
 from bayesmtl.results.functions.given import FirstWeights, signature
 from bayesmtl.results.held import held_reason
-from bayesmtl.results.linear.fit import summarise
 from bayesmtl.results.linear.posterior import in_user_units
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
+from bayesmtl.results.summary import summarise
 from bayesmtl.sharing import Dependence, Sharing
 
 # Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
@@ -200,7 +200,7 @@ class GPFit:
         values = {name: value[:1] for name, value in self.flat().items()}
         if not self.likelihood.compresses:
             notes.append("The functions' posterior given hyperparameters is approximated by a normal one.")
-        elif float(problem.noise(values, 1).min()) < LEAST_NOISE:
+        elif float(problem.noise(values, 1).min()) < 1.01 * LEAST_NOISE:
             notes.append(f"Noise below {LEAST_NOISE:.0e} (standardised) was taken for that.")
         left = problem.left_open(values)
         if left > _LEFT_OPEN:

@@ -28,15 +28,16 @@ from bayesmtl.posteriors.linear.build import with_rows
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.linear.rows import StandardRows
 from bayesmtl.results import files, prediction
-from bayesmtl.results.held import held_reason, is_still
+from bayesmtl.results.held import held_reason
+from bayesmtl.results.linear import causes, datatree
 from bayesmtl.results.linear import condition as update
-from bayesmtl.results.linear import datatree
 from bayesmtl.results.linear import similarity as fit_views
-from bayesmtl.results.linear.posterior import in_words, posterior_dataset
+from bayesmtl.results.linear.posterior import posterior_dataset
 from bayesmtl.results.new_rows import describe_new, standardised
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Prediction
 from bayesmtl.results.similarity import TaskSimilarity
+from bayesmtl.results.summary import summarise
 from bayesmtl.sharing import Dependence, Sharing
 
 _MOST_COMPARED = 2000  # hyperparameters that are compared with their prior
@@ -147,6 +148,7 @@ class Fit:
             complete=self.draws.complete,
             prior=self._prior_of_reported(),
             further=fit_views.separation(self),
+            causes=causes.causes(self, [str(name) for name in judged.data_vars]),
         )
 
     def _prior_of_reported(self) -> xr.Dataset | None:
@@ -371,30 +373,3 @@ class Fit:
     def _repr_html_(self) -> str:
         lines = "<br>".join(escape(repr(self)).splitlines())
         return f"<p>{lines}</p>{self.summary().round(3).to_html()}"
-
-
-def summarise(dataset: xr.Dataset, mass: float, target: str, held: str) -> pd.DataFrame:
-    """One row per entry of every array: mean, sd, central interval and unit; correlations once per pair.
-
-    Where the engine holds quantities at a point, for the reason `held`, these have a mean alone and a note.
-    """
-    check_mass(mass)
-    rows = {}
-    for name, array in dataset.data_vars.items():
-        values = array.to_numpy().reshape(-1, *array.shape[2:])
-        unit = array.attrs["unit"]
-        for position in np.ndindex(*values.shape[1:]):
-            if unit == "correlation" and position[-2] >= position[-1]:
-                continue
-            places = zip(array.dims[2:], position, strict=True)
-            labels = {str(d): str(array[d].to_numpy()[i]) for d, i in places}
-            key = f"{name}[{', '.join(labels.values())}]" if labels else str(name)
-            column = values[(slice(None), *position)]
-            lower, upper = np.quantile(column, [(1 - mass) / 2, (1 + mass) / 2])
-            spread, note = [column.std(ddof=1), lower, upper], ""
-            if held and is_still(column):
-                spread, note = [np.nan] * 3, held
-            rows[key] = [column.mean(), *spread, in_words(unit, target, labels), note]
-    columns = ["mean", "sd", "lower", "upper", "unit", "note"]
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
-    return frame if held else frame.drop(columns="note")

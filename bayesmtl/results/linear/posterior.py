@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 
 from bayesmtl.data import Standardization
-from bayesmtl.data.design import INTERCEPT
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.parameters import Reported, Spread
 from bayesmtl.posteriors.draws import LinearDraws
@@ -43,24 +42,6 @@ def in_user_units(reported: Reported, standardization: Standardization, unit: st
         M = torch.from_numpy(standardization.departures_to_user)
         return (reported.spread or Spread(reported.values)).sd(M).numpy(), f"{unit} per feature"
     return values, "none" if reported.unit == "none" else "standardised"
-
-
-def in_words(unit: str, target: str, labels: Mapping[str, str]) -> str:
-    """The unit of one entry of a quantity: of `target` per unit of the feature that its labels name.
-
-    Example:
-        >>> in_words("target per feature", "distance", {"feature": "age"})
-        'distance per age'
-    """
-    measured, _, per = unit.partition(" per feature")
-    measured = target if measured == "target" else measured
-    if " per feature" in unit and labels.get("feature") == INTERCEPT:
-        return measured
-    if " per feature" in unit and "feature" in labels:
-        return f"{measured} per {labels['feature']}"
-    if unit == "feature" and "feature" in labels:
-        return labels["feature"]
-    return unit if " per feature" in unit else measured
 
 
 def posterior_dataset(
