@@ -174,17 +174,27 @@ class Standardization:
         center, scale = self._shared_target("The population's weights")
         return self._to_user(mean, center, scale)
 
-    def residual_scale_to_user(self, scale: np.ndarray) -> np.ndarray:
-        """Standard deviations (..., D) of the tasks' weights around the population, in the user's units.
+    @property
+    def departures_to_user(self) -> np.ndarray:
+        """M (D, D): departures w~ of a task's weights from the population are M w~ in the user's units.
 
-        The intercept's entry is the spread of the tasks' functions where every feature is at its mean, not
-        at zero, which may lie far outside the data.
+        Weights with covariance S have covariance M S M' there: the intercept then speaks of features at zero,
+        not at their means.
 
         Raises:
             SpecificationError: If every task has its own target scale: the population then has none.
+
+        Example:
+            >>> one = np.ones(1)
+            >>> scales = Standardization([0, 11], [1, 2], 20 * one, 6 * one, "pooled", True)
+            >>> scales.departures_to_user.tolist()  # the target moves by 6 / 2 per unit of the feature
+            [[6.0, -33.0], [0.0, 3.0]]
         """
         _, target_scale = self._shared_target("The spread of the weights over tasks")
-        return np.asarray(scale * target_scale / self.feature_scale)
+        M = np.diag(target_scale / self.feature_scale)
+        if self.intercept:
+            M[0, 1:] = -self.feature_center[1:] * target_scale / self.feature_scale[1:]
+        return M
 
     def with_tasks(self, num_new: int) -> Standardization:
         """The same standardisation for `num_new` further tasks, appended to the known ones.

@@ -24,6 +24,7 @@ UNINFORMED = 0.1  # share of the prior's 90 % interval by which no quantile of t
 _TASKS_CORRELATED = ("task_correlation", "coupling")  # what priors of correlated tasks report
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SCREENED = 30
+_ADVICE = "; fit with a larger"
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +179,7 @@ def check_draws(
     complete: bool,
     prior: xr.Dataset | None = None,
     further: Sequence[str] = (),
+    causes: Sequence[str] = (),
 ) -> Check:
     """Judge draws by how they came about, which the statistics that the engine recorded tell.
 
@@ -190,9 +192,15 @@ def check_draws(
         complete: Whether all draws that were asked for are there.
         prior: Prior draws of some of the arrays, to say which of them the data did not inform.
         further: What else is worth knowing.
+        causes: What in the data may be at fault, said first, and in place of advice, where draws fail; worth
+            knowing otherwise.
     """
     judge = next(judge for needed, judge in _JUDGES if needed <= set(sample_stats))
     messages, notes, table = judge(posterior, sample_stats)
+    if causes:  # more draws would not help
+        messages = [
+            message.split(_ADVICE)[0] + "." if _ADVICE in message else message for message in messages
+        ]
     if not complete:
         messages.insert(
             0, "The run was interrupted; fit again; checkpoint=path lets an engine go on where it stopped."
@@ -205,7 +213,9 @@ def check_draws(
         shrunk, uninformed = contraction(posterior[list(prior.data_vars)], prior)
         if uninformed:
             notes.append(f"The data say nothing about {_shown(uninformed)}: the posterior is the prior.")
-    return Check(not messages, tuple(messages), table, (*notes, *further), shrunk)
+    if messages:
+        return Check(False, (*causes, *messages), table, (*notes, *further), shrunk)
+    return Check(True, (), table, (*causes, *notes, *further), shrunk)
 
 
 _Judged = tuple[list[str], list[str], pd.DataFrame]

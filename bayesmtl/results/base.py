@@ -26,6 +26,7 @@ from bayesmtl.posteriors.draws import Draws
 from bayesmtl.registry import check_registered
 from bayesmtl.results import files
 from bayesmtl.results.evidence import Evidence, evidence_of
+from bayesmtl.results.held import held_reason
 from bayesmtl.results.leave_one_out import LeaveOneOut, Pointwise
 from bayesmtl.results.new_rows import AskedRows, FurtherRows, asked_rows, further_rows
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
@@ -121,6 +122,14 @@ class Fit(ABC):
         """What `check` adds about this fit."""
         return []
 
+    def _causes(self) -> list[str]:
+        """What in the data makes draws hard to come by, or says nothing about a quantity."""
+        return []
+
+    def _held(self) -> str:
+        """Why quantities that never vary have no interval; empty where the model knows them."""
+        return held_reason(self.method, self.draws.sample_stats)
+
     # what all fits have
 
     @property
@@ -191,6 +200,7 @@ class Fit(ABC):
             complete=self.complete,
             prior=self._prior_of_reported(),
             further=self._cautions(),
+            causes=self._causes(),
         )
 
     def warn(self) -> Self:
@@ -204,11 +214,14 @@ class Fit(ABC):
         """Summarise population and hyperparameters: mean, sd and central interval, user's units.
 
         One row each. The weights of the tasks are in `coefficients`, similarities in `task_similarity`.
+        Spread and correlation of tasks are those of their weights in the user's units, as `coefficients` has
+        them: an intercept's is where all features are 0. What the engine holds fixed has no sd and no
+        interval; the column `note` says so.
 
         Args:
             mass: Of the central interval.
         """
-        return summarise(self._shown(), mass)
+        return summarise(self._shown(), mass, self.schema.target_name, self._held())
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units.
@@ -368,7 +381,8 @@ class Fit(ABC):
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.known_codes(names, "Leave it out, or add its rows with fit.condition.")
         values, meaning = self._similarity(kind, relative_to, codes, reference, num_draws)
-        return TaskSimilarity.of(values, names, meaning)
+        drawn = kind == "function" or self.sharing.dependence is Dependence.PARTITION
+        return TaskSimilarity.of(values, names, meaning, "" if drawn else self._held())
 
     def partition(self, num_draws: int = 1000) -> Partition:
         """Which tasks belong together: the posterior of the partition, its point summary and how sure it is.

@@ -254,7 +254,7 @@ class _Mixed(FunctionSharing):
         omega = self.structure(values, values["loadings"].shape[-1]).shape.sum(1)
         shown = {
             "task_scale": Reported(("task",), omega.diagonal(dim1=-2, dim2=-1).sqrt(), "target"),
-            "task_correlation": Reported(("task", "task_other"), correlation(omega), "none"),
+            "task_correlation": Reported(("task", "task_other"), correlation(omega), "correlation"),
             "level_scale": Reported((), values["level_scale"].abs(), "target"),
         }
         return shown | report_mean_scale(self.sharing.mean_scale, values)

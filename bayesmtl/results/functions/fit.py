@@ -79,7 +79,7 @@ class FunctionFit(FunctionState):
         values = {name: value[:1] for name, value in self.flat().items()}
         if not self.likelihood.compresses:
             notes.append("The functions' posterior given hyperparameters is approximated by a normal one.")
-        elif float(problem.noise(values, 1).min()) < LEAST_NOISE:
+        elif float(problem.noise(values, 1).min()) < 1.01 * LEAST_NOISE:
             notes.append(f"Noise below {LEAST_NOISE:.0e} (standardised) was taken for that.")
         left = problem.left_open(values)
         if left > _LEFT_OPEN:

@@ -14,6 +14,7 @@ from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.results import files
 from bayesmtl.results.leave_one_out import Pointwise
 from bayesmtl.results.linear import datatree, predict, similarity
+from bayesmtl.results.linear.causes import causes
 from bayesmtl.results.linear.condition import condition
 from bayesmtl.results.linear.files import contents
 from bayesmtl.results.linear.leave_one_out import pointwise
@@ -68,6 +69,9 @@ class LinearFit(LinearState):
 
     def _cautions(self) -> list[str]:
         return separation(self)
+
+    def _causes(self) -> list[str]:
+        return causes(self, [str(name) for name in self.posterior.data_vars])
 
     def _latent(
         self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool, rng: np.random.Generator
