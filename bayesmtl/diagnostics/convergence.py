@@ -272,6 +272,7 @@ _JUDGES: tuple[tuple[set[str], Callable[[xr.Dataset, dict[str, np.ndarray]], _Ju
     ({"pareto_k_weights"}, _judge_weighted),
     ({"lp"}, _judge_chains),
     ({"acceptance_rate"}, _judge_chains),
+    ({"log_likelihood"}, _judge_chains),
     (set(), _judge_nothing),
 )
 

@@ -148,6 +148,10 @@ class StudentT(Rowwise):
         omega = torch.from_numpy(rng.standard_gamma(shape.numpy())) / rate
         return GaussianRows(omega, omega * y)
 
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.StudentT({degrees}, {f}, {sd})"
+
     def log_density(
         self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING
     ) -> np.ndarray:

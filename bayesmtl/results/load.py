@@ -86,7 +86,7 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
         return {str(name): np.array(array.to_numpy()) for name, array in dataset.data_vars.items()}
 
     family = FunctionFit if content.get("kind") == "functions" else LinearFit
-    if content["method"] not in NAMES:
+    if content["method"] not in (*NAMES, "pyro"):
         raise ValueError("its specification names an engine that there is not")
     return family(
         sharing=named(Sharing, content["sharing"]["sharing"]).from_fields(content["sharing"]),
