@@ -8,6 +8,7 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData, TaskSummaries
+from bayesmtl.evaluation import Comparison, TransferReport, compare, transfer_report
 from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import (
     Bernoulli,
@@ -21,7 +22,20 @@ from bayesmtl.likelihoods import (
 )
 from bayesmtl.models import LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
-from bayesmtl.results import ClassPrediction, Fit, GPFit, Partition, Prediction, TaskSimilarity, load, suggest
+from bayesmtl.registry import register
+from bayesmtl.results import (
+    ClassPrediction,
+    Fit,
+    FunctionFit,
+    GPFit,
+    LeaveOneOut,
+    LinearFit,
+    Partition,
+    Prediction,
+    TaskSimilarity,
+    load,
+    suggest,
+)
 from bayesmtl.sharing import (
     Clusters,
     DirichletProcess,
@@ -41,9 +55,11 @@ __all__ = [
     "Categorical",
     "ClassPrediction",
     "Clusters",
+    "Comparison",
     "DirichletProcess",
     "Fit",
     "Fixed",
+    "FunctionFit",
     "GPFit",
     "GPyTorchKernel",
     "Gamma",
@@ -54,6 +70,8 @@ __all__ = [
     "Hierarchical",
     "Independent",
     "LKJ",
+    "LeaveOneOut",
+    "LinearFit",
     "LinearModel",
     "LogNormal",
     "LowRank",
@@ -73,10 +91,14 @@ __all__ = [
     "TaskGraph",
     "TaskSimilarity",
     "TaskSummaries",
+    "TransferReport",
     "__version__",
+    "compare",
     "datasets",
     "errors",
     "load",
     "plots",
+    "register",
     "suggest",
+    "transfer_report",
 ]

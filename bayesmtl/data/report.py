@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayesmtl.data.robust import UNLIKE, outliers, ratio_of_sizes
 from bayesmtl.data.row_columns import ARRAYS, as_columns
 from bayesmtl.data.standardization import is_constant
+from bayesmtl.data.table import TaskTable
 from bayesmtl.errors import listing
-
-if TYPE_CHECKING:
-    from bayesmtl.data.task_data import TaskData
 
 _SHOWN = 4  # outliers
 _STANDARDIZED = {
@@ -24,7 +21,7 @@ _STANDARDIZED = {
 }
 
 
-def title(data: TaskData) -> str:
+def title(data: TaskTable) -> str:
     """One line: how many tasks, rows and features."""
     return (
         f"TaskData: {_count(data.num_tasks, 'task')}, {_count(data.num_rows, 'row')}, "
@@ -32,7 +29,7 @@ def title(data: TaskData) -> str:
     )
 
 
-def lines(data: TaskData) -> list[tuple[str, str]]:
+def lines(data: TaskTable) -> list[tuple[str, str]]:
     """The facts, each with its name."""
     counts = data.rows_per_task
     missing = data.num_rows - int(data.observed.sum())
@@ -47,8 +44,7 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
         ("duplicated features", _names(f"{first} = {second}" for first, second in data.duplicated_features)),
     ]
     if missing:
-        seen = np.bincount(data.task[data.observed], minlength=data.num_tasks)
-        told.insert(2, ("targets per task", _spread(seen)))
+        told.insert(2, ("targets per task", _spread(data.observed_per_task)))
     ordered = [variable.column for variable in data.design.variables if variable.ordered]
     if ordered:
         told.append(("order of levels not used", _names(ordered)))
@@ -67,14 +63,14 @@ def lines(data: TaskData) -> list[tuple[str, str]]:
     return told
 
 
-def as_text(data: TaskData) -> str:
+def as_text(data: TaskTable) -> str:
     """The facts in aligned lines."""
     told = lines(data)
     width = max(len(name) for name, _ in told)
     return "\n".join([title(data), *(f"  {name:<{width}}  {fact}" for name, fact in told)])
 
 
-def as_html(data: TaskData) -> str:
+def as_html(data: TaskTable) -> str:
     """The facts as a small table for notebooks; names are escaped."""
     left = 'style="text-align: left"'
     rows = "".join(
@@ -87,7 +83,7 @@ def _spread(counts: np.ndarray) -> str:
     return f"min {counts.min()}, median {np.median(counts):g}, max {counts.max()}"
 
 
-def _scale(data: TaskData) -> str:
+def _scale(data: TaskTable) -> str:
     if data.classes:
         return f"classes {listing(data.classes)}"
     if data.target_standardization != "auto":
@@ -101,13 +97,13 @@ def _scale(data: TaskData) -> str:
     return f"{told}{but}: sizes differ between tasks by a factor of {ratio:.0e}"
 
 
-def _observed_by_task(data: TaskData) -> list[np.ndarray]:
+def _observed_by_task(data: TaskTable) -> list[np.ndarray]:
     y, task = data.y[data.observed], data.task[data.observed]
     ends = np.cumsum(np.bincount(task, minlength=data.num_tasks))[:-1]
     return np.split(y[np.argsort(task, kind="stable")], ends)
 
 
-def _outliers(data: TaskData) -> str:
+def _outliers(data: TaskTable) -> str:
     """Targets that lie far from the others of their task, the farthest first."""
     found: list[tuple[float, str]] = []
     for name, y in zip(data.task_names, _observed_by_task(data), strict=True):
@@ -117,13 +113,13 @@ def _outliers(data: TaskData) -> str:
     return ", ".join(words[:_SHOWN]) + (f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else "")
 
 
-def _unobserved_tasks(data: TaskData) -> str:
-    seen = np.bincount(data.task[data.observed], minlength=data.num_tasks)
+def _unobserved_tasks(data: TaskTable) -> str:
+    seen = data.observed_per_task
     unseen = [name for name, count in zip(data.task_names, seen, strict=True) if count == 0]
     return f"; no target at all in {listing(unseen)}" if unseen else ""
 
 
-def _single_level(data: TaskData) -> list[str]:
+def _single_level(data: TaskTable) -> list[str]:
     """Categories with one level: beside an intercept they give no feature, so they are named here."""
     return [
         f"{variable.column} (only {variable.levels[0]})"

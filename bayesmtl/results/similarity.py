@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,8 @@ import xarray as xr
 from bayesmtl.errors import SpecificationError
 from bayesmtl.results.held import is_still
 from bayesmtl.results.prediction import interval
+
+_MEMORY = 2e9  # bytes that a similarity may take
 
 
 def function_similarity(weights: np.ndarray, moment: np.ndarray) -> np.ndarray:
@@ -32,6 +36,21 @@ def function_similarity(weights: np.ndarray, moment: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(similarity, -1.0, 1.0))
 
 
+def refuse_large(num_draws: int, num_tasks: int) -> None:
+    """Refuse similarities that would not fit into memory.
+
+    Raises:
+        SpecificationError: If they take more than two gigabytes.
+    """
+    if 8 * num_draws * num_tasks**2 > _MEMORY:
+        raise SpecificationError(
+            "tasks",
+            expected="few enough tasks for an array of draws x tasks x tasks",
+            found=f"{num_tasks} tasks and {num_draws} draws",
+            remedy="Name the tasks of interest with tasks=[...], or lower num_draws.",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TaskSimilarity:
     """Draws of a named task x task array of similarities between -1 and 1.
@@ -46,6 +65,21 @@ class TaskSimilarity:
     draws: xr.DataArray
     meaning: str
     held: str = ""
+
+    @classmethod
+    def of(cls, values: np.ndarray, names: Sequence[str], meaning: str, held: str = "") -> Self:
+        """Similarities of named tasks.
+
+        Args:
+            values: Shape (draw, tasks, tasks).
+            names: Names of the tasks.
+            meaning: What the number is, in words.
+            held: Why some have no interval, as in the attribute.
+        """
+        labels = np.array(names, dtype=str)
+        coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
+        draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
+        return cls(draws, meaning, held)
 
     @property
     def mean(self) -> xr.DataArray:

@@ -1,4 +1,4 @@
-"""Posterior quantities in one table: means, intervals, and units in words."""
+"""Draws as a table: mean, spread and interval of every quantity, with units in words."""
 
 from __future__ import annotations
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayesmtl.algebra.functions import LEAST_NOISE
 from bayesmtl.algebra.statistics import RANK_TOLERANCE, TaskStatistics
 from bayesmtl.errors import listing
-
-if TYPE_CHECKING:
-    from bayesmtl.results.linear.fit import Fit
+from bayesmtl.results.linear.state import LinearState
 
 _SPREADS = ("residual_scale", "task_scale", "cluster_scale")  # how priors call what tasks differ by
 
 
-def causes(fit: Fit, shown: Collection[str]) -> list[str]:
+def causes(fit: LinearState, shown: Collection[str]) -> list[str]:
     """Sentences about the data of a fit, whose hyperparameters are called `shown`."""
     found = _without_noise(fit)
     spreads = [name for name in _SPREADS if name in shown]
@@ -40,7 +37,7 @@ def causes(fit: Fit, shown: Collection[str]) -> list[str]:
     return found
 
 
-def _without_noise(fit: Fit) -> list[str]:
+def _without_noise(fit: LinearState) -> list[str]:
     """Tasks whose targets leave no noise, where that is inferred and they decide."""
     T = len(fit.task_names)
     scaled = fit.likelihood.of_tasks(fit.task_names, fit.standardization.target_scale).scaled_rows(
@@ -86,7 +83,7 @@ def without_residual(statistics: TaskStatistics, *, intercept: bool) -> tuple[np
     return (statistics.square - of_mean <= small) & (count > 1), linear
 
 
-def _constant_within_tasks(fit: Fit) -> list[str]:
+def _constant_within_tasks(fit: LinearState) -> list[str]:
     """Features, of a model with an intercept, that vary over all rows but inside no task."""
     if not fit.standardization.intercept:
         return []

@@ -29,8 +29,10 @@ def in_user_units(reported: Reported, standardization: Standardization, unit: st
             return values * scales, "target"
         return (values * scales[0], "target") if len(set(scales)) == 1 else (values, "standardised")
     if reported.unit == "target" and (not own_scales or "task" in reported.dims):
-        scale = standardization.target_scale if "task" in reported.dims else standardization.target_scale[0]
-        return values * scale, unit
+        if "task" not in reported.dims:
+            return values * standardization.target_scale[0], unit
+        behind = len(reported.dims) - 1 - reported.dims.index("task")
+        return values * standardization.target_scale.reshape(-1, *(1,) * behind), unit
     if reported.unit == "feature":
         return values * standardization.feature_scale[-values.shape[-1] :], "feature"
     if reported.unit == "correlation":
