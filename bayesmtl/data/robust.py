@@ -59,9 +59,14 @@ def ratio_of_sizes(targets: Sequence[np.ndarray], weights: Sequence[np.ndarray |
     """
     pairs = list(zip(targets, weights, strict=True))
     robust = np.array([robust_center_and_scale(y, v)[1] if len(y) >= _ENOUGH else 0.0 for y, v in pairs])
-    sds = np.array([np.std(y / 2) if len(y) >= _ENOUGH else 0.0 for y, _ in pairs])
+    sds = np.array([_sd(y) if len(y) >= _ENOUGH else 0.0 for y, _ in pairs])
     observed = np.array([len(y) for y in targets])
     return min(ratio_of(robust, observed), ratio_of(sds, observed))
+
+
+def _sd(values: np.ndarray) -> float:
+    exponent = int(np.frexp(np.abs(values).max())[1])  # squares of large values are no numbers
+    return float(np.ldexp(np.ldexp(values, -exponent).std(), exponent))
 
 
 def ratio_of(sizes: np.ndarray, observed: np.ndarray) -> float:

@@ -32,7 +32,7 @@ from bayesmtl.results.new_rows import AskedRows, FurtherRows, asked_rows, furthe
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Latent, Prediction, observe
 from bayesmtl.results.similarity import TaskSimilarity
-from bayesmtl.results.summary import summarise
+from bayesmtl.results.summary import sd, summarise
 from bayesmtl.sharing import Dependence, Sharing
 
 Frame = pd.DataFrame | TaskData | tuple[Any, ...]
@@ -249,7 +249,7 @@ class Fit(ABC):
         lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)
         along = [str(dim) for dim in weights.dims[:-1]]
         index = pd.MultiIndex.from_product([weights[dim].to_numpy() for dim in along], names=along)
-        columns = {"mean": values.mean(-1), "sd": values.std(-1, ddof=1), "lower": lower, "upper": upper}
+        columns = {"mean": values.mean(-1), "sd": sd(values, axis=-1), "lower": lower, "upper": upper}
         return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index)
 
     def predict(
