@@ -46,7 +46,8 @@ class Prediction:
         new: Which rows belong to a task without training rows, bool (obs,).
         target: Name of the target.
         index: Row labels of the frame that was given.
-        log_density_of: log p(y | draw) of targets (obs,) under every draw of the function, (S, obs).
+        log_density_of: log p(y | draw) of targets (obs,) under every draw of the function, (S, obs), where a
+            fit made the prediction.
     """
 
     draws: xr.DataArray
@@ -55,7 +56,7 @@ class Prediction:
     new: np.ndarray
     target: str
     index: pd.Index
-    log_density_of: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+    log_density_of: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
 
     @property
     def sd(self) -> np.ndarray:
@@ -83,8 +84,20 @@ class Prediction:
         Raises:
             DataError: If there are not as many as rows, or one is no number.
         """
-        density = self.log_density_of(checked_targets(targets, len(self.mean), self.target))
+        density = self._densities(targets)
         return np.asarray(logsumexp(density, axis=0) - np.log(len(density)))
+
+    def _densities(self, targets: Any) -> np.ndarray:
+        """log p(y | draw), (S, obs)."""
+        values = checked_targets(targets, len(self.mean), self.target)
+        if self.log_density_of is None:
+            raise SpecificationError(
+                "prediction",
+                expected="a prediction that a fit made, which knows the density of targets",
+                found="one made of draws alone",
+                remedy="Use Fit.predict.",
+            )
+        return self.log_density_of(values)
 
     def log_density_by_task(self, targets: Any) -> pd.Series:
         """Log predictive density of all rows of each task together, which share its function.
@@ -92,7 +105,7 @@ class Prediction:
         Args:
             targets: As for `log_density`.
         """
-        density = self.log_density_of(checked_targets(targets, len(self.mean), self.target))
+        density = self._densities(targets)
         labels = self.draws["task"].to_numpy()
         names = list(dict.fromkeys(labels.tolist()))
         joint = [density[:, labels == name].sum(axis=1) for name in names]
