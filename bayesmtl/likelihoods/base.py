@@ -58,6 +58,9 @@ class Likelihood(ABC):
     is_mixed: ClassVar[bool] = False
     """Whether tasks have likelihoods of several kinds."""
 
+    is_robust: ClassVar[bool] = False
+    """Whether outliers are to pull neither the function nor the scale of the target."""
+
     @property
     def has_quadratic_bound(self) -> bool:
         """Whether its rows have the quadratic bound of the logistic function."""
@@ -143,6 +146,8 @@ class Likelihood(ABC):
 
     def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Centres and scales of the features, and of the target where this likelihood scales with it."""
+        if self.is_robust and isinstance(data, TaskData):
+            return data.standardization(robust=True)
         return data.standardization()
 
     @abstractmethod

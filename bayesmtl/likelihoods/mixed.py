@@ -249,7 +249,7 @@ class Mixed(Rowwise):
             if isinstance(part, Rowwise) and not part.scales_target:
                 center[where] = part.level_of(data, data.observed & np.isin(data.task, where))
             else:
-                of_part = data.select_tasks([data.task_names[t] for t in where]).standardization()
+                of_part = part.standardization(data.select_tasks([data.task_names[t] for t in where]))
                 center[where], scale[where] = of_part.target_center, of_part.target_scale
         return replace(whole, target_center=center, target_scale=scale, target="task")
 

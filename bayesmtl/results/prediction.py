@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html import escape
@@ -19,14 +20,17 @@ from bayesmtl.options import check_mass
 from bayesmtl.parameters import Values
 from bayesmtl.results.new_rows import AskedRows, Known
 from bayesmtl.results.score import Score, checked_targets
+from bayesmtl.results.summary import sd
 
 Kind = Literal["observation", "latent"]
 
 
 def interval(draws: xr.DataArray, mass: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Central interval over the dimension `draw`."""
+    """Central interval over the dimension `draw`, of the draws that are numbers."""
     check_mass(mass)
-    bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw", skipna=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NaN in all draws stays NaN
+        bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw", skipna=True)
     lower, upper = (bounds.isel(quantile=i, drop=True) for i in (0, 1))
     return lower, upper
 
@@ -57,7 +61,7 @@ class Prediction:
     @property
     def sd(self) -> np.ndarray:
         """Posterior standard deviation of each row, shape (obs,)."""
-        return self.draws.std("draw", ddof=1).to_numpy()
+        return sd(self.draws.to_numpy())
 
     def interval(self, mass: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Central interval: (lower, upper), each of shape (obs,).
