@@ -8,6 +8,7 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData, TaskSummaries
+from bayesmtl.features import trunks
 from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import (
     Bernoulli,
@@ -19,9 +20,19 @@ from bayesmtl.likelihoods import (
     Poisson,
     StudentT,
 )
-from bayesmtl.models import LinearModel, MultitaskGP
+from bayesmtl.models import DeepModel, LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
-from bayesmtl.results import ClassPrediction, Fit, GPFit, Partition, Prediction, TaskSimilarity, load, suggest
+from bayesmtl.results import (
+    ClassPrediction,
+    DeepFit,
+    Fit,
+    GPFit,
+    Partition,
+    Prediction,
+    TaskSimilarity,
+    load,
+    suggest,
+)
 from bayesmtl.sharing import (
     Clusters,
     DirichletProcess,
@@ -41,6 +52,8 @@ __all__ = [
     "Categorical",
     "ClassPrediction",
     "Clusters",
+    "DeepFit",
+    "DeepModel",
     "DirichletProcess",
     "Fit",
     "Fixed",
@@ -79,4 +92,5 @@ __all__ = [
     "load",
     "plots",
     "suggest",
+    "trunks",
 ]

@@ -29,6 +29,7 @@ NAMES = (
     "calibration",
     "calibration_outcomes",
     "functions_calibration",
+    "deep_digits",
 )
 """Quick ones first; calibrations take hours with their usual number of simulations."""
 

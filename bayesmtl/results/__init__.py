@@ -1,5 +1,6 @@
 """Results: fits, predictions and similarities; they own what they need and never change."""
 
+from bayesmtl.results.deep.fit import DeepFit
 from bayesmtl.results.files import load
 from bayesmtl.results.functions.fit import GPFit
 from bayesmtl.results.functions.suggest import suggest
@@ -11,6 +12,7 @@ from bayesmtl.results.similarity import TaskSimilarity
 __all__ = [
     "ClassPrediction",
     "CredibleBall",
+    "DeepFit",
     "Fit",
     "GPFit",
     "Partition",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.sharing import REGISTRY as SHARING
 
 if TYPE_CHECKING:
+    from bayesmtl.results.deep.fit import DeepFit
     from bayesmtl.results.functions.fit import GPFit
     from bayesmtl.results.linear.fit import Fit
 
@@ -47,6 +48,11 @@ def _group(arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
 
 def save(fit: Fit, path: str | Path) -> None:
     """See `Fit.save`."""
+    write(*content_of(fit), path)
+
+
+def content_of(fit: Fit) -> tuple[dict[str, Any], dict[str, Mapping[str, np.ndarray]]]:
+    """The specification of a fit over weights, and its arrays by group."""
     specification: dict[str, Any] = {
         "sharing": fit.sharing.to_dict(),
         "likelihood": fit.likelihood.to_dict(),
@@ -60,7 +66,7 @@ def save(fit: Fit, path: str | Path) -> None:
         "complete": fit.draws.complete,
         "added_tasks": list(fit.added_tasks),
     }
-    groups = {
+    groups: dict[str, Mapping[str, np.ndarray]] = {
         "hyperparameters": {name: value.numpy() for name, value in fit.draws.hyperparameters.items()},
         "draws": {name: getattr(fit.draws, name).numpy() for name in _DRAWS},
         "sample_stats": fit.draws.sample_stats,
@@ -71,9 +77,14 @@ def save(fit: Fit, path: str | Path) -> None:
         specification["parts"] = [asdict(part) for part in fit.data.parts]
         groups["moments"] = fit.data.moments.to_arrays()
     else:
-        rows = {name: getattr(fit.data, name) for name in (*_ROWS, *_MORE_ROWS)}
-        groups["rows"] = {name: values for name, values in rows.items() if values is not None}
-    write(specification, groups, path)
+        groups["rows"] = rows_of(fit.data)
+    return specification, groups
+
+
+def rows_of(data: TaskData) -> dict[str, np.ndarray]:
+    """The arrays of training rows, which `restore_data` takes back."""
+    rows = {name: getattr(data, name) for name in (*_ROWS, *_MORE_ROWS)}
+    return {name: values for name, values in rows.items() if values is not None}
 
 
 def write(
@@ -109,18 +120,21 @@ def _digest(tree: xr.DataTree) -> str:
     return digest.hexdigest()
 
 
-def load(path: str | Path) -> Fit | GPFit:
+def load(path: str | Path, *, trunk: Any = None) -> Fit | GPFit | DeepFit:
     """Read a fit that its `save` wrote. Nothing in the file is executed.
 
     Args:
         path: The file.
+        trunk: The `torch.nn.Module` that a `DeepModel` was made with, where its trunk is the user's own: a
+            file has its weights and a digest of its layers, not its code.
 
     Returns:
         A fit that predicts as the saved one does.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        FitFileError: If the file is damaged, of another kind, or from a newer version.
+        FitFileError: If the file is damaged, of another kind, or from a newer version, or `trunk` is not
+            the module that it asks for.
     """
     path = Path(path)
     if not path.exists():
@@ -129,7 +143,7 @@ def load(path: str | Path) -> Fit | GPFit:
         # the whole file is read here, so that a damaged part shows now and not at a later use
         with xr.open_datatree(io.BytesIO(path.read_bytes()), engine="h5netcdf") as tree:
             tree.load()
-            return _restore(tree, path)
+            return _restore(tree, path, trunk)
     except FitFileError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BayesMTLError) as error:
@@ -141,9 +155,7 @@ def load(path: str | Path) -> Fit | GPFit:
         ) from error
 
 
-def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
-    from bayesmtl.results.linear.fit import Fit  # a fit saves itself through this module
-
+def _restore(tree: xr.DataTree, path: Path, trunk: Any) -> Fit | GPFit | DeepFit:
     if "bayesmtl_format" not in tree.attrs:
         raise FitFileError(
             "path",
@@ -170,10 +182,23 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit | GPFit:
         from bayesmtl.results.functions import files as gp_files
 
         return gp_files.restore(content, arrays)
+    if content.get("kind") == "deep":
+        from bayesmtl.results.deep import files as deep_files
+
+        return deep_files.restore(content, arrays, trunk)
+    if content["method"] not in NAMES:
+        raise ValueError("its specification does not fit its draws")
+    return restore_weights(content, arrays)
+
+
+def restore_weights(content: Mapping[str, Any], arrays: Callable[[str], dict[str, np.ndarray]]) -> Fit:
+    """The fit over weights that `content_of` took apart."""
+    from bayesmtl.results.linear.fit import Fit  # a fit saves itself through this module
+
     hyperparameters = {name: torch.from_numpy(values) for name, values in arrays("hyperparameters").items()}
     stored = {name: torch.from_numpy(values) for name, values in arrays("draws").items()}
     training, schema = Schema.from_dict(content["training_schema"]), Schema.from_dict(content["schema"])
-    if len(schema.task_names) != stored["weights"].shape[2] or content["method"] not in NAMES:
+    if len(schema.task_names) != stored["weights"].shape[2]:
         raise ValueError("its specification does not fit its draws")
     if "source" in content:
         data: TaskData | TaskSummaries = _restore_summaries(training, arrays("moments"), content)

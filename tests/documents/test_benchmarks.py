@@ -38,6 +38,7 @@ NEEDS = {
     "calibration": (None, ()),
     "calibration_outcomes": (None, ()),
     "functions_calibration": (None, ()),
+    "deep_digits": (None, ("sklearn",)),
 }
 """Data set and packages of every benchmark."""
 
