@@ -8,6 +8,7 @@ LinearModel(sharing=Hierarchical(covariance='diagonal', ...
 from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData, TaskSummaries
+from bayesmtl.evaluation import Comparison, TransferReport, compare, transfer_report
 from bayesmtl.features import trunks
 from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import (
@@ -22,11 +23,15 @@ from bayesmtl.likelihoods import (
 )
 from bayesmtl.models import DeepModel, LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
+from bayesmtl.registry import register
 from bayesmtl.results import (
     ClassPrediction,
     DeepFit,
     Fit,
+    FunctionFit,
     GPFit,
+    LeaveOneOut,
+    LinearFit,
     Partition,
     Prediction,
     TaskSimilarity,
@@ -52,11 +57,13 @@ __all__ = [
     "Categorical",
     "ClassPrediction",
     "Clusters",
+    "Comparison",
     "DeepFit",
     "DeepModel",
     "DirichletProcess",
     "Fit",
     "Fixed",
+    "FunctionFit",
     "GPFit",
     "GPyTorchKernel",
     "Gamma",
@@ -67,6 +74,8 @@ __all__ = [
     "Hierarchical",
     "Independent",
     "LKJ",
+    "LeaveOneOut",
+    "LinearFit",
     "LinearModel",
     "LogNormal",
     "LowRank",
@@ -86,11 +95,15 @@ __all__ = [
     "TaskGraph",
     "TaskSimilarity",
     "TaskSummaries",
+    "TransferReport",
     "__version__",
+    "compare",
     "datasets",
     "errors",
     "load",
     "plots",
+    "register",
     "suggest",
+    "transfer_report",
     "trunks",
 ]

@@ -22,10 +22,45 @@ from bayesmtl.priors import LKJ, Fixed, Prior
 Space = Literal["signed", "log", "real", "correlation"]
 Values = Mapping[str, torch.Tensor]
 
-Unit = Literal["standardised", "coefficient", "covariance", "target", "feature", "none"]
+Unit = Literal["standardised", "coefficient", "correlation", "target", "feature", "none"]
 """What a reported quantity is measured in, so that results can give it in the user's units: standardised
-units, a coefficient or a product of two of them (last dimensions are features), the target, a feature (last
-dimension, without an intercept), or nothing."""
+units, the spread of coefficients (last dimension is features) or their correlation (last two), the target, a
+feature (last dimension, without an intercept), or nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Covariance Sigma = diag(scale^2) + F F' of coefficients, which is never formed for their sds alone.
+
+    Args:
+        scale: Standard deviations of what is independent by coefficient, shape (..., D).
+        factor: F, shape (..., D, K); `None` where there is no more.
+    """
+
+    scale: torch.Tensor
+    factor: torch.Tensor | None = None
+
+    def sd(self, M: torch.Tensor | None = None) -> torch.Tensor:
+        """Standard deviations of M w, w ~ N(0, Sigma), M (D, D); of w itself without M. Shape (..., D)."""
+        variance, F, unit = self.scale**2, self.factor, 1.0
+        if M is not None:
+            unit = float(M.abs().max())  # whose square may be no number
+            M = M / unit
+            variance = variance @ M.square().T
+            F = None if F is None else M @ F
+        return unit * (variance if F is None else variance + F.square().sum(-1)).sqrt()
+
+    def correlation(self, M: torch.Tensor | None = None) -> torch.Tensor:
+        """Correlations of M w, w ~ N(0, Sigma), shape (..., D, D); 0 where one of two does not vary."""
+        root = torch.diag_embed(self.scale)
+        if self.factor is not None:
+            root = torch.cat([root, self.factor], dim=-1)
+        root = root if M is None else (M / M.abs().max()) @ root
+        size = root.square().sum(-1, keepdim=True).sqrt()
+        root = torch.where(size > 0, root / size, 0.0)
+        correlation = (root @ root.transpose(-1, -2)).clamp(-1.0, 1.0)
+        correlation.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+        return correlation
 
 
 class Reported(NamedTuple):
@@ -36,12 +71,15 @@ class Reported(NamedTuple):
         values: Shape (B, ...).
         unit: What it is measured in.
         tasks: Positions of the tasks it speaks of, where those are not all: its dimension "task" is theirs.
+        spread: The covariance that scales or correlations of coefficients belong to, (B, ...): other units
+            have another origin, and mix coefficients. By default those are independent.
     """
 
     dims: tuple[str, ...]
     values: torch.Tensor
     unit: Unit
     tasks: tuple[int, ...] | None = None
+    spread: Spread | None = None
 
 
 _CORRELATION = CorrCholeskyTransform()

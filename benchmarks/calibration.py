@@ -30,6 +30,7 @@ import xarray as xr
 from scipy import special, stats
 
 import bayesmtl as bm
+from bayesmtl.data import Standardization
 from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.likelihoods import Given
 from bayesmtl.likelihoods.categorical import contrasts
@@ -115,6 +116,11 @@ def template(seed: int = 0, rows_per_task: tuple[int, ...] = ROWS_PER_TASK) -> b
     return bm.TaskData.from_arrays(X, np.zeros(len(task)), task).with_target_standardization("none")
 
 
+def _standard_scale(scale: np.ndarray, standardization: Standardization) -> np.ndarray:
+    """Scales (S, D) of independent standardised coefficients from those of the user's coefficients."""
+    return np.sqrt(scale**2 @ np.linalg.inv(standardization.departures_to_user**2).T)
+
+
 def _log_density(
     posterior: xr.Dataset, data: bm.TaskData, model: bm.LinearModel
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -146,12 +152,12 @@ def _log_density(
     if "task_correlation" in flat:
         sd = flat.get("task_scale", np.ones((S, T)))
         Omega = sd[:, :, None] * flat["task_correlation"] * sd[:, None, :]
-        scale = flat["residual_scale"] / standardization.residual_scale_to_user(np.ones(D))
+        scale = _standard_scale(flat["residual_scale"], standardization)
         apart = (weights - center[:, None]) / scale[:, None]
         joint += -0.5 * (apart * np.linalg.solve(Omega, apart)).sum(axis=(1, 2))
         joint -= 0.5 * D * np.linalg.slogdet(Omega)[1] + T * np.log(scale).sum(axis=1)
     elif "coupling" in flat:
-        scale = flat["residual_scale"] / standardization.residual_scale_to_user(np.ones(D))
+        scale = _standard_scale(flat["residual_scale"], standardization)
         apart = (weights - center[:, None]) / scale[:, None]
         gaps = np.square(np.diff(apart, axis=1)).sum(axis=(1, 2))  # of tasks along `PATH`
         strength = flat["coupling"] * T / PATH.to_numpy().sum()
@@ -161,18 +167,15 @@ def _log_density(
     elif "task_scale" in flat:
         joint += stats.norm.logpdf(weights, 0.0, flat["task_scale"][:, :, None]).sum(axis=(1, 2))
     elif "residual_scale" in flat:
-        # scales are reported per feature unit; here features are standardised
         scale = np.asarray(flat["residual_scale"], dtype=float)
-        if scale.ndim == 1:
-            scale = np.repeat(scale[:, None], D, axis=1)
-        else:
-            scale = scale / standardization.residual_scale_to_user(np.ones(D))
-        Sigma = np.einsum("sd,de->sde", scale**2, np.eye(D))
         if "residual_correlation" in flat:
+            to_standard = np.linalg.inv(standardization.departures_to_user)
             Sigma = scale[:, :, None] * flat["residual_correlation"] * scale[:, None, :]
-        if "shared_covariance" in flat:
-            unit = standardization.residual_scale_to_user(np.ones(D))
-            Sigma = Sigma + flat["shared_covariance"] / np.outer(unit, unit)
+            Sigma = to_standard @ Sigma @ to_standard.T
+        elif scale.ndim == 1:  # in standardised units
+            Sigma = np.einsum("s,de->sde", scale**2, np.eye(D))
+        else:
+            Sigma = np.einsum("sd,de->sde", _standard_scale(scale, standardization) ** 2, np.eye(D))
         apart = weights - center[:, None]
         solved = np.linalg.solve(Sigma[:, None], apart[..., None])[..., 0]
         joint += -0.5 * (apart * solved).sum(axis=(1, 2)) - 0.5 * T * np.linalg.slogdet(Sigma)[1]
@@ -213,8 +216,6 @@ def _quantities(posterior: xr.Dataset, data: bm.TaskData, model: bm.LinearModel)
             values = values[:, 0, 1]
         if name == "task_correlation":
             values = np.stack([values[:, 0, 1], values[:, 1, 3]], axis=1)
-        if name == "shared_covariance":
-            values = np.stack([values[:, 0, 0], values[:, 0, 1], values[:, 1, 1]], axis=1)
         for position in np.ndindex(*values.shape[1:]):
             label = f"{name}{list(position)}" if position else str(name)
             found[label] = values[(slice(None), *position)]

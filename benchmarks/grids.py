@@ -136,7 +136,7 @@ def whole_fits(reduced: bool) -> tuple[pd.DataFrame, list[str]]:
             data, method="empirical_bayes", seed=0, progress=False
         )
         ours = time.process_time() - start
-        values = {name: value[0, :1] for name, value in fit.hyperparameters.items()}
+        values = {name: value[0, :1] for name, value in fit.draws.hyperparameters.items()}
         reached = float(fit.problem.log_marginal(values, 1))
         start = time.process_time()
         model, loss = peer_model(X, Y)

@@ -78,7 +78,8 @@ def run(options: Options) -> str:
         with watch.running():
             fit = MODELS[name].fit(data, method=method, seed=0, progress=False)
         prediction = fit.predict(target, num_draws=NUM_DRAWS, joint=False)
-        k = float(fit.sample_stats["pareto_k"][0, 0]) if method == "laplace" else np.nan
+        stats = fit.draws.sample_stats
+        k = float(stats["pareto_k"][0, 0]) if "pareto_k" in stats else np.nan
         answers[name, method] = (prediction.mean, prediction.sd, watch.cpu, k)
     errors = {run: np.abs(np.exp(mean) - np.exp(truth)) for run, (mean, *_) in answers.items()}
     rows = {}

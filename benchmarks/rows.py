@@ -55,7 +55,7 @@ def run(options: Options) -> str:
         with gather.running():
             problem = prepare(MODEL, data)
         with sample.running():
-            draws = exact(problem, Settings(seed=0, progress=False, **length))
+            draws = exact(problem, Settings(seed=0, progress=False, num_effective=10**6, **length))
         rows[f"{size:,}"] = {
             "simulate and check the rows, s": build.wall,
             "pass over the data, s": gather.wall,

@@ -62,7 +62,7 @@ class Ours:
             times.append(time.process_time() - start)
         return 1e3 * float(np.median(times))
 
-    def fit(self, num_warmup: int) -> tuple[bm.GPFit, float]:
+    def fit(self, num_warmup: int) -> tuple[bm.FunctionFit, float]:
         start = time.process_time()
         fit = self.model.fit(
             self.data,
@@ -75,7 +75,7 @@ class Ours:
         return fit, time.process_time() - start
 
     @staticmethod
-    def score(fit: bm.GPFit, X: np.ndarray, task: np.ndarray, y: np.ndarray) -> float:
+    def score(fit: bm.FunctionFit, X: np.ndarray, task: np.ndarray, y: np.ndarray) -> float:
         values, codes = fit.chosen_values(1), torch.from_numpy(task)
         structure = fit.problem.structure(values)
         given = given_data(fit, values, structure, fit.inputs(X), codes, variance_only=True)

@@ -29,7 +29,7 @@ NUM_REPEATS = 3
 MODEL = bm.MultitaskGP(bm.Matern(), bm.Independent(), bm.Gaussian(noise="task"))
 
 
-def fit(rows: pd.DataFrame) -> bm.GPFit:
+def fit(rows: pd.DataFrame) -> bm.FunctionFit:
     data = bm.TaskData.from_frame(rows, task="metal", target="log_mg_kg", features=["Xloc", "Yloc"])
     data = data.with_target_standardization("task")
     return MODEL.fit(data, method="empirical_bayes", seed=0, num_draws=10, progress=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,8 @@ from bayesmtl.data.design import INTERCEPT, Design
 from bayesmtl.data.labels import encode_labels
 from bayesmtl.data.plain import from_plain, to_plain
 from bayesmtl.data.row_columns import ARRAYS, read_again
+from bayesmtl.data.table import TaskTable
 from bayesmtl.errors import DataError, SpecificationError, listing
-
-if TYPE_CHECKING:
-    from bayesmtl.data.task_data import TaskData
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,7 @@ class Schema:
     row_columns: Mapping[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
 
-    def encode(self, new: pd.DataFrame | TaskData | tuple[Any, ...], *, targets: bool = True) -> NewRows:
+    def encode(self, new: pd.DataFrame | TaskTable | tuple[Any, ...], *, targets: bool = True) -> NewRows:
         """Encode new rows; they keep their order and their labels.
 
         Args:
@@ -209,7 +207,7 @@ class Schema:
             )
         return NewRows(encoded, self._checked(target, None), labels, None)
 
-    def _encode_data(self, new: TaskData, *, targets: bool) -> NewRows:
+    def _encode_data(self, new: TaskTable, *, targets: bool) -> NewRows:
         mine, theirs = self.design.feature_names, new.feature_names
         missing = [name for name in mine if name not in theirs]
         extra = [name for name in theirs if name not in mine]

@@ -40,3 +40,31 @@ def draw_tasks(num_tasks: int, test: float, seed: int) -> np.ndarray:
     drawn = np.zeros(num_tasks, dtype=bool)
     drawn[np.random.default_rng(seed).choice(num_tasks, size=count, replace=False)] = True
     return drawn
+
+
+def fold_of_rows(task: np.ndarray, observed: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Fold of each row, 0 to k - 1, spread evenly over the rows of every task; -1 for rows without a target.
+
+    Args:
+        task: Task of each row (n,).
+        observed: Which rows have a target (n,).
+        k: Number of folds.
+        seed: Seed of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    rows = generator.permutation(np.flatnonzero(observed))
+    rows = rows[np.argsort(task[rows], kind="stable")]
+    counts = np.bincount(task[rows], minlength=int(task.max()) + 1)
+    starts = np.cumsum(counts) - counts
+    position = np.arange(len(rows)) - starts[task[rows]]
+    # tasks begin at different folds, so that small ones do not all fill the first
+    fold = np.full(len(task), -1)
+    fold[rows] = (position + generator.integers(k, size=len(counts))[task[rows]]) % k
+    return fold
+
+
+def fold_of_tasks(num_tasks: int, k: int, seed: int) -> np.ndarray:
+    """Fold of each task, 0 to k - 1, of about equal size."""
+    fold = np.empty(num_tasks, dtype=int)
+    fold[np.random.default_rng(seed).permutation(num_tasks)] = np.arange(num_tasks) % k
+    return fold

@@ -18,10 +18,11 @@ from bayesmtl.data.design import Design
 from bayesmtl.data.labels import label_of
 from bayesmtl.data.row_columns import ARRAYS, as_columns, checked
 from bayesmtl.data.schema import Schema
-from bayesmtl.data.split import draw_rows, draw_tasks
+from bayesmtl.data.split import draw_rows, draw_tasks, fold_of_rows, fold_of_tasks
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind
 from bayesmtl.data.summaries import TaskSummaries
 from bayesmtl.errors import DataError, SpecificationError, UnknownTaskError, listing
+from bayesmtl.options import check_option, whole_number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,7 +41,7 @@ class TaskData:
         target_name: Name of the target, or the expression it is.
         index: Row labels of the source frame (n,), or None.
         descriptors: One row per task, indexed by `task_names` in that order, or None.
-        target_standardization: "pooled", "task" or "none"; see `Standardization`.
+        target_standardization: "auto", "pooled", "task" or "none"; see `with_target_standardization`.
         response: How the target is computed from a frame, when it is an expression.
         offset: Known part of every row's function (n,), f = offset + x'w, or None.
         weights: How often every row counts (n,), positive, or None for once: a row of weight 2 is as if it
@@ -71,7 +72,7 @@ class TaskData:
     target_name: str
     index: pd.Index | None = None
     descriptors: pd.DataFrame | None = None
-    target_standardization: TargetKind = "pooled"
+    target_standardization: TargetKind = "auto"
     response: Design | None = None
     offset: np.ndarray | None = None
     weights: np.ndarray | None = None
@@ -414,6 +415,11 @@ class TaskData:
         return np.bincount(self.task, minlength=self.num_tasks)
 
     @property
+    def observed_per_task(self) -> np.ndarray:
+        """Number of rows of each task with an observed target (T,)."""
+        return np.bincount(self.task[self.observed], minlength=self.num_tasks)
+
+    @property
     def constant_features(self) -> tuple[str, ...]:
         """Features, other than the intercept, that never vary over the observed rows."""
         constant = structure.constant_columns(self._observed_features())
@@ -446,11 +452,14 @@ class TaskData:
             self.classes,
         )
 
-    def standardization(self) -> Standardization:
+    def standardization(self, *, robust: bool = False) -> Standardization:
         """Centres and scales of these features and targets, over the observed rows with their weights.
 
         An offset is no part of a target's size: what is measured is the target less the offset, unless
         targets are not standardised.
+
+        Args:
+            robust: Whether outliers are to leave the scale of targets as it is.
 
         Raises:
             DataError: If targets are standardised per task and some task has fewer than two different ones.
@@ -463,10 +472,16 @@ class TaskData:
             intercept=self.has_intercept,
             target=self.target_standardization,
             weights=self.weights,
+            robust=robust,
         )
 
     def with_target_standardization(self, kind: TargetKind) -> TaskData:
-        """The same data, whose targets models standardise "pooled", per "task", or not at all ("none")."""
+        """The same data, whose targets models standardise "pooled", per "task", or not at all ("none").
+
+        By default ("auto") that is per task where the sizes of two tasks' targets differ more than
+        hundredfold, as those in other units do, and pooled otherwise: then tasks have a population in the
+        target's units, and a task never seen can be predicted.
+        """
         return replace(self, target_standardization=kind)
 
     def with_classes(self) -> TaskData:
@@ -560,6 +575,50 @@ class TaskData:
         raise SpecificationError(
             "by", expected='"row" or "task"', found=repr(by), remedy='"task" tests on tasks never seen.'
         )
+
+    def folds(
+        self, k: int = 5, *, seed: int, by: Literal["row", "task", "time"] = "row"
+    ) -> list[tuple[TaskData, TaskData]]:
+        """Split into k pairs of a training and a test part; rows keep their order.
+
+        Test parts have observed rows only. By rows, each observed row is tested once, and the rows of every
+        task are spread over the folds. By tasks, each task is tested once, as one never seen. By time, rows
+        are taken to be in order: part j + 1 of k + 1 is tested after training on all rows before it.
+
+        Args:
+            k: Number of pairs, at least 2.
+            seed: Seed of the draw; time needs none and ignores it.
+            by: "row", "task" or "time".
+
+        Raises:
+            SpecificationError: If k is below 2, or `by` none of these.
+            DataError: If there are fewer observed rows, or tasks, than folds.
+
+        Example:
+            >>> data = TaskData.from_arrays(np.arange(8.0)[:, None], np.arange(8.0), ["a", "b"] * 4)
+            >>> [(train.num_rows, test.num_rows) for train, test in data.folds(2, seed=0)]
+            [(4, 4), (4, 4)]
+        """
+        k, seed = whole_number("k", k, 2), whole_number("seed", seed, 0)
+        check_option("by", by, ("row", "task", "time"))
+        seen = np.flatnonzero(self.observed)
+        if by == "task":
+            if self.num_tasks < k:
+                raise self._nothing_to_split(f"at least {k} tasks")
+            fold = fold_of_tasks(self.num_tasks, k, seed)
+            names = [[t for t, f in zip(self.task_names, fold, strict=True) if f == j] for j in range(k)]
+            others = [[t for t in self.task_names if t not in set(tested)] for tested in names]
+            seen_only = self._rows(self.observed)
+            parts = zip(others, names, strict=True)
+            return [(self.select_tasks(train), seen_only.select_tasks(test)) for train, test in parts]
+        if len(seen) <= k:
+            raise self._nothing_to_split(f"more than {k} observed targets")
+        if by == "row":
+            fold = fold_of_rows(self.task, self.observed, k, seed)
+            return [(self._rows(fold != j), self._rows(fold == j)) for j in range(k)]
+        part = np.searchsorted(seen, np.arange(self.num_rows), side="left") * (k + 1) // len(seen)
+        part = np.minimum(part, k)
+        return [(self._rows(part < j), self._rows((part == j) & self.observed)) for j in range(1, k + 1)]
 
     def to_frame(self) -> pd.DataFrame:
         """The encoded features (without the intercept), the task, the target and what rows carry besides."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
@@ -24,6 +24,8 @@ UNINFORMED = 0.1  # share of the prior's 90 % interval by which no quantile of t
 _TASKS_CORRELATED = ("task_correlation", "coupling")  # what priors of correlated tasks report
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SCREENED = 30
+_MORE = "; fit with a larger num_draws"
+_LONGER = f"{_MORE} and num_warmup"
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,58 +177,31 @@ def check_draws(
     posterior: xr.Dataset,
     sample_stats: dict[str, np.ndarray],
     *,
-    method: str,
     complete: bool,
     prior: xr.Dataset | None = None,
-    fuller: str = "exact",
     further: Sequence[str] = (),
+    causes: Sequence[str] = (),
 ) -> Check:
-    """Judge draws by R-hat, effective sample sizes and divergences, by Pareto k, or a mode by its optimiser.
+    """Judge draws by how they came about, which the statistics that the engine recorded tell.
+
+    Chains by R-hat, effective sample sizes and divergences, weighted draws by Pareto k and effective sizes,
+    an evidence bound by its rise and its restarts, a mode by its optimiser.
 
     Args:
         posterior: Arrays with dimensions (chain, draw, ...), named.
         sample_stats: What the engine recorded, each (chain, draw).
-        method: Name of the engine.
         complete: Whether all draws that were asked for are there.
         prior: Prior draws of some of the arrays, to say which of them the data did not inform.
-        fuller: The engine that includes what a mode leaves out.
         further: What else is worth knowing.
+        causes: What in the data may be at fault, said first, and in place of advice, where draws fail; worth
+            knowing otherwise.
     """
-    messages: list[str] = []
-    notes: list[str] = []
+    judge = next(judge for needed, judge in _JUDGES if needed <= set(sample_stats))
+    messages, notes, table = judge(posterior, sample_stats)
     if not complete:
-        remedy = "" if method == "nuts" else ", with checkpoint=path to go on where it stopped"
-        messages.append(f"The run was interrupted; fit again{remedy}.")
-    if method == "empirical_bayes":  # independent draws: there is no chain to judge
-        table = mixing_table(xr.Dataset())
-        notes.append(
-            "Hyperparameters are fixed at their posterior mode, so intervals leave out the uncertainty about "
-            f'how much tasks differ; method="{fuller}" includes it.'
+        messages.insert(
+            0, "The run was interrupted; fit again; checkpoint=path lets an engine go on where it stopped."
         )
-        if not bool(np.all(sample_stats["converged"])):
-            messages.append("The optimiser stopped before it reached a mode; another seed may help.")
-        if float(np.max(sample_stats["start_disagreement"])) > 0.1:
-            notes.append("Starts ended in different modes; the better one is used.")
-    elif method == "laplace":  # independent draws, too
-        table = mixing_table(xr.Dataset())
-        messages.extend(_importance_messages(sample_stats))
-        told, worth_knowing = _correction_messages(sample_stats)
-        messages.extend(told)
-        notes.extend(worth_knowing)
-    elif method in ("svi", "mean_field"):  # independent draws, too
-        table = mixing_table(xr.Dataset())
-        messages.extend(_bound_messages(sample_stats))
-        notes.extend(_bound_notes(sample_stats))
-        of_weights = "restart_disagreement" in sample_stats  # functions have no restarts to compare
-        if of_weights and any(name in posterior for name in _TASKS_CORRELATED):
-            notes.append(
-                "With correlated tasks that is a matter of factors: intervals of scales hold the truth less "
-                "often than they say (benchmark calibration_outcomes)."
-            )
-    else:
-        table = mixing_table(posterior)
-    if not table.empty:
-        messages.extend(_mixing_messages(table, posterior.sizes["chain"]))
     if "diverging" in sample_stats and sample_stats["diverging"].any():
         number = int(sample_stats["diverging"].sum())
         messages.append(f"{number} trajectories diverged; a longer num_warmup gives smaller steps.")
@@ -235,7 +210,70 @@ def check_draws(
         shrunk, uninformed = contraction(posterior[list(prior.data_vars)], prior)
         if uninformed:
             notes.append(f"The data say nothing about {_shown(uninformed)}: the posterior is the prior.")
+    if messages and causes:
+        messages = [*causes, *(message.replace(_LONGER, "").replace(_MORE, "") for message in messages)]
+    elif causes:
+        notes = [*causes, *notes]
     return Check(not messages, tuple(messages), table, (*notes, *further), shrunk)
+
+
+_Judged = tuple[list[str], list[str], pd.DataFrame]
+
+
+def _judge_bound(posterior: xr.Dataset, sample_stats: dict[str, np.ndarray]) -> _Judged:
+    """Independent draws from a distribution that an evidence bound was raised for."""
+    notes = _bound_notes(sample_stats)
+    of_weights = "restart_disagreement" in sample_stats  # functions have no restarts to compare
+    if of_weights and any(name in posterior for name in _TASKS_CORRELATED):
+        notes.append(
+            "With correlated tasks that is a matter of factors: intervals of scales hold the truth less "
+            "often than they say (benchmark calibration_outcomes)."
+        )
+    return _bound_messages(sample_stats), notes, mixing_table(xr.Dataset())
+
+
+def _judge_mode(posterior: xr.Dataset, sample_stats: dict[str, np.ndarray]) -> _Judged:
+    """Independent draws given hyperparameters at a mode."""
+    messages = []
+    notes = [
+        "Hyperparameters are fixed at their posterior mode, so intervals leave out the uncertainty about "
+        'how much tasks differ; an engine for the full posterior, which method="auto" prefers, includes it.'
+    ]
+    if not bool(np.all(sample_stats["converged"])):
+        messages.append("The optimiser stopped before it reached a mode; another seed may help.")
+    if float(np.max(sample_stats["start_disagreement"])) > 0.1:
+        notes.append("Starts ended in different modes; the better one is used.")
+    return messages, notes, mixing_table(xr.Dataset())
+
+
+def _judge_weighted(posterior: xr.Dataset, sample_stats: dict[str, np.ndarray]) -> _Judged:
+    """Independent draws that were weighted and resampled."""
+    told, notes = _correction_messages(sample_stats)
+    return [*_importance_messages(sample_stats), *told], notes, mixing_table(xr.Dataset())
+
+
+def _judge_chains(posterior: xr.Dataset, sample_stats: dict[str, np.ndarray]) -> _Judged:
+    table = mixing_table(posterior)
+    messages = [] if table.empty else _mixing_messages(table, posterior.sizes["chain"])
+    return messages, [], table
+
+
+def _judge_nothing(posterior: xr.Dataset, sample_stats: dict[str, np.ndarray]) -> _Judged:
+    """Independent draws under known hyperparameters."""
+    return [], [], mixing_table(xr.Dataset())
+
+
+# The first whose statistics are there judges.
+_JUDGES: tuple[tuple[set[str], Callable[[xr.Dataset, dict[str, np.ndarray]], _Judged]], ...] = (
+    ({"elbo_rise"}, _judge_bound),
+    ({"start_disagreement"}, _judge_mode),
+    ({"pareto_k"}, _judge_weighted),
+    ({"pareto_k_weights"}, _judge_weighted),
+    ({"lp"}, _judge_chains),
+    ({"acceptance_rate"}, _judge_chains),
+    ({"log_likelihood"}, _judge_chains),
+    (set(), _judge_nothing),
+)
 
 
 def _shown(names: list[str], limit: int = 4) -> str:
@@ -383,8 +421,7 @@ def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
     worst = table.index[0]
     if not table["r_hat"].iloc[0] <= RHAT_LIMIT:
         messages.append(
-            f"Chains disagree about {worst}: R-hat {table['r_hat'].iloc[0]:.3f}, above {RHAT_LIMIT}; "
-            "fit with a larger num_draws and num_warmup."
+            f"Chains disagree about {worst}: R-hat {table['r_hat'].iloc[0]:.3f}, above {RHAT_LIMIT}{_LONGER}."
         )
     needed = ESS_PER_CHAIN * max(num_chains, 2)
     for column, part in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
@@ -393,6 +430,6 @@ def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
         if not sizes.iloc[lowest] >= needed:
             messages.append(
                 f"Few independent draws of {table.index[lowest]}: {part} effective sample size "
-                f"{sizes.iloc[lowest]:.0f}, below {needed}; fit with a larger num_draws."
+                f"{sizes.iloc[lowest]:.0f}, below {needed}{_MORE}."
             )
     return messages

@@ -380,9 +380,10 @@ def heads_at_mode(problem: OutcomePosterior, settings: Settings) -> LinearDraws:
     points = point.expand(C, N, -1)
     values = problem.space.constrain(point[None])
     structure, noise = problem.structure(values), problem.noise(values, 1)
+    stats = {"converged": np.full((C, N), converged), "start_disagreement": np.zeros((C, N))}
     tasks = LaplaceMarginal(problem).data(structure, 1, values)
     weights = posterior_mean(tasks, structure, noise)
-    drawn = problem.complete(points, {"converged": np.full((C, N), converged)}, rng, at_mode=True)
+    drawn = problem.complete(points, stats, rng, at_mode=True)
     basis = drawn.basis
     shared = whiten(tasks, structure, noise).basis_mean
     if shared is not None:

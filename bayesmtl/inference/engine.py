@@ -26,6 +26,7 @@ class Engine:
         seconds: Rough CPU seconds of a default run, for "auto"; `None` for engines that it never chooses.
         resumes: Whether it writes checkpoints and goes on from them.
         approximates: What its answer leaves out, in a sentence.
+        tells: Which way a run took, in words, for engines that have several.
     """
 
     name: str
@@ -36,6 +37,11 @@ class Engine:
     seconds: Callable[[Any], float] | None = None
     resumes: bool = False
     approximates: str = ""
+    tells: Callable[[Any], str] | None = None
+
+    def reason(self, why: str, draws: Any) -> str:
+        """Why this engine, and which way it took where it has several."""
+        return why if self.tells is None else f"{why}; {self.tells(draws)}"
 
     def takes(self, traits: frozenset[Trait]) -> bool:
         """Whether it can work with a posterior of these traits."""

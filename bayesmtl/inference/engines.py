@@ -6,11 +6,12 @@ Costs are rough, in CPU seconds of a default run on one core (`python -m benchma
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 
 from bayesmtl.inference.empirical_bayes import empirical_bayes
 from bayesmtl.inference.engine import Engine
-from bayesmtl.inference.exact import exact
+from bayesmtl.inference.exact import exact, way
 from bayesmtl.inference.gibbs.engine import augmented_gibbs
 from bayesmtl.inference.laplace.engine import function_laplace, laplace
 from bayesmtl.inference.nuts.engine import nuts
@@ -122,7 +123,10 @@ EXACT = Engine(
     _exact,
     resumes=True,
     approximates="nothing but by the number of draws",
+    tells=way,
 )
+# With a Gaussian likelihood nothing is left for Laplace's method to approximate.
+GAUSSIAN_LAPLACE = replace(EXACT, name="laplace", seconds=None)
 PARTITION_GIBBS = Engine(
     "gibbs",
     partition_gibbs,
@@ -156,7 +160,7 @@ LAPLACE = Engine(
     "laplace",
     laplace,
     "weighted",
-    cannot=_of(Trait.PARTITION, Trait.STREAMED, Trait.FUNCTIONS),
+    cannot=_of(Trait.EXACT, Trait.PARTITION, Trait.STREAMED, Trait.FUNCTIONS),
     seconds=_laplace,
     resumes=True,
     approximates="nothing but by the number of draws, where importance weights hold",
@@ -166,7 +170,7 @@ FUNCTION_LAPLACE = Engine(
     function_laplace,
     "weighted",
     _of(Trait.FUNCTIONS, Trait.DENSITY),
-    _of(Trait.PARTITION),
+    _of(Trait.EXACT, Trait.PARTITION),
     _function_laplace,
     resumes=True,
     approximates="functions of outcomes by the normal distribution with the highest bound",
@@ -223,6 +227,7 @@ MEAN_FIELD = Engine(
 
 ENGINES = (
     EXACT,
+    GAUSSIAN_LAPLACE,
     PARTITION_GIBBS,
     FUNCTION_PARTITION_GIBBS,
     AUGMENTED_GIBBS,

@@ -13,6 +13,7 @@ import torch
 from bayesmtl.data.labels import label_of
 from bayesmtl.errors import SpecificationError, listing
 from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
+from bayesmtl.likelihoods.least_noise import bounded_below
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, HalfNormal, Normal, Prior, check_positive, check_priors, is_real
 
@@ -106,16 +107,27 @@ class Gaussian(Likelihood):
         self, values: Values, task_names: Sequence[str], target_scale: np.ndarray, num_draws: int
     ) -> torch.Tensor:
         """sigma_t in standardised units, shape (B, T) or (B, 1)."""
-        if self.noise == "shared":
-            return values["noise"][:, None]
-        if self.noise == "task":
-            deviation = values["noise_spread"][:, None] * values["noise_level"]
-            return values["noise"][:, None] * deviation.exp()
+        if isinstance(self.noise, str):
+            return self._inferred(values)
         if isinstance(self.noise, Mapping):
             known = self._known(self.noise, task_names)
         else:
             known = np.full(len(task_names), self.noise)
         return torch.from_numpy(known / target_scale).expand(num_draws, -1)
+
+    def _inferred(self, values: Values) -> torch.Tensor:
+        """sigma_t where it is not known, at least `LEAST_NOISE`, shape (B, T) or (B, 1).
+
+        Without that the density had no bound where weights meet all targets of a task.
+        """
+        sigma = values["noise"][:, None]
+        if self.noise == "task":
+            sigma = sigma * (values["noise_spread"][:, None] * values["noise_level"]).exp()
+        return bounded_below(sigma)
+
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.Normal({f}, {sd})"
 
     def log_density(
         self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING
@@ -136,13 +148,12 @@ class Gaussian(Likelihood):
     def report(self, values: Values) -> dict[str, Reported]:
         """sigma, and for "task" also the spread and every task's own level."""
         if self.noise == "shared":
-            return {"noise": Reported((), values["noise"], "target")}
+            return {"noise": Reported((), self._inferred(values)[:, 0], "target")}
         if self.noise == "task":
-            deviation = values["noise_spread"][:, None] * values["noise_level"]
             return {
-                "noise": Reported((), values["noise"], "target"),
+                "noise": Reported((), bounded_below(values["noise"]), "target"),
                 "noise_spread": Reported((), values["noise_spread"].abs(), "none"),
-                "task_noise": Reported(("task",), values["noise"][:, None] * deviation.exp(), "target"),
+                "task_noise": Reported(("task",), self._inferred(values), "target"),
             }
         return {}
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from bayesmtl.likelihoods.base import NOTHING, Given
+from bayesmtl.likelihoods.least_noise import bounded_below
 from bayesmtl.likelihoods.rowwise import Derivatives, GaussianRows, Rowwise
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import Fixed, Gamma, HalfNormal, Prior, check_positive, check_priors
@@ -24,7 +25,8 @@ class StudentT(Rowwise):
     """y ~ f_t(x) + scale t_degrees: Gaussian noise whose level varies from row to row.
 
     Scale and degrees of freedom are shared by all tasks; with many degrees of freedom it is `Gaussian()`. The
-    target is standardised, as there, by its standard deviation, which outliers inflate.
+    target is standardised by its median and quantiles, which outliers do not move; from sums, which know no
+    quantiles (`TaskSummaries`), by its mean and standard deviation, as there.
 
     Args:
         scale: Prior of the scale; HalfNormal(1) puts 90 % of its mass below 1.64 standard deviations of the
@@ -45,6 +47,7 @@ class StudentT(Rowwise):
     """
 
     scales_target: ClassVar[bool] = True
+    is_robust: ClassVar[bool] = True
 
     scale: Prior = field(default_factory=HalfNormal)
     degrees: Prior = field(default_factory=lambda: Gamma(2.0, 0.1))
@@ -75,7 +78,7 @@ class StudentT(Rowwise):
     def report(self, values: Values) -> dict[str, Reported]:
         """Scale and degrees of freedom."""
         return {
-            "scale": Reported((), values["scale"], "target"),
+            "scale": Reported((), bounded_below(values["scale"]), "target"),
             "degrees": Reported((), values["degrees"], "none"),
         }
 
@@ -83,7 +86,7 @@ class StudentT(Rowwise):
         self, values: Values, task_names: Sequence[str], target_scale: np.ndarray, num_draws: int
     ) -> torch.Tensor:
         """The scale in standardised units, shape (B, 1)."""
-        return values["scale"][:, None]
+        return bounded_below(values["scale"][:, None])
 
     @staticmethod
     def _log_density(error: torch.Tensor, scale: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
@@ -94,7 +97,7 @@ class StudentT(Rowwise):
 
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
-        error, scale, degrees = y - f, given.column("scale"), given.column("degrees")
+        error, scale, degrees = y - f, _scale(given), given.column("degrees")
         spread = degrees * scale**2
         whole = spread + error**2
         first = (degrees + 1) * error / whole
@@ -104,13 +107,13 @@ class StudentT(Rowwise):
     def third_derivative(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """The third derivative of log p(y | f) in f, elementwise."""
         error, degrees = y - f, given.column("degrees")
-        spread = degrees * given.column("scale") ** 2
+        spread = degrees * _scale(given) ** 2
         return 2 * (degrees + 1) * error * (error**2 - 3 * spread) / (spread + error**2) ** 3
 
     def information(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """Fisher's: (degrees + 1) / ((degrees + 3) scale^2), whatever f is."""
         degrees = given.column("degrees")
-        return ((degrees + 1) / ((degrees + 3) * given.column("scale") ** 2)).expand_as(f)
+        return ((degrees + 1) / ((degrees + 3) * _scale(given) ** 2)).expand_as(f)
 
     def information_slope(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """0: Fisher's information does not depend on f."""
@@ -119,7 +122,7 @@ class StudentT(Rowwise):
     def step_precision(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> torch.Tensor:
         """Newton's where that is well above 0, else a share of the precision expected given the error."""
         expected = (given.column("degrees") + 1) / (
-            given.column("degrees") * given.column("scale") ** 2 + (y - f) ** 2
+            given.column("degrees") * _scale(given) ** 2 + (y - f) ** 2
         )
         return torch.maximum(super().step_precision(y, f, given), _LEAST * expected)
 
@@ -141,11 +144,15 @@ class StudentT(Rowwise):
         given: Given = NOTHING,
     ) -> GaussianRows:
         """Draw the precision of every row given its error; then y ~ N(f, 1 / precision)."""
-        degrees, scale = given.column("degrees"), given.column("scale")
+        degrees, scale = given.column("degrees"), _scale(given)
         shape = (0.5 * weights * (degrees + 1)).expand_as(f)
         rate = 0.5 * (degrees * scale**2 + (y - f) ** 2)
         omega = torch.from_numpy(rng.standard_gamma(shape.numpy())) / rate
         return GaussianRows(omega, omega * y)
+
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.StudentT({degrees}, {f}, {sd})"
 
     def log_density(
         self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING
@@ -164,3 +171,8 @@ class StudentT(Rowwise):
         """The function with its noise."""
         degrees = np.broadcast_to(given.column("degrees").numpy(), f.shape)
         return np.asarray(f + noise * rng.standard_t(degrees))
+
+
+def _scale(given: Given) -> torch.Tensor:
+    """The scale against rows, (B, 1): at least `LEAST_NOISE`, without which the density had no bound."""
+    return bounded_below(given.column("scale"))

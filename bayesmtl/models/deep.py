@@ -21,7 +21,8 @@ from bayesmtl.models.linear import LinearModel, check_data
 from bayesmtl.options import check_flag, check_option, whole_number
 from bayesmtl.posteriors.deep import on_columns
 from bayesmtl.posteriors.linear.build import linear_posterior
-from bayesmtl.results import DeepFit, Fit
+from bayesmtl.results import DeepFit, LinearFit
+from bayesmtl.results.deep.state import EnsembleDraws
 from bayesmtl.samplers.settings import Settings
 from bayesmtl.sharing import Dependence, Hierarchical, Sharing
 
@@ -177,11 +178,19 @@ class DeepModel:
             )
             for m, own in enumerate(columns)
         )
-        fit = DeepFit(data.schema, data, trained, heads, heads[0].method, heads[0].reason, settings.seed)
-        check = fit.check()
-        if not check.ok:
-            warnings.warn(" ".join(check.messages), ConvergenceWarning, stacklevel=2)
-        return fit
+        return DeepFit(
+            sharing=heads[0].sharing,
+            likelihood=self.likelihood,
+            schema=data.schema,
+            standardization=heads[0].standardization,
+            draws=EnsembleDraws.of(heads),
+            data=data,
+            method=heads[0].method,
+            reason=heads[0].reason,
+            seed=settings.seed,
+            trained=trained,
+            heads=heads,
+        ).warn()
 
     def _engine(self, method: str) -> tuple[str, str]:
         """Name of the heads' engine, and why."""
@@ -240,7 +249,7 @@ class DeepModel:
         features(data.X[:2])  # a trunk that gives nothing finite shows here
         return features, (*own, *learned) if self.skip else learned
 
-    def _heads(self, data: TaskData, method: str, reason: str, settings: Settings) -> Fit:
+    def _heads(self, data: TaskData, method: str, reason: str, settings: Settings) -> LinearFit:
         """The heads of one member."""
         if method != MODE.name:
             with warnings.catch_warnings():
@@ -258,7 +267,7 @@ class DeepModel:
         standardization = self.likelihood.standardization(data)
         problem, statistics = linear_posterior(self.sharing, self.likelihood, data, standardization)
         draws = MODE.run(problem, replace(settings, checkpoint=None))
-        return Fit(
+        return LinearFit(
             sharing=problem.sharing,
             likelihood=self.likelihood,
             schema=data.schema,

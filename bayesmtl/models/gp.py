@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from bayesmtl.algebra.functions import factorise, function_covariance
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import TaskData
-from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
+from bayesmtl.errors import DataError, SpecificationError
 from bayesmtl.inference import choose
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
 from bayesmtl.likelihoods import Gaussian, Likelihood, Mixed, Rowwise
@@ -27,7 +26,7 @@ from bayesmtl.posteriors.functions.inducing import InducingFunctions
 from bayesmtl.posteriors.functions.inducing_inputs import choose_inducing
 from bayesmtl.posteriors.functions.posterior import FunctionPosterior
 from bayesmtl.priors import HalfNormal, Prior, check_priors
-from bayesmtl.results.functions.fit import GPFit
+from bayesmtl.results.functions.fit import FunctionFit
 from bayesmtl.samplers.settings import Settings
 from bayesmtl.sharing import Dependence, Hierarchical, Sharing, partition_of
 from bayesmtl.sharing.functions import over_functions
@@ -121,16 +120,17 @@ class MultitaskGP:
         num_draws: int | None = None,
         num_warmup: int = 200,
         num_inducing: int | None = None,
+        num_effective: int = 400,
         progress: bool = True,
         checkpoint: str | Path | None = None,
-    ) -> GPFit:
+    ) -> FunctionFit:
         """Infer the posterior.
 
         Args:
             data: Rows of T tasks; rows without a target do not count, tasks without rows follow the prior.
-            method: "exact" for the full posterior of the hyperparameters by Hamiltonian Monte Carlo,
-                "laplace" for the same by importance sampling around its mode with a few hundred
-                evaluations (Pareto k is checked), "empirical_bayes" for the mode alone, "svi" for many rows
+            method: "exact" for the full posterior of the hyperparameters, by importance sampling around its
+                mode where that is sound and by Hamiltonian Monte Carlo elsewhere ("laplace" is another name
+                of it under Gaussian noise), "empirical_bayes" for the mode alone, "svi" for many rows
                 (functions through inducing inputs, minibatches of rows, hyperparameters at the maximum of an
                 evidence bound), "gibbs" for priors over partitions, which have no other engine, or "auto";
                 the fit records the choice and its reason. Under Gaussian noise all but "svi" integrate
@@ -145,6 +145,8 @@ class MultitaskGP:
                 Gaussian; by default all distinct inputs or, if these are many, as many as give a thousand
                 whitened values of the latent functions, at most 200. Chosen among the inputs by greedy
                 entropy reduction.
+            num_effective: Effective draws of the hyperparameters that "exact" is to reach: it goes on until
+                there are so many, within a budget, and `num_draws` of them are kept.
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in and to resume it from ("exact", "gibbs" and "laplace").
 
@@ -160,7 +162,7 @@ class MultitaskGP:
         engine, reason = choose(posterior, method)
         if num_draws is None and engine.name == "exact":
             num_draws = _NUM_DRAWS
-        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
+        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint, num_effective)
         inducing = None
         if engine.name == "svi" or not self.likelihood.compresses:
             rng = np.random.default_rng([settings.seed, 1])
@@ -177,26 +179,21 @@ class MultitaskGP:
                     remedy='Use method="svi".',
                 )
         draws = engine.run(posterior, settings)
-        fit = GPFit(
+        fit = FunctionFit(
             kernel=self.kernel,
             sharing=posterior.sharing.sharing,
             likelihood=self.likelihood,
             amplitude=self.amplitude,
             schema=data.schema,
             standardization=self.likelihood.standardization(data),
-            hyperparameters=draws.hyperparameters,
-            sample_stats=draws.sample_stats,
-            complete=draws.complete,
+            draws=draws,
             method=engine.name,
-            reason=reason,
+            reason=engine.reason(reason, draws),
             seed=settings.seed,
             data=data,
             inducing=inducing,
         )
-        check = fit.check()
-        if not check.ok:
-            warnings.warn(" ".join(check.messages), ConvergenceWarning, stacklevel=2)
-        return fit
+        return fit.warn()
 
     def simulate(self, data: TaskData, *, seed: int) -> tuple[TaskData, dict[str, torch.Tensor]]:
         """Simulate targets for the rows of `data` from the prior.

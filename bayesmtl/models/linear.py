@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,16 +13,17 @@ import xarray as xr
 from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData, TaskSummaries
-from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError
+from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.export import PyroProgram, linear_program
 from bayesmtl.inference import choose
 from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed
 from bayesmtl.options import whole_number
 from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.posteriors.linear.build import linear_posterior
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
-from bayesmtl.results import Fit
+from bayesmtl.results.linear.fit import LinearFit
 from bayesmtl.results.linear.posterior import posterior_dataset
-from bayesmtl.results.prediction import linear_predictors
+from bayesmtl.results.linear.predict import linear_predictors
 from bayesmtl.samplers.settings import Settings
 from bayesmtl.sharing import Dependence, Hierarchical, Sharing, partition_of
 
@@ -93,20 +93,23 @@ class LinearModel:
         num_chains: int = 4,
         num_draws: int | None = None,
         num_warmup: int = 200,
+        num_effective: int = 400,
         progress: bool = True,
         checkpoint: str | Path | None = None,
-    ) -> Fit:
+    ) -> LinearFit:
         """Infer the posterior.
 
         Args:
             data: Rows of T tasks, or their sums, for Gaussian likelihoods or for outcomes and counts under
                 "svi", which reads the rows again; rows without a target do not count.
-            method: "exact" for the full posterior and "empirical_bayes" for hyperparameters at their mode,
-                both for Gaussian likelihoods; "gibbs" for the full posterior where auxiliary variables make
-                rows Gaussian (a logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of
-                the tasks; "laplace", corrected by importance weights, for all likelihoods; "nuts" (full
-                posterior, slow) for all likelihoods and "svi" (approximate, by minibatches) for all but
-                `Categorical`, with Pyro; "svi" (approximate, without Pyro) for partitions of very many tasks;
+            method: "exact" for the full posterior (by importance sampling where that is sound, else by
+                chains) and "empirical_bayes" for hyperparameters at their mode, both for Gaussian
+                likelihoods; "gibbs" for the full posterior where auxiliary variables make rows Gaussian (a
+                logit link, `NegativeBinomial`, `StudentT`) or of a prior with partitions of the tasks;
+                "laplace", corrected by importance weights, for all likelihoods (a Gaussian one makes it
+                "exact"); "nuts" (full posterior, slow) for all likelihoods and "svi" (approximate, by
+                minibatches) for all but `Categorical`, with Pyro; "svi" (approximate, without Pyro) for
+                partitions of very many tasks;
                 or "auto"; the fit records the choice and its reason.
             seed: Source of all randomness; the same seed gives the same answer.
             num_chains: Independent chains, run as one batch.
@@ -114,6 +117,8 @@ class LinearModel:
                 others, whose draws are independent.
             num_warmup: Iterations per chain to adapt in ("exact", "gibbs" and "nuts"); "svi" takes five steps
                 for each, or with partitions at most so many rounds.
+            num_effective: Effective draws of the hyperparameters that "exact" is to reach: it goes on until
+                there are so many, within a budget, and `num_draws` of them are kept.
             progress: Whether to show progress on stderr.
             checkpoint: File to save a run in every few seconds and to resume it from ("exact", "gibbs" and
                 "laplace").
@@ -129,12 +134,12 @@ class LinearModel:
         if not isinstance(data, TaskSummaries):
             check_data(data)
             data = self.likelihood.prepared(data)
-        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint)
+        settings = Settings(seed, num_chains, num_draws, num_warmup, progress, checkpoint, num_effective)
         standardization = self.likelihood.standardization(data)
         problem, statistics = linear_posterior(self.sharing, self.likelihood, data, standardization)
         engine, reason = choose(problem, method)
         draws: LinearDraws = engine.run(problem, settings)
-        fit = Fit(
+        fit = LinearFit(
             sharing=problem.sharing,
             likelihood=self.likelihood,
             schema=data.schema,
@@ -142,14 +147,36 @@ class LinearModel:
             statistics=statistics,
             draws=draws,
             method=engine.name,
-            reason=reason,
+            reason=engine.reason(reason, draws),
             seed=settings.seed,
             data=data,
         )
-        check = fit.check()
-        if not check.ok:
-            warnings.warn(" ".join(check.messages), ConvergenceWarning, stacklevel=2)
-        return fit
+        return fit.warn()
+
+    def to_pyro(self, data: TaskData) -> PyroProgram:
+        """Write the model met with data as a plain Pyro program.
+
+        One `pyro.sample` for every hyperparameter, for Z and for E, in plates `tasks` and `rows`;
+        W = A Z + E; the likelihood from `pyro.distributions`. Clusters are a sequential urn. Everything is
+        standardised.
+        `program.source` is the text that runs, `program.to_fit(samples)` brings samples back.
+
+        Args:
+            data: Rows of T tasks.
+
+        Raises:
+            DataError: If rows were not loaded, or a target is none that the likelihood allows.
+            SpecificationError: If Pyro is not installed.
+
+        Example:
+            >>> data = TaskData.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.1, 1.0, 2.2, 2.9], list("aabb"))
+            >>> print(LinearModel(Pooled()).to_pyro(data).source.splitlines()[7])
+                A = prior.loadings
+        """
+        if isinstance(data, TaskSummaries):
+            raise data.need_rows("LinearModel.to_pyro")
+        check_data(data)
+        return linear_program(self.sharing, self.likelihood, self.likelihood.prepared(data))
 
     def _posterior(self, data: TaskData | TaskSummaries) -> LinearPosterior:
         return linear_posterior(self.sharing, self.likelihood, data, self.likelihood.standardization(data))[0]

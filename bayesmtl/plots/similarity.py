@@ -95,6 +95,7 @@ def similarity(task_similarity: TaskSimilarity, ax: Axes | None = None, mass: fl
     order = cluster_order(mean)
     mean, lower, upper, positive = (a[np.ix_(order, order)] for a in (mean, lower, upper, positive))
     size = np.where((lower > 0) | (upper < 0), 1.0, _UNSURE * np.abs(2 * positive - 1))
+    size = np.where(np.isnan(positive), _UNSURE, size)  # held fixed: nothing says how sure it is
     size = np.where(np.isnan(mean) | np.eye(T, dtype=bool), 0.0, size)
 
     _draw_cells(ax, np.nan_to_num(mean), size)
@@ -168,6 +169,6 @@ def _write_numbers(ax: Axes, mean: np.ndarray, lower: np.ndarray, upper: np.ndar
         if row == column or np.isnan(mean[row, column]):
             continue
         text = f"{mean[row, column]:.2f}"
-        if cell >= _CELL_OF_INTERVAL:
+        if cell >= _CELL_OF_INTERVAL and not np.isnan(lower[row, column]):
             text += f"\n{lower[row, column]:.2f} to {upper[row, column]:.2f}"
         ax.text(column, row, text, ha="center", va="center", fontsize=8, bbox=ground)

@@ -27,6 +27,10 @@ class Draws(Protocol):
     def complete(self) -> bool:
         """Whether all draws that were asked for are there."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of chains C and of draws N of each."""
+
 
 @dataclass(frozen=True, eq=False)
 class LinearDraws:
@@ -47,6 +51,11 @@ class LinearDraws:
     factors: torch.Tensor
     sample_stats: dict[str, np.ndarray]
     complete: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of chains C and of draws N of each."""
+        return self.weights.shape[0], self.weights.shape[1]
 
     @classmethod
     def shaped(
@@ -87,3 +96,9 @@ class HyperparameterDraws:
     hyperparameters: dict[str, torch.Tensor]
     sample_stats: dict[str, np.ndarray]
     complete: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of chains C and of draws N of each."""
+        first = next(iter(self.hyperparameters.values()))
+        return first.shape[0], first.shape[1]

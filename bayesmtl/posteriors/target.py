@@ -69,7 +69,7 @@ class Target(ABC):
 
     @property
     def evaluation_size(self) -> float:
-        """Rows of the matrix that one evaluation factorises; infinite where it takes a search of its own."""
+        """Rows of a square matrix with the numbers that one evaluation handles; infinite where unknown."""
         return math.inf
 
     @property

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from scipy.special import logsumexp
 
-from bayesmtl.algebra.conditional import draw_weights
-from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import NewRows
+from bayesmtl.errors import SpecificationError
 from bayesmtl.likelihoods import Given
 from bayesmtl.options import check_mass
-from bayesmtl.results.linear.condition_jointly import draw_correlated_tasks
-from bayesmtl.sharing import Dependence, PartitionSharing
-
-if TYPE_CHECKING:
-    from bayesmtl.results.linear.fit import Fit
+from bayesmtl.parameters import Values
+from bayesmtl.results.new_rows import AskedRows, Known
+from bayesmtl.results.score import Score, checked_targets
+from bayesmtl.results.summary import sd
 
 Kind = Literal["observation", "latent"]
 
 
 def interval(draws: xr.DataArray, mass: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Central interval over the dimension `draw`."""
+    """Central interval over the dimension `draw`, of the draws that are numbers."""
     check_mass(mass)
-    bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw", skipna=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NaN in all draws stays NaN
+        bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw", skipna=True)
     lower, upper = (bounds.isel(quantile=i, drop=True) for i in (0, 1))
     return lower, upper
 
@@ -45,6 +46,8 @@ class Prediction:
         new: Which rows belong to a task without training rows, bool (obs,).
         target: Name of the target.
         index: Row labels of the frame that was given.
+        log_density_of: log p(y | draw) of targets (obs,) under every draw of the function, (S, obs), where a
+            fit made the prediction.
     """
 
     draws: xr.DataArray
@@ -53,11 +56,12 @@ class Prediction:
     new: np.ndarray
     target: str
     index: pd.Index
+    log_density_of: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
 
     @property
     def sd(self) -> np.ndarray:
         """Posterior standard deviation of each row, shape (obs,)."""
-        return self.draws.std("draw", ddof=1).to_numpy()
+        return sd(self.draws.to_numpy())
 
     def interval(self, mass: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Central interval: (lower, upper), each of shape (obs,).
@@ -68,6 +72,76 @@ class Prediction:
         check_mass(mass)
         lower, upper = np.quantile(self.draws.to_numpy(), [(1 - mass) / 2, (1 + mass) / 2], axis=0)
         return lower, upper
+
+    def log_density(self, targets: Any) -> np.ndarray:
+        """Log predictive density (or probability) of targets, each by itself, shape (obs,).
+
+        Averaged over the draws of the function, not estimated from drawn targets.
+
+        Args:
+            targets: Numbers (obs,), in the target's units; of classes their positions.
+
+        Raises:
+            DataError: If there are not as many as rows, or one is no number.
+        """
+        density = self._densities(targets)
+        return np.asarray(logsumexp(density, axis=0) - np.log(len(density)))
+
+    def _densities(self, targets: Any) -> np.ndarray:
+        """log p(y | draw), (S, obs)."""
+        values = checked_targets(targets, len(self.mean), self.target)
+        if self.log_density_of is None:
+            raise SpecificationError(
+                "prediction",
+                expected="a prediction that a fit made, which knows the density of targets",
+                found="one made of draws alone",
+                remedy="Use Fit.predict.",
+            )
+        return self.log_density_of(values)
+
+    def log_density_by_task(self, targets: Any) -> pd.Series:
+        """Log predictive density of all rows of each task together, which share its function.
+
+        Args:
+            targets: As for `log_density`.
+        """
+        density = self._densities(targets)
+        labels = self.draws["task"].to_numpy()
+        names = list(dict.fromkeys(labels.tolist()))
+        joint = [density[:, labels == name].sum(axis=1) for name in names]
+        return pd.Series([float(logsumexp(d) - np.log(len(d))) for d in joint], index=names, name=self.target)
+
+    def score(self, targets: Any) -> Score:
+        """Score the prediction by what was observed.
+
+        Args:
+            targets: Numbers (obs,), in the target's units.
+
+        Returns:
+            By row: log density, continuous ranked probability score, error and probability integral
+            transform; over all rows their means, root mean square error and coverage.
+
+        Raises:
+            DataError: If there are not as many targets as rows, or one is no number.
+            SpecificationError: If latent functions were predicted, or classes.
+
+        Example:
+            >>> from bayesmtl import LinearModel, TaskData
+            >>> x, y = np.arange(20.0), np.arange(20.0) + np.tile([0.5, -0.5], 10)
+            >>> data = TaskData.from_arrays(x[:, None], y, ["a", "b"] * 10)
+            >>> fit = LinearModel().fit(data, method="empirical_bayes", seed=0, progress=False)
+            >>> fit.predict(data).score(data.y).coverage(0.9) >= 0.8
+            True
+        """
+        if self.kind != "observation" or self.draws.ndim != 2:
+            raise SpecificationError(
+                "kind",
+                expected='a prediction of kind "observation" of numbers',
+                found=f'kind "{self.kind}"' if self.draws.ndim == 2 else "classes",
+                remedy='Predict with kind="observation"; of classes, log_density has the logarithmic score.',
+            )
+        values = checked_targets(targets, len(self.mean), self.target)
+        return Score.of(self.draws.to_numpy(), self.mean, values, self.log_density(values), self.index)
 
     def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
         """One row per row asked for, in order: task, mean, sd, lower, upper, and whether the task is new."""
@@ -134,108 +208,73 @@ class ClassPrediction(Prediction):
         return pd.DataFrame(columns | {"new_task": self.new}, index=self.index)
 
 
-def linear_predictors(
-    X: np.ndarray, weights: np.ndarray, task: np.ndarray, num_outputs: int | None = None
-) -> np.ndarray:
-    """f of rows under S draws: (S, n), or (S, C, n) where rows have several predictors.
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """Draws of the latent function at rows, before units and noise.
 
     Args:
-        X: Features (n, D).
-        weights: Weights of the tasks, shape (S, T, D), or (S, T, C D).
-        task: Positions of the rows' tasks (n,).
-        num_outputs: C, or None for one number.
+        draws: f_t(x), standardised, (S, n), or (S, C, n) where rows have several linear predictors.
+        values: Hyperparameters under each draw, (S, ...).
+        noise: sd of the noise of every task, new ones included, standardised, (S, T).
+        mean: Mean of each row where it is known better than by averaging the draws, (n,); else None.
+        num_draws: How many draws to show, spread evenly; all of them when there are no more.
     """
-    S, n = len(weights), len(X)
-    latent = np.empty((S, n) if num_outputs is None else (S, num_outputs, n))
-    for code in np.unique(task):
-        where = task == code
-        own = weights[:, code]
-        latent[..., where] = (own if num_outputs is None else own.reshape(S, num_outputs, -1)) @ X[where].T
-    return latent
+
+    draws: np.ndarray
+    values: Values
+    noise: np.ndarray
+    mean: np.ndarray | None
+    num_draws: int
 
 
-def draw_new_tasks(
-    fit: Fit,
-    names: Sequence[str],
-    kind: Kind,
-    chosen: np.ndarray,
-    rng: np.random.Generator,
-    descriptors: torch.Tensor | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (draw, tasks, D) and noise (draw, tasks) of tasks never seen, from the population.
-
-    Latent functions need no noise (it is 1 then), which may be unknown where it is given task by task.
-    """
-    values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
-    scale = fit.likelihood.extended(fit.standardization, fit.task_names, names).target_scale
-    basis = fit.draws.basis.flatten(0, 1)[chosen]
-    if fit.sharing.dependence is Dependence.JOINT:
-        weights, noise = draw_correlated_tasks(fit, values, basis, names, scale, rng)
-        return weights.numpy(), noise.numpy()
-    values = fit.problem.space.fresh_tasks(values, len(names), rng)
-    scale = scale[-len(names) :]
-    if isinstance(fit.sharing, PartitionSharing):
-        values["cluster"], basis = fit.sharing.extend_with_means(values, basis, len(names), rng, descriptors)
-    structure = fit.sharing.structure(values, len(names), len(fit.feature_names))
-    structure = structure.of_outputs(fit.problem.num_outputs)
-    noise = torch.ones(len(chosen), 1, dtype=torch.float64)
-    if kind == "observation":
-        noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
-    tasks = TaskStatistics.empty(len(names), fit.problem.num_weights).compress()
-    drawn = draw_weights(tasks, structure, noise, basis, rng)
-    return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()
-
-
-def predict_rows(
-    fit: Fit,
-    rows: NewRows,
-    unknown: list[str],
-    kind: Kind,
-    num_draws: int,
-    descriptors: torch.Tensor | None = None,
+def observe(
+    known: Known, asked: AskedRows, latent: Latent, kind: Kind, rng: np.random.Generator
 ) -> Prediction:
-    """Draws for encoded rows; tasks in `unknown` are drawn from the population, by any descriptors (T, Q)."""
-    rng = fit.generator(2)
-    chosen = fit.chosen_draws(num_draws)
-    weights = fit.draws.weights.flatten(0, 1)[chosen].numpy()
-    values = {name: value.flatten(0, 1)[chosen] for name, value in fit.draws.hyperparameters.items()}
-    standardization = fit.standardization
-    sigma = fit.likelihood.noise_sd(values, fit.task_names, standardization.target_scale, len(chosen))
-    noise = sigma.expand(-1, weights.shape[1]).numpy()
-    codes = fit.schema.codes(rows.task_labels)
-    if unknown:
-        new_weights, new_noise = draw_new_tasks(fit, unknown, kind, chosen, rng, descriptors)
-        weights = np.concatenate([weights, new_weights], axis=1)
-        noise = np.concatenate([noise, new_noise], axis=1)
-        standardization = fit.likelihood.extended(standardization, fit.task_names, unknown)
-        position = {name: len(fit.task_names) + i for i, name in enumerate(unknown)}
-        for row in np.flatnonzero(codes < 0):
-            codes[row] = position[str(rows.task_labels[row])]
-    X = standardization.standardize_features(rows.X)
-    classes = fit.schema.classes
-    latent = linear_predictors(X, weights, codes, fit.likelihood.num_outputs(classes))
-    latent = standardization.unstandardize_target(latent, codes)
-    latent = latent if rows.offset is None else latent + rows.offset
+    """What is seen at rows whose latent function is drawn.
+
+    Args:
+        known: The fit.
+        asked: The rows.
+        latent: Their functions.
+        kind: "observation" or "latent".
+        rng: Source of the noise.
+    """
+    rows, codes, names = asked.rows, asked.codes, known.schema.task_names
+    standardization = known.likelihood.extended(known.standardization, names, asked.unknown)
+    likelihood = known.likelihood.of_tasks((*names, *asked.unknown), standardization.target_scale)
+    function = standardization.unstandardize_target(latent.draws, codes)
+    function = function if rows.offset is None else function + rows.offset
     trials = None if rows.trials is None else torch.from_numpy(np.array(rows.trials))
-    given = Given(values, trials, torch.from_numpy(codes))
-    likelihood = fit.likelihood.of_tasks((*fit.task_names, *unknown), standardization.target_scale)
-    draws = likelihood.mean(latent, given)
+    given = Given(latent.values, trials, torch.from_numpy(codes))
+    draws = likelihood.mean(function, given)
     mean = draws.mean(axis=0)
+    if latent.mean is not None:
+        centre = standardization.unstandardize_target(latent.mean, codes)
+        # the mean of a probability or a rate is not that at the mean
+        mean = np.where(likelihood.scaled_rows(codes), centre, mean)
+    classes = known.schema.classes
     if kind == "observation":
-        sd = standardization.unstandardize_sd(noise[:, codes], codes)
-        draws = likelihood.draw(latent, sd, rng, given)
+        sd = standardization.unstandardize_sd(latent.noise[:, codes], codes)
+        draws = likelihood.draw(function, sd, rng, given)
         if classes:  # whether it was this class
             draws = (draws[:, None] == np.arange(len(classes))[:, None]).astype(float)
-    index = pd.RangeIndex(len(X)) if rows.index is None else rows.index
+    if latent.num_draws < len(draws):
+        draws = draws[np.linspace(0, len(draws) - 1, latent.num_draws).round().astype(int)]
+
+    def log_density_of(targets: np.ndarray) -> np.ndarray:
+        spread = standardization.unstandardize_sd(latent.noise[:, codes], codes)
+        return np.asarray(likelihood.log_density(targets, function, spread, given))
+
+    index = pd.RangeIndex(len(codes)) if rows.index is None else rows.index
     coords = {
-        "draw": np.arange(len(chosen)),
-        "obs": np.arange(len(X)),
+        "draw": np.arange(len(draws)),
+        "obs": np.arange(len(codes)),
         "task": ("obs", rows.task_labels.astype(str)),
     }
-    new, name = codes >= len(fit.task_names), fit.schema.target_name
+    new, name = codes >= len(names), known.schema.target_name
     if classes:
         coords["class"] = np.array(classes, dtype=str)
         array = xr.DataArray(draws.swapaxes(1, 2), coords=coords, dims=("draw", "obs", "class"), name=name)
-        return ClassPrediction(array, mean.T, kind, new, name, index)
+        return ClassPrediction(array, mean.T, kind, new, name, index, log_density_of)
     array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"), name=name)
-    return Prediction(array, mean, kind, new, name, index)
+    return Prediction(array, mean, kind, new, name, index, log_density_of)

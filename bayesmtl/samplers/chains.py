@@ -10,10 +10,12 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from arviz_stats.base.array import array_stats
 
 from bayesmtl.samplers.progress import iterations
 from bayesmtl.samplers.settings import Settings
 
+AGREEMENT = 1.01  # R-hat of Vehtari, Gelman, Simpson, Carpenter and Buerkner (2021)
 _LEAST_DRAWS = 4  # of each chain, without which nothing can be said of convergence
 
 
@@ -88,6 +90,28 @@ def sweep(
     if saver is not None:
         saver.save(state)
     return True
+
+
+def settled(points: torch.Tensor, num_effective: int) -> bool:
+    """Whether chains agree and have so many effective draws of every coordinate, in the bulk and the tails.
+
+    Args:
+        points: Shape (C, N, P).
+        num_effective: Effective draws wanted, all chains together.
+    """
+    values = points.numpy()
+    varying = np.ptp(values, axis=(0, 1)) > 0
+    values, axes = values[:, :, varying], {"chain_axis": 0, "draw_axis": 1}
+    if not values.size:
+        return True
+    if len(values) < 2:  # one chain is split in two, which R-hat needs
+        half = values.shape[1] // 2
+        values = np.concatenate([values[:, :half], values[:, -half:]])
+    if not array_stats.rhat(values, **axes).max() <= AGREEMENT:
+        return False
+    bulk = array_stats.ess(values, **axes)
+    tail = array_stats.ess(values, method="tail", prob=(0.05, 0.95), **axes)
+    return bool(min(bulk.min(), tail.min()) >= num_effective)
 
 
 class _Saver(Generic[_State]):

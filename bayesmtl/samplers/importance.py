@@ -21,6 +21,8 @@ _DEGREES = 5.0  # of freedom of the proposal, to which the number of coordinates
 _AT_ONCE = 8  # points evaluated together
 ENOUGH_POINTS = 1000  # effective ones, for 90 % intervals to cover as much
 _GROWTH = 0.3  # of all points so far, in the next round: small, so that most come from a proposal that fits
+# Share of points that are effective below which further rounds cannot help, once there are so many points.
+_HOPELESS, _HOPELESS_AFTER = 0.01, 3000
 _EQUAL = 8  # decimals of log weights that differ by more than rounding
 _AGAIN = 5  # times that a largest weight comes up where there is no larger one
 _SMALLEST = 1e-300  # probability of a side, below which its logarithm is cut
@@ -169,12 +171,14 @@ def pooled_sample(
     most: int,
     rng: np.random.Generator,
     at_once: int = _AT_ONCE,
+    enough: int = ENOUGH_POINTS,
 ) -> WeightedSample:
     """Importance sampling for densities that are expensive: rounds are pooled, and none is thrown away.
 
     Each round's proposal has the centre and spread of all weighted points before it, and three points for
     ten of all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came
-    from. Rounds end when 1000 points are effective and the weights' tail is light.
+    from. Rounds end when enough points are effective and the weights' tail is light, or when so few are that
+    further rounds cannot help.
 
     The integral is sum_m p(x_m) / sum_r n_r q_r(x_m), which has no bias; its standard error is that of
     weights as they are, without smoothing, so that Pareto k judges it as well.
@@ -188,6 +192,7 @@ def pooled_sample(
         most: Points of all rounds together.
         rng: Source of randomness.
         at_once: Points evaluated together.
+        enough: Effective points that are enough.
     """
     proposals: list[Proposal] = []
     counts: list[int] = []
@@ -210,7 +215,10 @@ def pooled_sample(
             log_weights, k = raw.numpy(), shape
         weights = torch.from_numpy(np.exp(log_weights - log_weights.max()))
         weights = weights / weights.sum()
-        if 1 / float((weights**2).sum()) >= ENOUGH_POINTS and k < ENOUGH:
+        effective = 1 / float((weights**2).sum())
+        if effective >= enough and k < ENOUGH:
+            break
+        if len(points) >= _HOPELESS_AFTER and effective < _HOPELESS * len(points):
             break
         proposal = proposal.adapted(points, weights)
     shares = torch.softmax(raw, dim=0)

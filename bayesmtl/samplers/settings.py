@@ -17,6 +17,7 @@ class Settings:
         seed: Source of all randomness of the fit.
         num_chains: Independent chains, run as one batch.
         num_draws: Kept draws per chain; `None` for the engine's own number.
+        num_effective: Effective draws of the hyperparameters that are wanted of the exact engine.
         num_warmup: Iterations of each chain to adapt in.
         progress: Whether to show progress on stderr.
         checkpoint: File to save the run in and to resume it from.
@@ -28,9 +29,16 @@ class Settings:
     num_warmup: int = 200
     progress: bool = True
     checkpoint: str | Path | None = None
+    num_effective: int = 400
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("num_chains", 1), ("num_draws", 4), ("num_warmup", 10)):
+        for name, least in (
+            ("seed", 0),
+            ("num_chains", 1),
+            ("num_draws", 4),
+            ("num_warmup", 10),
+            ("num_effective", 1),
+        ):
             if name == "num_draws" and self.num_draws is None:
                 continue
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least))

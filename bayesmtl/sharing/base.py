@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 
 from bayesmtl.algebra.structure import Structure
-from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.parameters import Parameter, Reported, Spread, Values
 from bayesmtl.priors import Prior, check_priors
 from bayesmtl.sharing.dependence import Dependence
 
@@ -87,6 +87,15 @@ class Sharing(ABC):
             if key != "sharing"
         }
         return cls(**fields)
+
+
+def reported_spread(spread: Spread) -> dict[str, Reported]:
+    """What to report of tasks' weights around the population: their scales, and their correlation."""
+    dims = ("feature", "feature_other")
+    return {
+        "residual_scale": Reported(("feature",), spread.sd(), "coefficient", spread=spread),
+        "residual_correlation": Reported(dims, spread.correlation(), "correlation", spread=spread),
+    }
 
 
 def ones(num_tasks: int) -> torch.Tensor:

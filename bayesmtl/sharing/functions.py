@@ -24,10 +24,12 @@ from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Parameter, Reported, Values
 from bayesmtl.priors import GroupStudentT, Prior
 from bayesmtl.sharing.base import Sharing
+from bayesmtl.sharing.dependence import Dependence
 from bayesmtl.sharing.hierarchical import Hierarchical
 from bayesmtl.sharing.independent import Independent
 from bayesmtl.sharing.low_rank import LowRank
 from bayesmtl.sharing.over_functions import (
+    Default,
     FunctionSharing,
     amplitude_parameter,
     correlation,
@@ -252,7 +254,7 @@ class _Mixed(FunctionSharing):
         omega = self.structure(values, values["loadings"].shape[-1]).shape.sum(1)
         shown = {
             "task_scale": Reported(("task",), omega.diagonal(dim1=-2, dim2=-1).sqrt(), "target"),
-            "task_correlation": Reported(("task", "task_other"), correlation(omega), "none"),
+            "task_correlation": Reported(("task", "task_other"), correlation(omega), "correlation"),
             "level_scale": Reported((), values["level_scale"].abs(), "target"),
         }
         return shown | report_mean_scale(self.sharing.mean_scale, values)
@@ -296,7 +298,7 @@ READINGS: dict[type[Sharing], type[FunctionSharing]] = {
     DirichletProcess: Clustered,
     PitmanYor: Clustered,
 }
-"""The sharing priors that functions can have."""
+"""Readings of their own; any other prior under which tasks are independent given Z has the default one."""
 
 
 def over_functions(sharing: Sharing, amplitude: Prior, num_kernels: int = 1) -> FunctionSharing:
@@ -311,10 +313,13 @@ def over_functions(sharing: Sharing, amplitude: Prior, num_kernels: int = 1) -> 
         SpecificationError: If the prior has no such reading, or an option of it or so many kernels have none.
     """
     reading = READINGS.get(type(sharing))
+    if reading is None and sharing.dependence is Dependence.GIVEN_Z:
+        reading = Default
     if reading is None:
         raise SpecificationError(
             "sharing",
-            expected="one of " + ", ".join(kind.__name__ for kind in READINGS),
+            expected="a prior under which tasks are independent given Z, or one of "
+            + ", ".join(kind.__name__ for kind in READINGS),
             found=repr(sharing),
             remedy="Use LinearModel for this prior, or Hierarchical() for functions around a shared one.",
         )

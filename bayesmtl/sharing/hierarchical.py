@@ -9,9 +9,9 @@ import torch
 
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.errors import SpecificationError
-from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.parameters import Parameter, Reported, Spread, Values
 from bayesmtl.priors import LKJ, Fixed, HalfNormal, Prior
-from bayesmtl.sharing.base import Sharing, ones
+from bayesmtl.sharing.base import Sharing, ones, reported_spread
 from bayesmtl.sharing.pooled import check_mean_scale, population_scale
 
 Covariance = Literal["isotropic", "diagonal", "full"]
@@ -84,12 +84,11 @@ class Hierarchical(Sharing):
         scale = values["residual_scale"]
         if self.covariance == "isotropic":
             shown = {"residual_scale": Reported((), scale.abs(), "standardised")}
-        else:
+        elif self.covariance == "diagonal":
             shown = {"residual_scale": Reported(("feature",), scale.abs(), "coefficient")}
-        if self.covariance == "full":
-            signed = torch.sign(scale)[:, :, None] * values["residual_correlation"]
-            correlation = signed @ signed.transpose(-1, -2)
-            shown["residual_correlation"] = Reported(("feature", "feature_other"), correlation, "none")
+        else:
+            factor = scale[:, :, None] * values["residual_correlation"]
+            shown = reported_spread(Spread(torch.zeros_like(scale), factor))
         if not isinstance(self.mean_scale, Fixed):
             shown["mean_scale"] = Reported((), values["mean_scale"].abs(), "standardised")
         return shown

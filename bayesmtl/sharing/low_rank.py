@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.errors import SpecificationError
-from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.parameters import Parameter, Reported, Spread, Values
 from bayesmtl.priors import Fixed, GroupStudentT, HalfNormal, Prior, check_positive
-from bayesmtl.sharing.base import Sharing, ones
+from bayesmtl.sharing.base import Sharing, ones, reported_spread
 from bayesmtl.sharing.pooled import check_mean_scale, population_scale
 
 _STRENGTH = 0.3  # by default
@@ -94,14 +92,7 @@ class LowRank(Sharing):
 
     def report(self, values: Values) -> dict[str, Reported]:
         """Spread and correlation of the tasks' weights around the population: of Z'Z + diag(scale^2)."""
-        Z = values["directions"]
-        covariance = Z.transpose(-1, -2) @ Z + torch.diag_embed(values["residual_scale"] ** 2)
-        sd = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-        correlation = covariance / (sd[:, :, None] * sd[:, None, :])
-        shown = {
-            "residual_scale": Reported(("feature",), sd, "coefficient"),
-            "residual_correlation": Reported(("feature", "feature_other"), correlation, "none"),
-        }
+        shown = reported_spread(Spread(values["residual_scale"], values["directions"].transpose(-1, -2)))
         if not isinstance(self.mean_scale, Fixed):
             shown["mean_scale"] = Reported((), values["mean_scale"].abs(), "standardised")
         return shown

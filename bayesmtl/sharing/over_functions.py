@@ -11,10 +11,14 @@ import torch
 
 from bayesmtl.algebra.functions import TaskStructure, factorise
 from bayesmtl.algebra.inducing import Roots
+from bayesmtl.algebra.structure import Structure
 from bayesmtl.errors import SpecificationError, listing
-from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.parameters import Parameter, Reported, Unit, Values
 from bayesmtl.priors import Fixed, HalfNormal, Prior
 from bayesmtl.sharing.base import Sharing
+
+PARTS = ("level", "shape")
+"""What a function has in the place of weights."""
 
 
 @dataclass(frozen=True)
@@ -156,3 +160,64 @@ def report_mean_scale(prior: Prior, values: Values) -> dict[str, Reported]:
     if isinstance(prior, Fixed):
         return {}
     return {"mean_scale": Reported((), values["mean_scale"].abs(), "target")}
+
+
+@dataclass(frozen=True)
+class Default(FunctionSharing):
+    """Any prior under which tasks are independent given Z: the prior of two weights, a level and a shape.
+
+    W = A Z + E with the columns "level" and "shape" gives
+
+        Omega = A diag(z_shape^2) A' + diag(e_shape^2)        Lambda = A diag(z_level^2) A' + diag(e_level^2)
+
+    with the standard deviations z of the rows of Z and e of E. Where the prior has a population, the shape of
+    the population's function has the standard deviation `amplitude`.
+    """
+
+    def __post_init__(self) -> None:
+        if self.num_kernels != 1:
+            raise SpecificationError(
+                "kernel",
+                expected=f"one kernel for {self.sharing!r}",
+                found=str(self.num_kernels),
+                remedy="Its functions share one.",
+            )
+
+    def parameters(self, num_tasks: int) -> tuple[Parameter, ...]:
+        """Those of two weights, and the size of the population's function."""
+        own = self.sharing.parameters(num_tasks, len(PARTS))
+        return (amplitude_parameter(self.amplitude), *own) if self.sharing.has_population else own
+
+    def structure(self, values: Values, num_tasks: int) -> TaskStructure:
+        """Omega and Lambda for B hyperparameter values."""
+        prior = self.sharing.structure(values, num_tasks, len(PARTS))
+        level, shape = (self._covariance(prior, values, num_tasks, part) for part in range(len(PARTS)))
+        return TaskStructure(shape[:, None], level)
+
+    def _covariance(self, prior: Structure, values: Values, num_tasks: int, part: int) -> torch.Tensor:
+        B = len(next(iter(values.values())))
+        variance = torch.zeros(B, num_tasks, dtype=torch.float64)
+        if prior.residual_scale is not None:
+            variance = variance + prior.residual_scale[..., part].square()
+        if prior.factor_by_task is not None:
+            variance = variance + prior.factor_by_task[..., part, :].square().sum(-1)
+        covariance = torch.diag_embed(variance)
+        if prior.loadings is None or prior.basis_scale is None:
+            return covariance
+        scale = prior.basis_scale[..., part]
+        if part == 1 and self.sharing.has_population:
+            scale = torch.cat([values["amplitude"][:, None], scale[:, 1:]], dim=1)
+        root = prior.loadings * scale[:, None, :]
+        return covariance + root @ root.transpose(-1, -2)
+
+    def report(self, values: Values) -> dict[str, Reported]:
+        """What the prior reports of two weights, and the size of the population's function."""
+        shown = {}
+        if self.sharing.has_population:
+            shown["amplitude"] = Reported((), values["amplitude"].abs(), "target")
+        renamed = {"feature": "part", "feature_other": "part_other"}
+        for name, reported in self.sharing.report(values).items():
+            dims = tuple(renamed.get(dim, dim) for dim in reported.dims)
+            unit: Unit = "none" if reported.unit == "none" else "target"
+            shown[name] = reported._replace(dims=dims, unit=unit)
+        return shown

@@ -7,7 +7,7 @@ import pytest
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning, DataError
-from bayesmtl.results.linear import condition as update
+from bayesmtl.results.linear.condition import update
 
 NAMES = ("lab_1", "lab_2")
 

@@ -43,7 +43,7 @@ def edit(path: Path, change) -> None:
         change(content)
         file.attrs["specification"] = json.dumps(content)
     with xr.open_datatree(path, engine="h5netcdf") as tree:
-        digest = files._digest(tree.load())
+        digest = files.digest_of(tree.load())
     with h5py.File(path, "r+") as file:
         file.attrs["digest"] = digest
 

@@ -32,7 +32,7 @@ def outcome(name: str, f: float, rng: np.random.Generator) -> float:
 
 
 @pytest.fixture(scope="module")
-def fit() -> bm.GPFit:
+def fit() -> bm.FunctionFit:
     model = bm.MultitaskGP(sharing=bm.LowRank(1), likelihood=KINDS)
     return model.fit(data_of(outcome, 45), **{**MODE, "num_draws": 50})
 
@@ -50,8 +50,8 @@ def test_one_kind_for_all_is_that_likelihood(likelihood, make):
     data, new = data_of(make), ([[0.3]] * 3, NAMES)
     one = bm.MultitaskGP(likelihood=likelihood).fit(data, **MODE)
     many = bm.MultitaskGP(likelihood=dict.fromkeys(NAMES, likelihood)).fit(data, **MODE)
-    for name, value in one.hyperparameters.items():
-        np.testing.assert_allclose(many.hyperparameters[name], value, rtol=1e-6)
+    for name, value in one.draws.hyperparameters.items():
+        np.testing.assert_allclose(many.draws.hyperparameters[name], value, rtol=1e-6)
     for kind in ("latent", "observation"):
         ours, theirs = many.predict(new, kind=kind), one.predict(new, kind=kind)
         np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-6)

@@ -12,7 +12,16 @@ from bayesmtl.samplers import checkpoint as checkpoints
 from bayesmtl.samplers.hmc import HMC
 from tests.contract.checks import assert_same_draws
 
-RUN = {"method": "exact", "seed": 2, "num_chains": 2, "num_draws": 12, "num_warmup": 20, "progress": False}
+# so many effective draws only chains could give
+RUN = {
+    "method": "exact",
+    "seed": 2,
+    "num_chains": 2,
+    "num_draws": 12,
+    "num_warmup": 20,
+    "num_effective": 10**6,
+    "progress": False,
+}
 
 
 def fit(data, model=None, **changes) -> bm.Fit:

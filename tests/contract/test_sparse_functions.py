@@ -39,12 +39,12 @@ def task_data(rows: pd.DataFrame) -> bm.TaskData:
 
 
 @pytest.fixture(scope="module")
-def fit() -> bm.GPFit:
+def fit() -> bm.FunctionFit:
     return bm.MultitaskGP(sharing=bm.LowRank(rank=1)).fit(task_data(frame()), num_inducing=12, **SVI)
 
 
 @pytest.fixture(scope="module", params=OUTCOMES)
-def outcomes(request) -> tuple[bm.GPFit, pd.DataFrame]:
+def outcomes(request) -> tuple[bm.FunctionFit, pd.DataFrame]:
     likelihood, make = OUTCOMES[request.param]
     rows = frame(num_each=20, make=make)
     model = bm.MultitaskGP(likelihood=likelihood)
@@ -101,7 +101,7 @@ def test_minibatches_end_near_full_batches(monkeypatch):
     for size in (40, 512):
         monkeypatch.setattr("bayesmtl.inference.svi.functions.ROWS_AT_ONCE", size)
         found = model.fit(data, num_inducing=12, **SVI | {"num_warmup": 40})
-        elbo[size] = found.sample_stats["elbo"][0, 0]
+        elbo[size] = found.draws.sample_stats["elbo"][0, 0]
     assert elbo[40] == pytest.approx(elbo[512], abs=2.0)
 
 
@@ -173,7 +173,7 @@ def test_new_rows_and_new_tasks(fit):
     after = wiser.predict(rows, kind="latent")
     assert before.new.all() and not after.new.any()
     assert (after.sd < before.sd).all() and np.abs(after.mean - rows["metal"]).max() < 0.4
-    assert torch.equal(wiser.hyperparameters["lengthscale"], fit.hyperparameters["lengthscale"])
+    assert torch.equal(wiser.draws.hyperparameters["lengthscale"], fit.draws.hyperparameters["lengthscale"])
     known = fit.condition(rows.assign(site="north"))
     assert len(known.problem.y) == len(fit.problem.y) + 4 and known.task_names == fit.task_names
 
@@ -313,7 +313,7 @@ def test_auto_for_outcomes():
         warnings.simplefilter("ignore")
         fit = model.fit(task_data(rows), **SVI | {"method": "auto"})
     assert fit.method == "laplace" and "few enough rows" in fit.reason
-    assert fit.sample_stats["importance_ess"][0, 0] > 20
+    assert fit.draws.sample_stats["importance_ess"][0, 0] > 20
     assert len(np.unique(fit.posterior["lengthscale"])) > 5
     with refused(SpecificationError, "Gaussian noise"):
         bm.suggest(fit, rows, 1)

@@ -9,7 +9,6 @@ import pytest
 
 import bayesmtl as bm
 from bayesmtl.errors import DataError
-from bayesmtl.results.linear.condition_rows import with_rows
 from tests.equivalence.test_condition import balanced, split
 
 RUN = {"method": "laplace", "num_chains": 4, "num_draws": 1000, "progress": False}
@@ -85,8 +84,7 @@ def test_what_rows_carry_goes_on():
         replace(part, offset=np.full(part.num_rows, shift), row_columns={"offset": "o"})
         for part, shift in ((first, 0.1), (later, 0.2))
     ]
-    rows = carried[0].schema.encode(carried[1])
-    names = (*first.task_names, "task_4")
-    whole = with_rows(carried[0], rows, np.array([names.index(t) for t in rows.task_labels]), names)
+    fit = bm.LinearModel(likelihood=bm.Poisson()).fit(carried[0], seed=0, **(RUN | {"num_draws": 25}))
+    whole = fit.condition(carried[1]).data
     assert whole.offset.tolist() == [0.1] * first.num_rows + [0.2] * later.num_rows
-    assert whole.task_names == names and whole.row_columns == {"offset": "o"}
+    assert whole.task_names == (*first.task_names, "task_4") and whole.row_columns == {"offset": "o"}

@@ -31,7 +31,7 @@ def on_lattice(model: bm.MultitaskGP, data: bm.TaskData, *axes: torch.Tensor) ->
     return float(torch.logsumexp(value, 0)) + cell - float(np.log(scale).sum())
 
 
-def laplace(model: bm.MultitaskGP, data: bm.TaskData) -> bm.GPFit:
+def laplace(model: bm.MultitaskGP, data: bm.TaskData) -> bm.FunctionFit:
     return model.fit(data, method="laplace", seed=0, progress=False)
 
 

@@ -168,7 +168,8 @@ def test_new_tasks_own_quantities_are_weighted_as_by_the_dense_fit():
     sparse = replace(exact, inducing=exact.problem.X)
     x = np.linspace(-1, 1, 6)
     data = bm.TaskData.from_arrays(np.stack([x, 0 * x], 1), -np.sin(2 * x), ["other"] * 6, intercept=False)
-    found = [fit.condition(data).hyperparameters["loadings"][..., 0, -1].flatten() for fit in (exact, sparse)]
+    wider = [fit.condition(data).draws.hyperparameters["loadings"] for fit in (exact, sparse)]
+    found = [loadings[..., 0, -1].flatten() for loadings in wider]
     # 300 candidates for all draws there, 16 for each here
     assert abs(float(found[0].mean() - found[1].mean())) < 0.5 * float(found[0].std())
 

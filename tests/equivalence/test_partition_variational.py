@@ -343,7 +343,7 @@ def test_what_check_says_of_a_bound():
 
     def said(**changed: float) -> Check:
         full = {name: np.full((1, 4), value) for name, value in (stats | changed).items()}
-        return check_draws(xr.Dataset(), full, method="mean_field", complete=True)
+        return check_draws(xr.Dataset(), full, complete=True)
 
     assert said().ok and "too certain" in said().notes[0] and len(said().notes) == 1
     assert "larger num_warmup" in str(said(elbo_rise=0.2)) and not said(elbo_rise=0.2).ok

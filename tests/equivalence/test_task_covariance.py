@@ -18,7 +18,7 @@ import bayesmtl as bm
 from bayesmtl.algebra.collapsed import log_likelihood_of, log_marginal, whiten
 from bayesmtl.algebra.moments import posterior_moments
 from bayesmtl.errors import ConvergenceWarning
-from bayesmtl.results.linear.condition_jointly import _new_density, _tasks
+from bayesmtl.results.linear.condition.jointly import _new_density, _tasks
 from tests.equivalence.dense import Rows
 from tests.equivalence.inputs import ROWS, compress, make_noise, statistics
 

@@ -6,7 +6,7 @@ which many rows inform; 1 for the standard deviations and the correlation of the
 posteriors are skewed (18 subjects in `sleepstudy`: the posterior mean of a scale lies above its mode); 0.75
 for the weights of any single task, and 0.25 for their root mean square.
 
-Features are centred first: both models then speak of the spread of intercepts at the mean of the feature.
+Features are as given: both models speak of the spread of intercepts where the feature is zero.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def case(request: pytest.FixtureRequest) -> Case:
         pytest.skip(str(error))
     feature = CASES[request.param]
     frame = dataset.frame[[dataset.task, dataset.target, feature]].copy()
-    frame[feature] = frame[feature] - frame[feature].mean()
     exog = np.column_stack([np.ones(len(frame)), frame[feature]])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statsmodels reports its optimiser's detours

@@ -76,7 +76,7 @@ def test_empirical_bayes_is_overconfident_and_says_so():
     data, _ = model.simulate(small(), seed=1)
     fit = model.fit(data, method="empirical_bayes", seed=0, num_draws=50, progress=False)
     assert "intervals leave out the uncertainty" in str(fit.check())
-    assert 'method="exact"' in str(fit.check())
+    assert 'method="auto"' in str(fit.check())
 
 
 def small() -> bm.TaskData:

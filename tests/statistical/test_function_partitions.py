@@ -77,7 +77,7 @@ def test_engine_agrees_with_enumeration(within):
     model, data = known(within), toy()
     expected = enumerated(model, data)
     fit = model.fit(data, **GIBBS)
-    drawn = fit.hyperparameters["cluster"].flatten(0, 1)
+    drawn = fit.draws.hyperparameters["cluster"].flatten(0, 1)
     found = (drawn[:, None] == partitions()).all(-1).double().mean(0).numpy()
     assert found.sum() == pytest.approx(1.0)
     error = np.sqrt(expected * (1 - expected) / len(drawn))
@@ -97,7 +97,7 @@ def test_a_new_task_joins_clusters_as_often_as_enumeration_says(within):
     fit = model.fit(first.select_tasks(["a", "b", "c"]), **GIBBS)
     wiser = fit.condition(rest.select_tasks(["d"]))
     assert wiser.added_tasks == ("d",)
-    drawn = wiser.hyperparameters["cluster"].flatten(0, 1)
+    drawn = wiser.draws.hyperparameters["cluster"].flatten(0, 1)
     problem = wiser.problem
     weight = np.zeros((len(partitions()), 2))
     every = partitions()
@@ -194,7 +194,7 @@ def test_wrong_evidence_is_noticed(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def fit() -> bm.GPFit:
+def fit() -> bm.FunctionFit:
     rng = np.random.default_rng(0)
     task = np.repeat(np.arange(6), 6)
     x = rng.uniform(0, 6, len(task))

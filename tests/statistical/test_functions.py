@@ -37,7 +37,7 @@ def test_hyperparameters_are_calibrated():
                 data, method="exact", seed=replication, num_warmup=100, num_draws=60, progress=False
             )
         for name in ("lengthscale", "amplitude", "private_scale", "level_scale", "noise"):
-            draws = np.abs(fit.hyperparameters[name].numpy()).ravel()
+            draws = np.abs(fit.draws.hyperparameters[name].numpy()).ravel()
             true = abs(float(truth[name].item()))
             ranks.setdefault(name, []).append(float((draws < true).mean()))
     for name, found in ranks.items():
@@ -63,7 +63,7 @@ def test_importance_sampling_is_calibrated():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fit = model.fit(data, method="laplace", seed=replication, num_draws=100, progress=False)
-        drawn = {name: value.flatten(0, 1).numpy() for name, value in fit.hyperparameters.items()}
+        drawn = {name: value.flatten(0, 1).numpy() for name, value in fit.draws.hyperparameters.items()}
         quantities = {
             "lengthscale": lambda v: np.asarray(v["lengthscale"])[..., 0],
             "level_scale": lambda v: np.abs(np.asarray(v["level_scale"])),

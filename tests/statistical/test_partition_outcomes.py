@@ -21,7 +21,7 @@ from bayesmtl.inference.gibbs.engine import Gibbs
 from bayesmtl.inference.partitions import weights_and_clusters as renewal
 from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
-from bayesmtl.results.linear import condition_cluster_rows as update_cluster_rows
+from bayesmtl.results.linear.condition import cluster_rows as update_cluster_rows
 from bayesmtl.sharing.partitions.base import num_clusters
 from tests.equivalence.partitions import all_partitions
 from tests.statistical.test_partitions import coordinates, design

@@ -28,7 +28,7 @@ MODELS = {
 }
 
 
-def fitted(name: str) -> bm.GPFit:
+def fitted(name: str) -> bm.FunctionFit:
     rng = np.random.default_rng(4)
     x = np.sort(rng.normal(size=7))
     Y = np.sin(2 * x)[:, None] * np.array([1.0, -1.0, 0.5]) + 0.2 * rng.normal(size=(7, 3))
@@ -82,9 +82,9 @@ def test_calls_agree_and_pass_through_what_is_known(monkeypatch):
     np.testing.assert_allclose(drawn(ROWS), whole, rtol=1e-9)
     np.testing.assert_array_equal(fit.sample_functions(7)(ROWS), drawn(ROWS))
     # hardly any noise, and functions free enough to go through every point
-    given = fit.hyperparameters
+    given = fit.draws.hyperparameters
     changed = {"noise": 1e-2 * given["noise"], "private_scale": torch.ones_like(given["private_scale"])}
-    sure = replace(fit, hyperparameters=given | changed)
+    sure = replace(fit, draws=replace(fit.draws, hyperparameters=given | changed))
     known = (fit.data.X[fit.data.observed], np.array(NAMES)[fit.data.task[fit.data.observed]])
     through = sure.sample_functions(3)(known)
     np.testing.assert_allclose(through, np.tile(fit.data.y[fit.data.observed], (3, 1)), atol=0.03)

@@ -19,12 +19,15 @@ LAYERS = [
     ["data"],
     ["algebra"],
     ["sharing", "likelihoods", "kernels", "features"],
+    ["registry"],
     ["posteriors"],
     ["samplers"],
     ["inference"],
     ["diagnostics"],
     ["results"],
+    ["export"],
     ["models"],
+    ["evaluation"],
     ["plots", "datasets"],
     ["bayesmtl"],
 ]
@@ -131,11 +134,6 @@ HOME = {
     if isinstance(node, ast.ImportFrom)
     for alias in node.names
 }
-# Circles of the past, to be taken apart: files that still import each other in a ring.
-KNOWN_CIRCLES = (
-    {"bayesmtl.data.report", "bayesmtl.data.schema", "bayesmtl.data.summaries", "bayesmtl.data.task_data"},
-    {name for name in MODULES if name.startswith("bayesmtl.results.")},
-)
 
 
 def circles(graph: dict[str, set[str]]) -> list[set[str]]:
@@ -155,8 +153,7 @@ def test_files_form_no_circle():
     """Type-only and lazy imports counted; an `__init__` that hands names on is no room of its own."""
     graph = {module_of(path): everything_imported(path) - set(FACES) for path in SOURCES}
     graph = {module: out for module, out in graph.items() if module not in FACES}
-    found = [ring for ring in circles(graph) if not any(ring <= known for known in KNOWN_CIRCLES)]
-    assert found == []
+    assert circles(graph) == []
 
 
 def test_a_circle_is_noticed():
@@ -206,6 +203,10 @@ FORBIDDEN_CALLS = {
 }
 
 
+# The text of a Pyro program is written by the package, of its own names; nothing of a file enters it.
+RUNS_ITS_OWN_TEXT = "bayesmtl.export.pyro_program"
+
+
 def offences(tree: ast.AST) -> list[str]:
     """Uses of what executes data, of what the package does without, and of global state."""
     found = [name for name in imported(tree) if name.split(".")[0] in FORBIDDEN_MODULES | NOT_AT_IMPORT]
@@ -223,7 +224,8 @@ def offences(tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_nothing_executes_data_or_touches_global_state(path):
-    assert offences(parsed(path)) == []
+    allowed = ["exec", "compile"] if module_of(path) == RUNS_ITS_OWN_TEXT else []
+    assert sorted(offences(parsed(path))) == sorted(allowed)
 
 
 def test_gpytorch_stays_in_one_file_and_is_imported_when_used_only():

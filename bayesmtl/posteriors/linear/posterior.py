@@ -80,14 +80,23 @@ class LinearPosterior(Posterior):
         return self.tasks.num_features * self.num_outputs
 
     @property
+    def evaluation_size(self) -> float:
+        """See `Target.evaluation_size`: of the square matrix with as many numbers as are handled."""
+        return math.sqrt(self._workspace)
+
+    @property
     def draws_at_once(self) -> int:
         """Hyperparameter values whose weights are drawn together."""
+        return max(1, _DRAWN_AT_ONCE // self._workspace)
+
+    @property
+    def _workspace(self) -> int:
+        """Numbers handled for one hyperparameter value."""
         T, D = self.tasks.num_tasks, self.num_weights
         rank = max(group.rows.shape[1] for group in self.tasks.groups)
-        workspace = T * D * rank
         if Trait.JOINT in self.traits:
-            workspace = (1 + T) * D * ((1 + T) * D + T * rank)  # one row of Z for every task
-        return max(1, _DRAWN_AT_ONCE // workspace)
+            return (1 + T) * D * ((1 + T) * D + T * rank)  # one row of Z for every task
+        return T * D * rank
 
     def structure(self, values: Values) -> Structure:
         """A, Z and E for these hyperparameter values."""

@@ -17,7 +17,7 @@ _LOOKED_AT = 200  # training rows whose predictions are compared
 
 def check(state: DeepState) -> Check:
     """See `DeepFit.check`."""
-    messages, notes = [*_trunk_messages(state)], [*_feature_notes(state)]
+    messages, notes = _trunk_messages(state), _feature_notes(state)
     if state.method == "mode":
         stuck = [m for m, head in enumerate(state.heads) if not head.draws.sample_stats["converged"].all()]
         if stuck:

@@ -1,180 +1,151 @@
-"""The result of fitting a network: trunks of an ensemble, and exact or modal heads on each."""
+"""The fit of a network: trunks of an ensemble, and exact or modal heads on each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import cached_property
-from html import escape
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Self
 
+import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 
-from bayesmtl.data import TaskData
 from bayesmtl.diagnostics import Check
-from bayesmtl.likelihoods import Likelihood
-from bayesmtl.options import check_option
-from bayesmtl.results.deep import check as judge
-from bayesmtl.results.deep import condition as update
-from bayesmtl.results.deep import files, predict
-from bayesmtl.results.deep.state import DeepState
-from bayesmtl.results.prediction import Kind, Prediction
-from bayesmtl.results.similarity import TaskSimilarity
-from bayesmtl.sharing import Sharing
+from bayesmtl.errors import SpecificationError
+from bayesmtl.results import files
+from bayesmtl.results.deep.check import check
+from bayesmtl.results.deep.files import contents
+from bayesmtl.results.deep.state import DeepState, EnsembleDraws
+from bayesmtl.results.evidence import Evidence
+from bayesmtl.results.leave_one_out import Pointwise
+from bayesmtl.results.new_rows import AskedRows, FurtherRows
+from bayesmtl.results.prediction import Kind, Latent
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class DeepFit(DeepState):
-    """Trunks of an ensemble with the posterior of the tasks' heads on each, ready to predict and to update.
+    """Trunks of an ensemble with the posterior of the tasks' heads on each. See `Fit` for what it answers.
 
-    Made by `DeepModel.fit`; not constructed by hand. `heads` holds one fit over weights per member. The
-    weights of different members are in different coordinates and are never averaged; what members say of
-    functions is.
+    Made by `DeepModel.fit`; not constructed by hand. `heads` holds one linear fit per member. Draws of
+    predictions and of similarities come from all members in equal parts. Where heads are at their mode
+    (`method` is "mode") latent draws differ between members only. `condition` updates heads; trunks stay.
     """
-
-    @property
-    def task_names(self) -> tuple[str, ...]:
-        """Names of the tasks, in the order of every result."""
-        return self.schema.task_names
-
-    @property
-    def sharing(self) -> Sharing:
-        """The sharing prior of the heads."""
-        return self.heads[0].sharing
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """The likelihood."""
-        return self.heads[0].likelihood
-
-    @property
-    def complete(self) -> bool:
-        """Whether every member gave all draws that were asked for."""
-        return all(head.complete for head in self.heads)
-
-    def check(self) -> Check:
-        """Say whether trunks are trained to the end, heads can be trusted and members agree."""
-        return self._verdict
 
     @cached_property
     def _verdict(self) -> Check:
-        return judge.check(self)
+        return check(self)
 
     def summary(self, mass: float = 0.9) -> pd.DataFrame:
-        """Population and hyperparameters of the heads, as for linear models, by member."""
-        return pd.concat({m: head.summary(mass) for m, head in enumerate(self.heads)}, names=["member"])
+        """Summarise population and hyperparameters of the heads, as for linear models, by member.
+
+        Args:
+            mass: Of the central interval.
+        """
+        return self.of_heads(lambda head: head.summary(mass))
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
-        """Weights of the heads, by member, task and feature; features differ from member to member."""
-        return pd.concat({m: head.coefficients(mass) for m, head in enumerate(self.heads)}, names=["member"])
-
-    def predict(
-        self,
-        new: pd.DataFrame | TaskData | tuple[Any, ...],
-        *,
-        kind: Kind = "observation",
-        new_tasks: Literal["error", "population"] = "error",
-        descriptors: pd.DataFrame | None = None,
-        num_draws: int = 1000,
-    ) -> Prediction:
-        """Predict rows, in their order: draws of all members, in equal parts.
+        """Weights of the heads, by member, task and feature; features differ from member to member.
 
         Args:
-            new: A frame with the training columns (the target may be absent) or a TaskData.
-            kind: "observation" for a new target with its noise, "latent" for the task's function.
-            new_tasks: What to do about a task that is not known: "error", or "population" for heads drawn
-                from the population.
-            descriptors: What describes new tasks, where the sharing prior looks at that.
-            num_draws: Posterior draws to use, of all members together.
-
-        Returns:
-            Draws, means and intervals on the target's scale. Where heads are at their mode (`method` is
-            "mode") latent draws differ between members only.
-
-        Raises:
-            UnknownTaskError: If a task is not known and `new_tasks` is "error".
-            DataError: If a column is missing or holds something unseen.
-            SpecificationError: If an option is unknown.
+            mass: Of the central interval.
         """
-        check_option("kind", kind, ("observation", "latent"))
-        check_option("new_tasks", new_tasks, ("error", "population"))
-        return predict.predict(self, new, kind, new_tasks, descriptors, num_draws)
-
-    def condition(
-        self, new: pd.DataFrame | TaskData | tuple[Any, ...], *, descriptors: pd.DataFrame | None = None
-    ) -> DeepFit:
-        """Take further rows into account, of new or known tasks: heads are updated, trunks stay.
-
-        Args:
-            new: Rows with targets, as for `predict`.
-            descriptors: Of the new tasks, as for `predict`.
-
-        Returns:
-            A new fit, in which the new tasks are known (and listed in `added_tasks`).
-
-        Raises:
-            DataError: If no row has a target.
-            SpecificationError: If the likelihood is not Gaussian, or as for linear models.
-        """
-        state = update.condition(self, new, descriptors)
-        return DeepFit(**{field.name: getattr(state, field.name) for field in fields(DeepState)})
-
-    def task_similarity(
-        self,
-        *,
-        relative_to: Literal["nothing", "population"] = "nothing",
-        tasks: Sequence[str] | None = None,
-        reference: pd.DataFrame | TaskData | None = None,
-        kind: Literal["function", "structure"] = "function",
-        num_draws: int = 1000,
-    ) -> TaskSimilarity:
-        """How alike the functions of any two tasks are, over the draws of all members.
-
-        Args:
-            relative_to: What is removed first, as for linear models.
-            tasks: Names of the tasks wanted, in this order; default all.
-            reference: Rows at whose inputs functions are compared; default the training rows.
-            kind: "function", or "structure" for the similarity in the sharing prior's own terms.
-            num_draws: Posterior draws to use, of all members together.
-
-        Raises:
-            UnknownTaskError: If a task is not known.
-            SpecificationError: If the sharing prior has no population or structure to speak of.
-        """
-        return predict.task_similarity(self, relative_to, tasks, reference, kind, num_draws)
+        return self.of_heads(lambda head: head.coefficients(mass))
 
     def to_datatree(self) -> xr.DataTree:
         """ArviZ groups of every member's heads, one branch `member_0`, `member_1` and so on for each."""
-        return xr.DataTree.from_dict(
-            {
-                f"member_{m}/{group}": node.to_dataset()
-                for m, head in enumerate(self.heads)
-                for group, node in head.to_datatree().children.items()
-            }
-        )
+        groups = {
+            f"member_{m}/{group}": node.to_dataset()
+            for m, head in enumerate(self.heads)
+            for group, node in head.to_datatree().children.items()
+        }
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs.update(method=self.method, reason=self.reason, seed=self.seed)
+        return tree
 
-    def save(self, path: str | Path) -> None:
-        """Write everything to one NetCDF file of plain data: trunks' weights, heads, training rows.
-
-        A module of the user's own is not in the file: `load(path, trunk=module)` asks for it.
+    @property
+    def log_evidence(self) -> Evidence:
+        """See `Fit.log_evidence`.
 
         Raises:
-            OSError: If the disk is full or the folder cannot be written.
+            SpecificationError: If a trunk was trained: it has seen the rows, and no prior integrates it out.
         """
-        files.save(self, path)
+        self._refuse_trained("the evidence")
+        return self.heads[0].log_evidence
 
-    def __repr__(self) -> str:
-        trunk = type(self.features.trunk).__name__
-        return "\n".join(
-            [
-                f"DeepFit of {trunk} x {type(self.sharing).__name__} x {type(self.likelihood).__name__} to "
-                f"{self.schema.target_name}: {len(self.task_names)} tasks, {len(self.heads)} members",
-                f"trunks after {self.trained.steps} of {self.trained.planned} steps, heads by {self.method} "
-                f"({self.reason})",
-            ]
+    def _refuse_trained(self, what: str) -> None:
+        if self.features.weights:
+            raise SpecificationError(
+                "trunk",
+                expected=f"one without weights, for {what}",
+                found=f"{type(self.features.trunk).__name__}, which was trained on all rows",
+                remedy="Hold rows out: compare predictions of rows that the fit has not seen.",
+            )
+
+    def _latent(
+        self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool, rng: np.random.Generator
+    ) -> Latent:
+        number = self._per_member(num_draws)
+        parts = [
+            head._latent(own, kind, number, joint, rng)
+            for head, own in zip(self.heads, self.asked_of(asked), strict=True)
+        ]
+        values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
+        known = [part.mean for part in parts if part.mean is not None]
+        mean = np.mean(known, axis=0) if len(known) == len(parts) else None
+        draws, noise = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("draws", "noise")
+        )
+        return Latent(draws, values, noise, mean, len(draws))
+
+    def _per_member(self, num_draws: int) -> int:
+        return max(1, round(num_draws / len(self.heads)))
+
+    def _conditioned(self, further: FurtherRows) -> Self:
+        if not self.likelihood.compresses:
+            raise SpecificationError(
+                "likelihood",
+                expected="Gaussian noise, to update heads by further rows",
+                found=f"{type(self.likelihood).__name__}, whose heads are at their mode",
+                remedy="Fit again with all rows.",
+            )
+        heads = tuple(
+            head._conditioned(own) for head, own in zip(self.heads, self.further_of(further), strict=True)
+        )
+        return replace(
+            self,
+            heads=heads,
+            draws=EnsembleDraws.of(heads),
+            schema=further.schema,
+            standardization=heads[0].standardization,
+            likelihood=heads[0].likelihood,
+            added_tasks=heads[0].added_tasks,
         )
 
-    def _repr_html_(self) -> str:
-        return f"<p>{'<br>'.join(escape(repr(self)).splitlines())}</p>{self.summary().round(3).to_html()}"
+    def _similarity(
+        self, kind: str, relative_to: str, codes: np.ndarray, reference: Any, num_draws: int
+    ) -> tuple[np.ndarray, str]:
+        number = self._per_member(num_draws)
+        parts = [
+            head._similarity(kind, relative_to, codes, own, number)
+            for head, own in zip(self.heads, self.reference_of(reference), strict=True)
+        ]
+        return np.concatenate([values for values, _ in parts]), parts[0][1]
+
+    def _pointwise(self, num_draws: int) -> Pointwise:
+        self._refuse_trained("leave-one-out without refitting")
+        return self.heads[0]._pointwise(num_draws)
+
+    def _groups(self) -> dict[str, xr.Dataset]:
+        return {}
+
+    def _contents(self) -> files.Contents:
+        return contents(self)
+
+    def _head(self) -> str:
+        trunk = type(self.features.trunk).__name__
+        return (
+            f"DeepFit of {trunk} x {type(self.sharing).__name__} x {type(self.likelihood).__name__} to "
+            f"{self.schema.target_name}: {len(self.task_names)} tasks, {len(self.heads)} trunks after "
+            f"{self.trained.steps} of {self.trained.planned} steps"
+        )

@@ -3,81 +3,55 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.functions.capacity import refuse_too_many
 from bayesmtl.posteriors.functions.inducing import InducingFunctions
 from bayesmtl.posteriors.functions.inducing_inputs import further_inducing
-from bayesmtl.results.functions.evidence import without_evidence
+from bayesmtl.results.evidence import without_evidence
 from bayesmtl.results.functions.given import given_data
-from bayesmtl.results.functions.predict import in_chunks, length, with_fresh_tasks
+from bayesmtl.results.functions.predict import in_chunks, with_fresh_tasks
+from bayesmtl.results.functions.state import FunctionState, length
+from bayesmtl.results.new_rows import FurtherRows
 from bayesmtl.sharing import Dependence
-
-if TYPE_CHECKING:
-    from bayesmtl.results.functions.fit import GPFit
 
 _POOLED = 300  # of them where all draws share theirs
 _CANDIDATES = 16  # tries for what belongs to a new task alone, such as its loadings
 
 
-def condition(fit: GPFit, new: Any) -> GPFit:
-    """See `GPFit.condition`."""
-    rows = fit.schema.encode(new)
-    observed = ~np.isnan(rows.y)
-    if not observed.any():
-        raise DataError(
-            fit.schema.target_name,
-            expected="at least one row with a target",
-            found="none",
-            remedy="Use predict for rows without targets.",
-        )
-    labels = rows.task_labels[observed]
-    codes = fit.schema.codes(labels)
-    added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
-    schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=None)
-    standardization = fit.likelihood.extended(fit.standardization, fit.task_names, added)
-    of_rows = fit.likelihood.of_tasks(schema.task_names, standardization.target_scale)
-    of_rows.check_targets(rows.y[observed], schema.codes(labels), fit.schema.target_name)
-    data = replace(
-        fit.data,
-        X=np.concatenate([fit.data.X, rows.X[observed]]),
-        y=np.concatenate([fit.data.y, rows.y[observed]]),
-        task=np.concatenate([fit.data.task, schema.codes(labels)]),
-        task_names=schema.task_names,
-        index=None,
-        descriptors=None,
-    )
+def condition(fit: FunctionState, further: FurtherRows) -> FunctionState:
+    """See `Fit.condition`."""
+    data = further.behind(fit.data)
     wider = replace(
         fit,
-        schema=schema,
+        schema=further.schema,
         data=data,
-        standardization=standardization,
-        sample_stats=without_evidence(fit.sample_stats),
-        added_tasks=(*fit.added_tasks, *added),
+        standardization=further.standardization,
+        draws=replace(fit.draws, sample_stats=without_evidence(fit.draws.sample_stats)),
+        added_tasks=(*fit.added_tasks, *further.added),
     )
-    X = fit.inputs(rows.X[observed])
+    X = fit.inputs(further.rows.X)
     if isinstance(fit.problem, InducingFunctions):
-        first = {name: value.flatten(0, 1)[:1] for name, value in fit.hyperparameters.items()}
-        further = further_inducing(fit.problem, first, X)
-        wider = replace(wider, inducing=further)
+        first = {name: value[:1] for name, value in fit.flat().items()}
+        wider = replace(wider, inducing=further_inducing(fit.problem, first, X))
     else:
         refuse_too_many(wider.problem, 'Condition on fewer, or fit all rows together with method="svi".')
-    fit.likelihood.check(
-        data.task_names, np.bincount(data.task[data.observed], minlength=len(data.task_names))
-    )
-    return replace(wider, hyperparameters=_with_own(fit, wider, len(added))) if added else wider
+    fit.likelihood.check(data.task_names, data.observed_per_task)
+    if not further.added:
+        return wider
+    own = replace(wider.draws, hyperparameters=_with_own(fit, wider, len(further.added)))
+    return replace(wider, draws=own)
 
 
-def _with_own(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]:
+def _with_own(fit: FunctionState, wider: FunctionState, num_new: int) -> dict[str, torch.Tensor]:
     """Hyperparameter draws (C, N, ...) with entries for the new tasks."""
     if fit.inducing is not None:
         return _with_own_at_a_point(fit, wider, num_new)
-    flat = {name: value.flatten(0, 1) for name, value in fit.hyperparameters.items()}
+    flat = fit.flat()
     rng = fit.generator(3 + len(fit.added_tasks))
     own = fit.sharing.dependence is Dependence.PARTITION or any(
         "task" in p.dims and p.size for p in fit.problem.space.parameters
@@ -95,13 +69,13 @@ def _with_own(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]
     return {name: value.reshape(C, N, *value.shape[1:]) for name, value in values.items()}
 
 
-def _with_own_at_a_point(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, torch.Tensor]:
+def _with_own_at_a_point(fit: FunctionState, wider: FunctionState, num_new: int) -> dict[str, torch.Tensor]:
     """The same where functions are known through inducing inputs and all draws are one point.
 
     Candidates for all draws are then alike, and few hundred of them serve all.
     """
     C, N = fit.num_chains_and_draws
-    flat = {name: value.flatten(0, 1) for name, value in fit.hyperparameters.items()}
+    flat = fit.flat()
     rng = fit.generator(3 + len(fit.added_tasks))
     pick = torch.arange(C * N)
     values = with_fresh_tasks(fit, flat, num_new, rng)
@@ -121,7 +95,7 @@ def _with_own_at_a_point(fit: GPFit, wider: GPFit, num_new: int) -> dict[str, to
     return {name: value[pick].reshape(C, N, *value.shape[1:]) for name, value in values.items()}
 
 
-def _density_of_new(fit: GPFit, wider: GPFit, values: Values) -> torch.Tensor:
+def _density_of_new(fit: FunctionState, wider: FunctionState, values: Values) -> torch.Tensor:
     """log p(rows of new tasks | all rows before) under each of S hyperparameter values, shape (S,)."""
     problem = wider.problem
     new = problem.task >= len(fit.task_names)
@@ -136,7 +110,7 @@ def _density_of_new(fit: GPFit, wider: GPFit, values: Values) -> torch.Tensor:
     return density
 
 
-def _density(fit: GPFit, values: Values) -> torch.Tensor:
+def _density(fit: FunctionState, values: Values) -> torch.Tensor:
     """log p(all rows) under each of S hyperparameter values, shape (S,)."""
     problem = fit.problem
     parts = in_chunks(values, len(problem.y) ** 2)

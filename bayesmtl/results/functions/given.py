@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 import torch
 
 from bayesmtl.algebra.functions import Conditional, TaskStructure, function_covariance
@@ -11,25 +9,12 @@ from bayesmtl.algebra.inducing import Roots, Weights
 from bayesmtl.errors import SpecificationError
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.functions.inducing import InducingFunctions
-
-if TYPE_CHECKING:
-    from bayesmtl.results.functions.fit import GPFit
-
-
-class FirstWeights(NamedTuple):
-    """q(v) under a fit's first hyperparameter draw.
-
-    Attributes:
-        signature: What it depends on besides rows and inducing inputs.
-        weights: q(v), or `None` where it cannot be computed.
-    """
-
-    signature: torch.Tensor
-    weights: Weights | None
+from bayesmtl.results.functions.first_weights import known_values, signature
+from bayesmtl.results.functions.state import FunctionState
 
 
 def given_data(
-    fit: GPFit,
+    fit: FunctionState,
     values: Values,
     structure: TaskStructure,
     X: torch.Tensor,
@@ -63,7 +48,7 @@ def given_data(
 
 
 def _through_inducing(
-    fit: GPFit,
+    fit: FunctionState,
     problem: InducingFunctions,
     values: Values,
     structure: TaskStructure,
@@ -89,7 +74,7 @@ def _through_inducing(
 
 
 def weights_of(
-    fit: GPFit, problem: InducingFunctions, values: Values, num_tasks: int
+    fit: FunctionState, problem: InducingFunctions, values: Values, num_tasks: int
 ) -> tuple[Roots, Roots, Weights]:
     """Roots of the known and of all tasks under one hyperparameter value (B = 1), and q(v) of the known.
 
@@ -108,25 +93,3 @@ def weights_of(
             remedy="Fit with fewer inducing inputs.",
         )
     return known, problem.sharing.roots(values, num_tasks), weights
-
-
-def known_values(problem: InducingFunctions, values: Values) -> Values:
-    """Hyperparameters without the entries of tasks behind the known ones."""
-    found = dict(values)
-    for parameter in problem.space.parameters:
-        for dim, name in enumerate(parameter.dims, start=1):
-            if name in ("task", "task_other"):
-                found[parameter.name] = found[parameter.name].narrow(dim, 0, problem.num_tasks)
-    return found
-
-
-def signature(problem: InducingFunctions, values: Values) -> torch.Tensor:
-    """All that q(v) depends on besides rows and inducing inputs, for one hyperparameter value."""
-    seen = torch.unique(problem.task)
-    roots = problem.roots(values)
-    parts = [root[seen].flatten() for root in (*roots.shape, roots.level)]
-    own = {parameter.name for parameter in problem.sharing.parameters(problem.num_tasks)}
-    for parameter in problem.space.parameters:
-        if parameter.name not in own:
-            parts.append(parameter.of_some(values[parameter.name], seen)[0].flatten())
-    return torch.cat(parts)

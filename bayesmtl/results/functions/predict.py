@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
-import xarray as xr
 
 from bayesmtl.algebra.functions import factorise
 from bayesmtl.algebra.random import standard_normal
-from bayesmtl.data import NewRows
-from bayesmtl.likelihoods.base import Given
+from bayesmtl.options import whole_number
 from bayesmtl.parameters import Values
+from bayesmtl.posteriors.functions.capacity import refuse_beyond
 from bayesmtl.results.functions.given import given_data
-from bayesmtl.results.prediction import Kind, Prediction
+from bayesmtl.results.functions.state import FunctionState, length
+from bayesmtl.results.new_rows import AskedRows
+from bayesmtl.results.prediction import Latent
 
-if TYPE_CHECKING:
-    from bayesmtl.results.functions.fit import GPFit
-
-# Hyperparameter draws that a prediction averages over; each gives as many function draws as are asked for.
-MOST_PREDICTORS = 200
 _AT_ONCE = 10_000_000  # numbers in the covariance matrices that are handled together
 # Relative to the prior variance; far above rounding, far below what anyone could see.
 _ROUNDING = 1e-10
@@ -44,7 +38,7 @@ class Rows:
     new_names: tuple[str, ...]
 
 
-def with_fresh_tasks(fit: GPFit, values: Values, num_new: int, rng: np.random.Generator) -> Values:
+def with_fresh_tasks(fit: FunctionState, values: Values, num_new: int, rng: np.random.Generator) -> Values:
     """Hyperparameter values (S, ...) with entries for new tasks, drawn from the prior, behind the known."""
     if not num_new:
         return values
@@ -61,13 +55,8 @@ def in_chunks(values: Values, num_numbers: int) -> Iterator[Values]:
         yield {name: value[start : start + size] for name, value in values.items()}
 
 
-def length(values: Values) -> int:
-    """S, the number of draws."""
-    return len(next(iter(values.values())))
-
-
 def function_values(
-    fit: GPFit, rows: Rows, values: Values, num_each: int, rng: np.random.Generator, *, joint: bool
+    fit: FunctionState, rows: Rows, values: Values, num_each: int, rng: np.random.Generator, *, joint: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Function values at rows, given all known targets.
 
@@ -114,42 +103,29 @@ def _root(covariance: torch.Tensor, prior_variance: torch.Tensor) -> torch.Tenso
     return root
 
 
-def predict_rows(
-    fit: GPFit, new: NewRows, unknown: list[str], kind: Kind, num_draws: int, *, joint: bool
-) -> Prediction:
-    """See `GPFit.predict`."""
-    rng = fit.generator(2)
-    codes = fit.schema.codes(new.task_labels)
-    position = {name: len(fit.task_names) + i for i, name in enumerate(unknown)}
-    for row in np.flatnonzero(codes < 0):
-        codes[row] = position[str(new.task_labels[row])]
+def latent(
+    fit: FunctionState, asked: AskedRows, num_draws: int, rng: np.random.Generator, *, joint: bool
+) -> Latent:
+    """Draws of the functions at rows; those of unknown tasks come from the population."""
+    num_draws = whole_number("num_draws", num_draws, 2)
+    if joint:
+        refuse_beyond(
+            "new",
+            len(asked.codes),
+            "rows that are drawn jointly",
+            "Pass joint=False, all that intervals need, or use sample_functions, whose cost grows with "
+            "the rows and not with their square.",
+        )
+    unknown = asked.unknown
     standardization = fit.likelihood.extended(fit.standardization, fit.task_names, unknown)
     names = (*fit.task_names, *unknown)
     values = with_fresh_tasks(fit, fit.chosen_values(num_draws, fresh=bool(unknown)), len(unknown), rng)
     S = length(values)
     num_each = -(-num_draws // S)
-    rows = Rows(fit.inputs(new.X), torch.from_numpy(codes), tuple(unknown))
+    rows = Rows(fit.inputs(asked.rows.X), torch.from_numpy(asked.codes), unknown)
     mean, draws = function_values(fit, rows, values, num_each, rng, joint=joint)
-    latent = standardization.unstandardize_target(draws, codes)
-    centre = standardization.unstandardize_target(mean, codes)
     repeated = {name: value.repeat_interleave(num_each, 0) for name, value in values.items()}
-    given = Given(repeated, None, rows.task)
-    likelihood = fit.likelihood.of_tasks(names, standardization.target_scale)
-    draws = likelihood.mean(latent, given)
-    # the mean of a probability or a rate is not that at the mean
-    centre = np.where(likelihood.scaled_rows(codes), centre, draws.mean(axis=0))
-    if kind == "observation":
-        noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, S)
-        noise = noise.expand(-1, len(names)).repeat_interleave(num_each, 0)
-        sd = standardization.unstandardize_sd(noise.numpy()[:, codes], codes)
-        draws = likelihood.draw(latent, sd, rng, given)
-    # all draws of one predictor are neighbours: take as many of each as there is room for
-    draws = draws[np.linspace(0, len(draws) - 1, min(num_draws, len(draws))).round().astype(int)]
-    index = pd.RangeIndex(len(codes)) if new.index is None else new.index
-    coords = {
-        "draw": np.arange(len(draws)),
-        "obs": np.arange(len(codes)),
-        "task": ("obs", new.task_labels.astype(str)),
-    }
-    array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"), name=fit.schema.target_name)
-    return Prediction(array, centre, kind, codes >= len(fit.task_names), fit.schema.target_name, index)
+    noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, S)
+    noise = noise.expand(-1, len(names)).repeat_interleave(num_each, 0)
+    # all draws of one predictor are neighbours: as many of each are shown as there is room for
+    return Latent(draws, repeated, noise.numpy(), mean, num_draws)

@@ -12,14 +12,14 @@ from bayesmtl.algebra.greedy import greedy_choice
 from bayesmtl.errors import SpecificationError
 from bayesmtl.options import whole_number
 from bayesmtl.posteriors.functions.capacity import refuse_beyond
-from bayesmtl.results.functions.fit import GPFit
+from bayesmtl.results.functions.fit import FunctionFit
 from bayesmtl.results.functions.given import given_data
-from bayesmtl.results.functions.predict import length
+from bayesmtl.results.functions.state import length
 
 _NUMBERS = 50_000_000  # in the covariance matrices of the candidates, all hyperparameter draws together
 
 
-def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.DataFrame:
+def suggest(fit: FunctionFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.DataFrame:
     """Choose the rows whose targets would say most about the tasks' functions, one after the other.
 
     Measuring row i with noise sigma_t lowers the entropy of the functions by 1/2 log(1 + v_i / sigma_t^2),
@@ -30,7 +30,7 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
 
     Args:
         fit: A fit of `MultitaskGP`.
-        candidates: Rows that could be measured, as for `GPFit.predict`, of known tasks.
+        candidates: Rows that could be measured, as for `Fit.predict`, of known tasks.
         n: How many to choose.
         num_draws: Hyperparameter draws to average over; fewer with many thousand candidates.
 
@@ -53,7 +53,7 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
         >>> suggest(fit, ([[0.15], [3.0]], ["a", "a"]), 1)["position"].tolist()
         [1]
     """
-    if not isinstance(fit, GPFit):
+    if not isinstance(fit, FunctionFit):
         raise SpecificationError(
             "fit",
             expected="a fit of MultitaskGP",
@@ -97,7 +97,7 @@ def suggest(fit: GPFit, candidates: Any, n: int, *, num_draws: int = 20) -> pd.D
 
 
 def _covariance(
-    fit: GPFit, X: torch.Tensor, task: torch.Tensor, values: Any
+    fit: FunctionFit, X: torch.Tensor, task: torch.Tensor, values: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Posterior covariance of function values (S, m, m) and noise variances (S, m), standardised."""
     problem = fit.problem

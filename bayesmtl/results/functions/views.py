@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,23 +11,20 @@ import xarray as xr
 
 from bayesmtl.errors import SpecificationError
 from bayesmtl.options import whole_number
-from bayesmtl.results.functions.predict import Rows, function_values, in_chunks, length
-from bayesmtl.results.similarity import TaskSimilarity
-from bayesmtl.samplers.importance import smooth
+from bayesmtl.results.functions.predict import Rows, function_values, in_chunks
+from bayesmtl.results.functions.state import FunctionState, length
+from bayesmtl.results.leave_one_out import Pointwise
+from bayesmtl.results.similarity import refuse_large
 from bayesmtl.sharing.over_functions import correlation
-
-if TYPE_CHECKING:
-    from bayesmtl.results.functions.fit import GPFit
 
 _REFERENCE = 60  # inputs at which functions are compared
 _MOST_INPUTS = 500  # at which kernels' variances are averaged
 
 
-def to_datatree(fit: GPFit) -> xr.DataTree:
-    """See `GPFit.to_datatree`."""
+def groups(fit: FunctionState) -> dict[str, xr.Dataset]:
+    """See `Fit.to_datatree`."""
     data, observed = fit.data, fit.data.observed
     names = np.array(fit.task_names, dtype=str)
-    posterior = fit.posterior
     first = 1 if fit.standardization.intercept else 0
     coords = {
         "obs": np.flatnonzero(observed),
@@ -39,46 +35,43 @@ def to_datatree(fit: GPFit) -> xr.DataTree:
         dims=("obs", "feature"),
         coords={"feature": np.array(fit.feature_names, dtype=str)},
     )
-    stats = {name: (("chain", "draw"), values) for name, values in fit.sample_stats.items()}
-    chain_draw = {"chain": posterior["chain"], "draw": posterior["draw"]}
     target = fit.schema.target_name
-    groups = {
-        "posterior": posterior,
-        "sample_stats": xr.Dataset(stats, coords=chain_draw),
+    return {
         "observed_data": xr.Dataset({target: ("obs", data.y[observed])}, coords=coords),
         "constant_data": xr.Dataset({"features": features}, coords=coords),
     }
-    tree = xr.DataTree.from_dict(groups)
-    tree.attrs.update(method=fit.method, reason=fit.reason, seed=fit.seed)
-    return tree
 
 
 def task_similarity(
-    fit: GPFit, kind: str, tasks: Sequence[str] | None, reference: Any, num_draws: int
-) -> TaskSimilarity:
-    """See `GPFit.task_similarity`."""
-    names = fit.task_names if tasks is None else tuple(str(name) for name in tasks)
-    codes = fit.known_codes(names, "Leave it out, or add its rows with fit.condition.")
+    fit: FunctionState, kind: str, relative_to: str, codes: np.ndarray, reference: Any, num_draws: int
+) -> tuple[np.ndarray, str]:
+    """See `Fit.task_similarity`."""
+    if relative_to == "population":
+        raise SpecificationError(
+            "relative_to",
+            expected='"nothing" for functions',
+            found=repr(relative_to),
+            remedy="Departures from the population are compared for linear models.",
+        )
     if kind == "structure":
         chosen = fit.chosen_draws(num_draws)
+        refuse_large(len(chosen), len(codes))
         draws_of = {name: value[chosen] for name, value in fit.flat().items()}
         X = fit.problem.X[:: -(-len(fit.problem.X) // _MOST_INPUTS)]
         size = fit.problem.kernels.variance(draws_of, X).mean(-1)
         omega = (fit.problem.structure(draws_of).shape * size[:, :, None, None]).sum(1)
         values = correlation(omega)[:, codes][:, :, codes].numpy()
-        meaning = "correlation of the tasks' functions under the prior given the draw"
-    else:
-        number = whole_number("num_draws", num_draws, 2)
-        values = function_correlations(fit, codes, reference, number)
-        given = "the inputs of the data" if reference is None else "the reference inputs"
-        meaning = f"correlation of the tasks' functions over {given}"
-    labels = np.array(names, dtype=str)
-    coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
-    draws = xr.DataArray(values, coords=coords, dims=("draw", "task", "task_other"), name="similarity")
-    return TaskSimilarity(draws, meaning)
+        return values, "correlation of the tasks' functions under the prior given the draw"
+    number = whole_number("num_draws", num_draws, 2)
+    refuse_large(number, len(codes))
+    given = "the inputs of the data" if reference is None else "the reference inputs"
+    values = function_correlations(fit, codes, reference, number)
+    return values, f"correlation of the tasks' functions over {given}"
 
 
-def function_correlations(fit: GPFit, codes: np.ndarray, reference: Any, num_draws: int) -> np.ndarray:
+def function_correlations(
+    fit: FunctionState, codes: np.ndarray, reference: Any, num_draws: int
+) -> np.ndarray:
     """Correlations (draw, tasks, tasks) of drawn functions over reference inputs; see `task_similarity`."""
     rng = fit.generator(4)
     X = fit.problem.X if reference is None else fit.inputs(fit.schema.encode(reference, targets=False).X)
@@ -105,39 +98,36 @@ def function_correlations(fit: GPFit, codes: np.ndarray, reference: Any, num_dra
     return np.asarray(np.clip(found, -1.0, 1.0))
 
 
-def leave_one_out(fit: GPFit, num_draws: int) -> pd.DataFrame:
-    """See `GPFit.leave_one_out`."""
+def pointwise(fit: FunctionState, num_draws: int) -> Pointwise:
+    """See `Fit.leave_one_out`."""
     problem = fit.problem
-    means, variances = [], []
+    means, variances, fitted = [], [], []
     for part in in_chunks(fit.chosen_values(num_draws), len(problem.y) ** 2):
         mean, variance = fit.known_rows(part).leave_one_out(problem.y)
+        noise = problem.noise(part, length(part)).square().expand(-1, problem.num_tasks)[:, problem.task]
+        # the row itself, where the function without it has the variance that is left beside the noise
+        left = (variance - noise).clamp(min=0.0)
+        with_row = mean + left / variance * (problem.y - mean)
         means.append(mean)
         variances.append(variance)
-    centres, spreads = torch.cat(means).numpy(), torch.cat(variances).numpy()
-    y = problem.y.numpy()
-    density = -0.5 * ((y - centres) ** 2 / spreads + np.log(2 * np.pi * spreads))
-    k = np.full(len(y), np.nan)
-    log_weight = np.zeros_like(density)
-    if len(density) > 1:
-        for i in range(len(y)):
-            log_weight[:, i], k[i] = smooth(-density[:, i])
-    weights = np.exp(log_weight - log_weight.max(axis=0))
-    weights /= weights.sum(axis=0)
-    centre = (weights * centres).sum(axis=0)
-    sd = np.sqrt((weights * (spreads + (centres - centre) ** 2)).sum(axis=0))
-    task = problem.task.numpy()
+        fitted.append(_log_normal(problem.y, with_row, left * noise / variance + noise))
+    centres, spreads = torch.cat(means), torch.cat(variances)
+    density = _log_normal(problem.y, centres, spreads).numpy()
+    data, task = fit.data, problem.task.numpy()
+    observed = data.observed
     scale = fit.standardization.target_scale[task]
-    score = np.log((weights * np.exp(density - density.max(axis=0))).sum(axis=0)) + density.max(axis=0)
-    observed = fit.data.observed
-    index = np.flatnonzero(observed) if fit.data.index is None else fit.data.index[observed]
-    return pd.DataFrame(
-        {
-            "task": np.array(fit.task_names)[task],
-            "target": fit.data.y[observed],
-            "mean": fit.standardization.unstandardize_target(centre, task),
-            "sd": scale * sd,
-            "log_density": score - np.log(scale),
-            "pareto_k": k,
-        },
-        index=index,
+    index = np.flatnonzero(observed) if data.index is None else data.index[observed]
+    return Pointwise(
+        log_density=density - np.log(scale),
+        log_ratio=-density,
+        target=data.y[observed],
+        task=np.array(fit.task_names)[task],
+        index=pd.Index(index),
+        mean=fit.standardization.unstandardize_target(centres.numpy(), task),
+        variance=spreads.numpy() * scale**2,
+        fitted=torch.cat(fitted).numpy() - np.log(scale),
     )
+
+
+def _log_normal(y: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    return -0.5 * ((y - mean) ** 2 / variance + torch.log(2 * torch.pi * variance))

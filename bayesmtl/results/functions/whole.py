@@ -16,7 +16,7 @@ for the rule.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,7 @@ from bayesmtl.algebra.functions import function_covariance
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.options import whole_number
 from bayesmtl.parameters import Values
-from bayesmtl.results.functions.predict import length
-
-if TYPE_CHECKING:
-    from bayesmtl.results.functions.fit import GPFit
+from bayesmtl.results.functions.state import FunctionState, length
 
 NUM_WAVES = 512
 _AT_ONCE = 10_000_000  # numbers that are handled together
@@ -39,8 +36,8 @@ _AT_ONCE = 10_000_000  # numbers that are handled together
 class FunctionDraws:
     """Functions of all tasks, drawn jointly; called with rows they give their values there.
 
-    Made by `GPFit.sample_functions`. Calls agree with each other: the same row has the same values in every
-    call, beside whichever others. The cost is linear in the number of rows.
+    Made by `FunctionFit.sample_functions`. Calls agree with each other: the same row has the same values in
+    every call, beside whichever others. The cost is linear in the number of rows.
 
     Args:
         fit: Where they come from.
@@ -53,7 +50,7 @@ class FunctionDraws:
         num_draws: How many of the S E functions to show.
     """
 
-    fit: GPFit
+    fit: FunctionState
     values: Values
     frequencies: torch.Tensor
     cosine: torch.Tensor
@@ -66,7 +63,7 @@ class FunctionDraws:
         """Values of the functions, without noise.
 
         Args:
-            rows: As for `GPFit.predict`, of known tasks.
+            rows: As for `FunctionFit.predict`, of known tasks.
 
         Returns:
             Dimensions (draw, obs), in the target's units, with the rows' tasks.
@@ -105,8 +102,8 @@ class FunctionDraws:
         return prior + self.alpha @ cross
 
 
-def sample_functions(fit: GPFit, num_draws: int) -> FunctionDraws:
-    """See `GPFit.sample_functions`."""
+def sample_functions(fit: FunctionState, num_draws: int) -> FunctionDraws:
+    """See `FunctionFit.sample_functions`."""
     num_draws = whole_number("num_draws", num_draws, 1)
     rng, problem = fit.generator(5), fit.problem
     values = fit.chosen_values(num_draws)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 import xarray as xr
 
 from bayesmtl.data import TaskSummaries
 from bayesmtl.likelihoods import Given
-from bayesmtl.results.prediction import linear_predictors
-
-if TYPE_CHECKING:
-    from bayesmtl.results.linear.fit import Fit
+from bayesmtl.results.linear.predict import linear_predictors
+from bayesmtl.results.linear.state import LinearState
 
 
-def latent_draws(fit: Fit, X: np.ndarray, task: np.ndarray) -> np.ndarray:
+def latent_draws(fit: LinearState, X: np.ndarray, task: np.ndarray) -> np.ndarray:
     """f_t(x) of rows under every draw, user's units, (C, N, n), or (C, N, K - 1, n) with K classes."""
     C, N = fit.draws.weights.shape[:2]
     standardized = fit.standardization.standardize_features(X)
@@ -25,16 +21,16 @@ def latent_draws(fit: Fit, X: np.ndarray, task: np.ndarray) -> np.ndarray:
     return fit.standardization.unstandardize_target(latent.reshape(C, N, *latent.shape[1:]), task)
 
 
-def noise_draws(fit: Fit) -> np.ndarray:
+def noise_draws(fit: LinearState) -> np.ndarray:
     """sigma_t under every draw, user's units, shape (C, N, T)."""
     C, N, T = fit.draws.weights.shape[:3]
-    values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
+    values = fit.flat()
     scale = fit.standardization.target_scale
     noise = fit.likelihood.noise_sd(values, fit.task_names, scale, C * N).expand(-1, T).numpy()
     return np.asarray((noise * fit.standardization.target_scale).reshape(C, N, T))
 
 
-def to_datatree(fit: Fit) -> xr.DataTree:
+def groups(fit: LinearState) -> dict[str, xr.Dataset]:
     """See `Fit.to_datatree`. Rows without a target are left out; weights multiply log densities."""
     data = fit.data
     if isinstance(data, TaskSummaries):
@@ -50,7 +46,7 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     latent, sd = latent_draws(fit, data.X[observed], task), noise_draws(fit)[..., task]
     latent = latent if data.offset is None else latent + data.offset[observed]
     y, shape = data.y[observed], (*latent.shape[:2], latent.shape[-1])
-    values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
+    values = fit.flat()
     trials = None if data.trials is None else torch.from_numpy(data.trials[observed])
     given = Given(values, trials, torch.from_numpy(task))
     latent, sd = (part.reshape(-1, *part.shape[2:]) for part in (latent, sd))
@@ -67,20 +63,14 @@ def to_datatree(fit: Fit) -> xr.DataTree:
     target = xr.DataArray(y, dims="obs")
     if data.classes:
         target.attrs["classes"] = list(data.classes)
-    stats = {name: (("chain", "draw"), values) for name, values in fit.draws.sample_stats.items()}
     features = xr.DataArray(
         data.X[observed],
         dims=("obs", "feature"),
         coords={"feature": np.array(fit.feature_names, dtype=str)},
     )
-    groups = {
-        "posterior": posterior,
-        "sample_stats": xr.Dataset(stats, coords=chain_draw),
+    return {
         "log_likelihood": pointwise(log_likelihood),
         "posterior_predictive": pointwise(predicted),
         "observed_data": xr.Dataset({fit.schema.target_name: target}, coords=coords),
         "constant_data": xr.Dataset({"features": features}, coords=coords),
     }
-    tree = xr.DataTree.from_dict(groups)
-    tree.attrs.update(method=fit.method, reason=fit.reason, seed=fit.seed)
-    return tree

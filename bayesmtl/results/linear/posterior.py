@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 import xarray as xr
 
 from bayesmtl.data import Standardization
 from bayesmtl.likelihoods import Likelihood
-from bayesmtl.parameters import Reported
+from bayesmtl.parameters import Reported, Spread
 from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.sharing import Sharing
 
@@ -28,15 +29,20 @@ def in_user_units(reported: Reported, standardization: Standardization, unit: st
             return values * scales, "target"
         return (values * scales[0], "target") if len(set(scales)) == 1 else (values, "standardised")
     if reported.unit == "target" and (not own_scales or "task" in reported.dims):
-        scale = standardization.target_scale if "task" in reported.dims else standardization.target_scale[0]
-        return values * scale, unit
+        if "task" not in reported.dims:
+            return values * standardization.target_scale[0], unit
+        behind = len(reported.dims) - 1 - reported.dims.index("task")
+        return values * standardization.target_scale.reshape(-1, *(1,) * behind), unit
     if reported.unit == "feature":
         return values * standardization.feature_scale[-values.shape[-1] :], "feature"
+    if reported.unit == "correlation":
+        if own_scales or reported.spread is None:
+            return values, "correlation"
+        M = torch.from_numpy(standardization.departures_to_user)
+        return reported.spread.correlation(M).numpy(), "correlation"
     if reported.unit == "coefficient" and not own_scales:
-        return standardization.residual_scale_to_user(values), f"{unit} per feature"
-    if reported.unit == "covariance" and not own_scales:
-        scale = standardization.residual_scale_to_user(np.ones(values.shape[-1]))
-        return values * scale[:, None] * scale, "product of two coefficients"
+        M = torch.from_numpy(standardization.departures_to_user)
+        return (reported.spread or Spread(reported.values)).sd(M).numpy(), f"{unit} per feature"
     return values, "none" if reported.unit == "none" else "standardised"
 
 

@@ -15,9 +15,9 @@ import torch
 
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.errors import SpecificationError
-from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.parameters import Parameter, Reported, Spread, Values
 from bayesmtl.priors import LKJ, Fixed, HalfNormal, Prior
-from bayesmtl.sharing.base import Sharing, ones
+from bayesmtl.sharing.base import Sharing, ones, reported_spread
 from bayesmtl.sharing.dependence import Dependence
 from bayesmtl.sharing.pooled import check_mean_scale
 
@@ -228,13 +228,12 @@ class PartitionSharing(Sharing):
         shown = {"num_clusters": Reported((), num_clusters(values["cluster"]).double(), "none")}
         shown |= self.report_partition(values)
         shown["cluster_scale"] = Reported(("feature",), values["cluster_scale"].abs(), "coefficient")
-        if self.within != "none":
+        if self.within == "diagonal":
+            shown["residual_scale"] = Reported(("feature",), values["residual_scale"].abs(), "coefficient")
+        elif self.within == "full":
             scale = values["residual_scale"]
-            shown["residual_scale"] = Reported(("feature",), scale.abs(), "coefficient")
-        if self.within == "full":
-            signed = torch.sign(scale)[:, :, None] * values["residual_correlation"]
-            correlation = signed @ signed.transpose(-1, -2)
-            shown["residual_correlation"] = Reported(("feature", "feature_other"), correlation, "none")
+            factor = scale[:, :, None] * values["residual_correlation"]
+            shown |= reported_spread(Spread(torch.zeros_like(scale), factor))
         if not isinstance(self.mean_scale, Fixed):
             shown["mean_scale"] = Reported((), values["mean_scale"].abs(), "standardised")
         return shown

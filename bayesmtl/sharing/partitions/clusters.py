@@ -9,7 +9,7 @@ import torch
 
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.errors import SpecificationError
-from bayesmtl.parameters import Parameter, Reported, Values
+from bayesmtl.parameters import Parameter, Reported, Spread, Values
 from bayesmtl.priors import Fixed, GroupStudentT, Prior, check_positive
 from bayesmtl.sharing.partitions.exchangeable import ExchangeablePartition, check_concentration
 
@@ -170,12 +170,12 @@ class Clusters(ExchangeablePartition):
         D = values["cluster_scale"].shape[1]
         T = values["cluster"].shape[1]
         structure = self.structure(values, T, D)
-        square = torch.zeros(len(values["cluster"]), T, D, dtype=torch.float64)
+        scale = torch.zeros(len(values["cluster"]), T, D, dtype=torch.float64)
         if structure.residual_scale is not None:
-            square = square + structure.residual_scale**2
-        if structure.factor_by_task is not None:
-            square = square + (structure.factor_by_task**2).sum(-1)
-        return shown | {"residual_scale": Reported(("task", "feature"), square.sqrt(), "coefficient")}
+            scale = scale + structure.residual_scale
+        spread = Spread(scale, structure.factor_by_task)
+        own = Reported(("task", "feature"), spread.sd(), "coefficient", spread=spread)
+        return shown | {"residual_scale": own}
 
 
 def _column(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -119,7 +119,7 @@ class TaskCovariance(Sharing):
         scale = values["residual_scale"].abs() * typical
         shown = {
             "residual_scale": Reported(("feature",), scale, "coefficient"),
-            "task_correlation": Reported(("task", "task_other"), omega, "none"),
+            "task_correlation": Reported(("task", "task_other"), omega, "correlation"),
         }
         if not isinstance(self.task_scale, Fixed):
             shown["task_scale"] = Reported(("task",), task_scale / typical, "none")

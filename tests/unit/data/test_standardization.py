@@ -125,8 +125,8 @@ def test_population_and_spread_in_user_units():
     same_for_all = np.repeat(mean[:, None, :], 3, axis=1)
     expected = scaling.weights_to_user(same_for_all)[:, 0]
     assert np.allclose(scaling.population_to_user(mean), expected)
-    spread = scaling.residual_scale_to_user(np.ones((6, 3)))
-    assert np.allclose(spread[0], scaling.target_scale[0] / scaling.feature_scale)
+    shifted = scaling.population_to_user(mean + 1.0) - scaling.population_to_user(mean)
+    assert np.allclose(scaling.departures_to_user @ np.ones(3), shifted)
 
 
 def test_new_tasks_take_the_shared_scale():
@@ -144,7 +144,7 @@ def test_new_tasks_take_the_shared_scale():
     [
         (lambda scaling: scaling.with_tasks(1), "A task that was never seen"),
         (lambda scaling: scaling.population_to_user(np.zeros(2)), "The population's weights"),
-        (lambda scaling: scaling.residual_scale_to_user(np.ones(2)), "The spread of the weights"),
+        (lambda scaling: scaling.departures_to_user, "The spread of the weights"),
     ],
 )
 def test_what_has_no_scale_when_every_task_has_its_own(call, what):

@@ -32,9 +32,7 @@ def test_pooled_weights_give_the_moments_of_a_known_density():
     center = torch.tensor([0.3, 0.0], dtype=torch.float64)
     signed = torch.tensor([True, False])
     first = Proposal(center, 0.5 * torch.eye(2, dtype=torch.float64), signed, center)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bayesmtl.samplers.importance.ENOUGH_POINTS", 2000)
-        sample = pooled_sample(_Known(), first, 4000, 16_000, np.random.default_rng(0))
+    sample = pooled_sample(_Known(), first, 4000, 16_000, np.random.default_rng(0), enough=2000)
     assert (sample.points[:, 0] >= 0).all()
     weights = sample.weights
     assert 1 / float((weights**2).sum()) > 2000

@@ -8,7 +8,6 @@ among candidates from its prior given the known corner, in proportion to the den
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,16 +18,14 @@ from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.data import Standardization
 from bayesmtl.parameters import Values
-
-if TYPE_CHECKING:
-    from bayesmtl.results.linear.fit import Fit
+from bayesmtl.results.linear.state import LinearState
 
 _CANDIDATES = 32  # tries for a new task's row of the correlation matrix, its scale and its noise level
 _AT_ONCE = 4_000_000  # numbers of workspace for the posterior precisions of Z
 
 
 def draw_correlated_tasks(
-    fit: Fit,
+    fit: LinearState,
     values: Values,
     basis: torch.Tensor,
     names: Sequence[str],
@@ -58,11 +55,11 @@ def draw_correlated_tasks(
 
 
 def weigh_correlated(
-    fit: Fit,
+    fit: LinearState,
     before: TaskStatistics,
     after: TaskStatistics,
     touched: np.ndarray,
-    added: list[str],
+    added: tuple[str, ...],
     standardization: Standardization,
     rng: np.random.Generator,
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
@@ -79,7 +76,7 @@ def weigh_correlated(
     """
     T, D = len(fit.task_names), len(fit.feature_names)
     names = (*fit.task_names, *added)
-    known = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
+    known = fit.flat()
     old, now = _tasks(before, 0, T), _tasks(after, 0, T)
     new = _tasks(after, T, len(names)) if added else None
     parts, weights = [], []
@@ -114,7 +111,11 @@ def weigh_correlated(
 
 
 def redraw_correlated(
-    fit: Fit, statistics: TaskStatistics, values: Values, noise: torch.Tensor, rng: np.random.Generator
+    fit: LinearState,
+    statistics: TaskStatistics,
+    values: Values,
+    noise: torch.Tensor,
+    rng: np.random.Generator,
 ) -> WeightDraws:
     """Z and all weights drawn anew, one draw for each hyperparameter value."""
     T, D = len(statistics.count), len(fit.feature_names)
@@ -133,7 +134,7 @@ def redraw_correlated(
 
 
 def _new_density(
-    fit: Fit,
+    fit: LinearState,
     new: CompressedTasks,
     extended: Values,
     noise: torch.Tensor,

@@ -9,8 +9,6 @@ those of the draw.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
@@ -19,20 +17,18 @@ from bayesmtl.algebra.random import standard_normal
 from bayesmtl.algebra.statistics import CompressedTasks, TaskStatistics
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.data import Standardization
+from bayesmtl.results.linear.state import LinearState
 from bayesmtl.sharing import PartitionSharing
-
-if TYPE_CHECKING:
-    from bayesmtl.results.linear.fit import Fit
 
 _NOISE_CANDIDATES = 32  # tries for a noise level of a new task's own
 
 
 def weigh_clusters(
-    fit: Fit,
+    fit: LinearState,
     before: TaskStatistics,
     after: TaskStatistics,
     touched: np.ndarray,
-    added: list[str],
+    added: tuple[str, ...],
     standardization: Standardization,
     rng: np.random.Generator,
     descriptors: torch.Tensor | None = None,
@@ -55,7 +51,7 @@ def weigh_clusters(
     """
     sharing = fit.sharing
     assert isinstance(sharing, PartitionSharing)
-    values = {name: value.flatten(0, 1) for name, value in fit.draws.hyperparameters.items()}
+    values = fit.flat()
     basis = fit.draws.basis.flatten(0, 1)
     known = len(fit.task_names)
     log_weight = np.zeros(len(basis))
@@ -80,7 +76,7 @@ def _one(statistics: TaskStatistics, t: int) -> CompressedTasks:
 
 
 def _known_task(
-    fit: Fit, statistics: TaskStatistics, t: int, values: dict[str, torch.Tensor], basis: torch.Tensor
+    fit: LinearState, statistics: TaskStatistics, t: int, values: dict[str, torch.Tensor], basis: torch.Tensor
 ) -> torch.Tensor:
     """log p(rows of a known task | Z, its cluster, hyperparameters), shape (draws,)."""
     structure = fit.sharing.structure(values, 1, basis.shape[-1])
@@ -91,7 +87,7 @@ def _known_task(
 
 
 def _new_task(
-    fit: Fit,
+    fit: LinearState,
     sharing: PartitionSharing,
     task: CompressedTasks,
     name: str,

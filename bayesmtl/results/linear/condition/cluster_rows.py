@@ -21,7 +21,7 @@ from bayesmtl.algebra.structure import Structure
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal, OutcomePosterior
 from bayesmtl.posteriors.linear.task_weights import choose_candidates
-from bayesmtl.results.linear.condition_clusters import alone, loadings_given_residual, mean_given_sum
+from bayesmtl.results.linear.condition.clusters import alone, loadings_given_residual, mean_given_sum
 from bayesmtl.sharing import PartitionSharing
 
 NUM_CANDIDATES, FROM_PRIOR = 32, 4  # of a new task's weights; how many of them come from the prior

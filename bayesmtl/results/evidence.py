@@ -1,15 +1,14 @@
-"""The evidence of a model: how likely the data were before any was seen, hyperparameters integrated out."""
+"""The evidence of a model: how likely the data were before any was seen."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import SpecificationError
-
-if TYPE_CHECKING:
-    from bayesmtl.results.functions.fit import GPFit
 
 STATISTICS = ("log_evidence", "log_evidence_error")
 """What the engine recorded, in standardised units."""
@@ -27,21 +26,27 @@ class Evidence(NamedTuple):
     error: float
 
 
-def evidence_of(fit: GPFit) -> Evidence:
-    """See `GPFit.log_evidence`."""
-    if not set(STATISTICS) <= set(fit.sample_stats):
-        conditioned = fit.method == "laplace"
+def evidence_of(
+    method: str,
+    sample_stats: Mapping[str, np.ndarray],
+    standardization: Standardization,
+    data: TaskData | TaskSummaries,
+) -> Evidence:
+    """See `Fit.log_evidence`."""
+    if not set(STATISTICS) <= set(sample_stats):
+        weighted = "pareto_k" in sample_stats
         raise SpecificationError(
             "method",
             expected='a fit by "laplace", whose importance weights estimate the evidence',
-            found="rows that came in through condition" if conditioned else f'method="{fit.method}"',
+            found="rows that came in through condition" if weighted else f'method="{method}"',
             remedy="Ask the fit before it was conditioned, or fit all rows again."
-            if conditioned
+            if weighted
             else 'Fit with method="laplace".',
         )
-    value, error = (float(fit.sample_stats[name].flat[0]) for name in STATISTICS)
-    scale = fit.standardization.target_scale[fit.data.task[fit.data.observed]]
-    return Evidence(value - float(np.log(scale).sum()), error)
+    value, error = (float(sample_stats[name].flat[0]) for name in STATISTICS)
+    return Evidence(
+        value - float((data.observed_per_task * np.log(standardization.target_scale)).sum()), error
+    )
 
 
 def without_evidence(sample_stats: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

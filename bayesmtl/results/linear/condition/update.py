@@ -4,116 +4,75 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from bayesmtl.algebra.conditional import WeightDraws, draw_weights, log_likelihood_given_basis
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import NewRows, Standardization, TaskSummaries
+from bayesmtl.data import Standardization, TaskSummaries
 from bayesmtl.diagnostics.convergence import PARETO_LIMIT
-from bayesmtl.errors import ConvergenceWarning, DataError, SpecificationError, listing
+from bayesmtl.errors import ConvergenceWarning, SpecificationError, listing
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.posteriors.linear.rows import StandardRows
-from bayesmtl.results.linear.condition_clusters import weigh_clusters
-from bayesmtl.results.linear.condition_jointly import redraw_correlated, weigh_correlated
-from bayesmtl.results.linear.condition_rows import RowUpdate
-from bayesmtl.results.new_rows import describe_new
+from bayesmtl.results.evidence import without_evidence
+from bayesmtl.results.linear.condition.clusters import weigh_clusters
+from bayesmtl.results.linear.condition.jointly import redraw_correlated, weigh_correlated
+from bayesmtl.results.linear.condition.rows import RowUpdate
+from bayesmtl.results.linear.state import LinearState
+from bayesmtl.results.new_rows import FurtherRows
 from bayesmtl.samplers.importance import smooth
 from bayesmtl.sharing import Dependence, PartitionSharing
-
-if TYPE_CHECKING:
-    from bayesmtl.results.linear.fit import Fit
 
 _CANDIDATES = 32  # tries for each quantity of a new task's own, such as its noise level
 
 
-def condition(fit: Fit, new: Any, descriptors: Any = None) -> Fit:
+def condition(fit: LinearState, further: FurtherRows) -> LinearState:
     """See `Fit.condition`."""
     _refuse_joint(fit)
-    rows = fit.schema.encode(new)
-    observed = ~np.isnan(rows.y)
-    if not observed.any():
-        raise DataError(
-            fit.schema.target_name,
-            expected="at least one row with a target",
-            found="none",
-            remedy="Use predict for rows without targets.",
-        )
-    if "weights" in fit.schema.row_columns and rows.weights is None:
-        raise DataError(
-            fit.schema.row_columns["weights"],
-            expected="the weights of the new rows, as the training rows have them",
-            found="no such column",
-            remedy="Give the column; 1 counts a row once.",
-        )
-    rows = _only(rows, observed)
-    labels = rows.task_labels
-    codes = fit.schema.codes(labels)
-    added = list(dict.fromkeys(str(label) for label in labels[codes < 0]))
-    described = describe_new(fit, new, descriptors, added)
-    table = fit.schema.descriptors if fit.sharing.descriptor_names else None
-    if described.table is not None:
-        table = pd.concat([table, described.table])
-    schema = replace(fit.schema, task_names=(*fit.task_names, *added), descriptors=table)
-    standardization = fit.likelihood.extended(fit.standardization, fit.task_names, added)
-    codes = schema.codes(labels)
-    likelihood = fit.likelihood.of_tasks(schema.task_names, standardization.target_scale)
-    likelihood.check_targets(rows.y, codes, fit.schema.target_name, rows.trials)
-    standard = StandardRows.of(rows, codes, standardization, likelihood)
-    fresh = standard.statistics(len(schema.task_names))
+    added, names, touched = further.added, further.schema.task_names, np.unique(further.codes)
+    standard = StandardRows.of(further.rows, further.codes, further.standardization, further.likelihood)
     before = fit.statistics.with_empty(len(added))
-    touched = np.unique(codes)
+    after = before + standard.statistics(len(names))
     rng = fit.generator(3 + len(fit.added_tasks))
     basis, data = fit.draws.basis.flatten(0, 1), fit.data
     if not fit.likelihood.compresses:
         if isinstance(data, TaskSummaries):
             raise data.need_rows("Fit.condition")
-        update = RowUpdate.of(
-            fit, rows, codes, schema.task_names, standardization, before + fresh, described.standardised
-        )
-        values = fit.problem.space.extend_tasks(_flat(fit.draws.hyperparameters), len(added), rng)
+        data = further.behind(data)
+        update = RowUpdate.of(fit, data, further, after)
+        values = fit.problem.space.extend_tasks(fit.flat(), len(added), rng)
         drawn = WeightDraws(fit.draws.weights.flatten(0, 1), basis, fit.draws.factors.flatten(0, 1))
         extended, drawn, log_weight = update.weigh(values, drawn, rng)
-        keep = rng.permutation(_resample(log_weight, rng, touched, schema.task_names))
+        keep = rng.permutation(_resample(log_weight, rng, touched, names))
         values = {name: value[keep] for name, value in extended.items()}
         drawn = WeightDraws(*(getattr(drawn, f.name)[keep] for f in fields(drawn)))
-        draws, data = _as_draws(fit, values, update.move(values, drawn, rng), keep), update.data
+        draws = _as_draws(fit, values, update.move(values, drawn, rng), keep)
     else:
+        scale = further.standardization
         if isinstance(fit.sharing, PartitionSharing):
             values, basis, log_weight = weigh_clusters(
-                fit,
-                before,
-                before + fresh,
-                touched,
-                added,
-                standardization,
-                rng,
-                described.standardised,
+                fit, before, after, touched, added, scale, rng, further.descriptors
             )
         elif fit.sharing.dependence is Dependence.JOINT:
-            values, log_weight = weigh_correlated(
-                fit, before, before + fresh, touched, added, standardization, rng
-            )
+            values, log_weight = weigh_correlated(fit, before, after, touched, added, scale, rng)
         else:
-            values, log_weight = _weigh(fit, before, before + fresh, touched, added, standardization, rng)
-        keep = _resample(log_weight, rng, touched, schema.task_names)
-        draws = _redraw(fit, values, basis, keep, before + fresh, touched, standardization, rng, added)
+            values, log_weight = _weigh(fit, before, after, touched, added, scale, rng)
+        keep = _resample(log_weight, rng, touched, names)
+        draws = _redraw(fit, values, basis, keep, after, touched, scale, rng, added)
     return replace(
         fit,
-        schema=schema,
-        standardization=standardization,
-        statistics=before + fresh,
-        draws=draws,
+        schema=further.schema,
+        standardization=further.standardization,
+        statistics=after,
+        draws=replace(draws, sample_stats=without_evidence(draws.sample_stats)),
         data=data,
         added_tasks=(*fit.added_tasks, *added),
     )
 
 
-def _refuse_joint(fit: Fit) -> None:
+def _refuse_joint(fit: LinearState) -> None:
     """Refuse tasks that are correlated given Z where there are no statistics to weigh draws by."""
     if not fit.likelihood.compresses and fit.sharing.dependence is Dependence.JOINT:
         raise SpecificationError(
@@ -124,19 +83,8 @@ def _refuse_joint(fit: Fit) -> None:
         )
 
 
-def _only(rows: NewRows, chosen: np.ndarray) -> NewRows:
-    """The rows of a mask."""
-    given = {field.name: getattr(rows, field.name) for field in fields(rows)}
-    parts: dict[str, Any] = {name: None if part is None else part[chosen] for name, part in given.items()}
-    return replace(rows, **parts)
-
-
-def _flat(values: Values) -> dict[str, torch.Tensor]:
-    return {name: value.flatten(0, 1) for name, value in values.items()}
-
-
 def _task_densities(
-    fit: Fit,
+    fit: LinearState,
     statistics: TaskStatistics,
     values: Values,
     standardization: Standardization,
@@ -150,11 +98,11 @@ def _task_densities(
 
 
 def _weigh(
-    fit: Fit,
+    fit: LinearState,
     before: TaskStatistics,
     after: TaskStatistics,
     touched: np.ndarray,
-    added: list[str],
+    added: tuple[str, ...],
     standardization: Standardization,
     rng: np.random.Generator,
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
@@ -166,7 +114,7 @@ def _weigh(
     names = (*fit.task_names, *added)
     own = [(p.name, p.task_axis) for p in fit.problem.space.parameters if p.task_axis is not None]
     num_tries = _CANDIDATES if added and own else 1
-    known = _flat(fit.draws.hyperparameters)
+    known = fit.flat()
     tries = [fit.problem.space.extend_tasks(known, len(added), rng) for _ in range(num_tries)]
     stacked = torch.stack([_task_densities(fit, after, v, standardization, names) for v in tries])
     gain = torch.logsumexp(stacked, dim=0) - np.log(num_tries)
@@ -196,7 +144,7 @@ def _resample(
             f"posterior draws keep their weight (Pareto k {k:.2f}, above {PARETO_LIMIT}): fit the "
             "model again on all rows.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     S = len(log_weight)
     weight = np.exp(smoothed - smoothed.max())
@@ -205,7 +153,7 @@ def _resample(
 
 
 def _redraw(
-    fit: Fit,
+    fit: LinearState,
     values: dict[str, torch.Tensor],
     basis: torch.Tensor,
     keep: np.ndarray,
@@ -213,7 +161,7 @@ def _redraw(
     touched: np.ndarray,
     standardization: Standardization,
     rng: np.random.Generator,
-    added: list[str],
+    added: tuple[str, ...],
 ) -> LinearDraws:
     """The kept draws, with the weights of the tasks concerned drawn from their exact conditional."""
     T, D = len(fit.task_names) + len(added), len(fit.feature_names)
@@ -236,7 +184,7 @@ def _redraw(
     return _as_draws(fit, values, WeightDraws(weights, basis, factors), keep)
 
 
-def _as_draws(fit: Fit, values: Values, drawn: WeightDraws, keep: np.ndarray) -> LinearDraws:
+def _as_draws(fit: LinearState, values: Values, drawn: WeightDraws, keep: np.ndarray) -> LinearDraws:
     """Kept draws in the shape of chains."""
     C, N = fit.draws.weights.shape[:2]
 

@@ -10,7 +10,6 @@ tasks concerned move by Metropolis' rule under all their rows, so that draws tha
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,37 +17,18 @@ import torch
 from bayesmtl.algebra.conditional import WeightDraws, shared_part
 from bayesmtl.algebra.rows import TaskRows
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.data import NewRows, Standardization, TaskData
+from bayesmtl.data import NewRows, TaskData
 from bayesmtl.parameters import Values
 from bayesmtl.posteriors.linear.outcomes import Expansion, LaplaceMarginal, OutcomePosterior
 from bayesmtl.posteriors.linear.rows import StandardRows
 from bayesmtl.posteriors.linear.task_weights import choose_candidates, renew
-from bayesmtl.results.linear.condition_cluster_rows import FROM_PRIOR, NUM_CANDIDATES, place_new_tasks
+from bayesmtl.results.linear.condition.cluster_rows import FROM_PRIOR, NUM_CANDIDATES, place_new_tasks
+from bayesmtl.results.linear.state import LinearState
+from bayesmtl.results.new_rows import FurtherRows
 from bayesmtl.sharing import Dependence
-
-if TYPE_CHECKING:
-    from bayesmtl.results.linear.fit import Fit
 
 NUM_MOVES = 10
 _ROWS_AT_ONCE = 400_000  # row values handled together
-
-
-def with_rows(data: TaskData, rows: NewRows, codes: np.ndarray, task_names: tuple[str, ...]) -> TaskData:
-    """The training rows and further ones behind them."""
-    further: dict[str, Any] = {
-        name: None if (old := getattr(data, name)) is None else np.concatenate([old, getattr(rows, name)])
-        for name in ("offset", "weights", "trials")
-    }
-    return replace(
-        data,
-        X=np.concatenate([data.X, rows.X]),
-        y=np.concatenate([data.y, rows.y]),
-        task=np.concatenate([data.task, codes]),
-        task_names=task_names,
-        index=None,
-        descriptors=None,
-        **further,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,53 +39,39 @@ class RowUpdate:
         fresh: A problem whose rows are the new ones.
         whole: A problem whose rows are all those of the tasks concerned.
         touched: Positions of these tasks.
-        data: The rows of the fit and the new ones.
         added: A problem with the rows of each new task, where tasks are partitioned.
     """
 
     fresh: OutcomePosterior
     whole: OutcomePosterior
     touched: np.ndarray
-    data: TaskData
     added: list[OutcomePosterior]
 
     @classmethod
     def of(
-        cls,
-        fit: Fit,
-        rows: NewRows,
-        codes: np.ndarray,
-        task_names: tuple[str, ...],
-        standardization: Standardization,
-        statistics: TaskStatistics,
-        descriptors: torch.Tensor | None = None,
+        cls, fit: LinearState, data: TaskData, further: FurtherRows, statistics: TaskStatistics
     ) -> RowUpdate:
         """Lay out the rows.
 
         Args:
             fit: The fit before the update.
-            rows: New rows with targets.
-            codes: Positions of their tasks (n,).
-            task_names: Names of all tasks, new ones behind.
-            standardization: Of all tasks.
+            data: Its rows, and the new ones behind them.
+            further: The new ones.
             statistics: Of all rows.
-            descriptors: Standardised descriptors of the new tasks (num_new, Q), where the prior looks at any.
         """
-        assert isinstance(fit.data, TaskData)
-        data, touched = with_rows(fit.data, rows, codes, task_names), np.unique(codes)
-        T = len(task_names)
+        rows, codes, descriptors = further.rows, further.codes, further.descriptors
+        task_names, standardization = further.schema.task_names, further.standardization
+        touched, T = np.unique(codes), len(task_names)
 
         def problem(source: TaskData | NewRows, task: np.ndarray) -> OutcomePosterior:
             compressed, scale = statistics.compress(), standardization.target_scale
-            likelihood = fit.likelihood.of_tasks(task_names, scale)
-            standard = StandardRows.of(source, task, standardization, likelihood)
+            standard = StandardRows.of(source, task, standardization, further.likelihood)
             laid_out = standard.laid_out(T)
             return OutcomePosterior(fit.sharing, fit.likelihood, compressed, task_names, scale, rows=laid_out)
 
         def alone(t: int) -> OutcomePosterior:
             own = data._rows(data.task == t)
-            likelihood = fit.likelihood.of_tasks(task_names, standardization.target_scale)
-            standard = StandardRows.of(own, own.task, standardization, likelihood)
+            standard = StandardRows.of(own, own.task, standardization, further.likelihood)
             laid_out = standard._replace(task=np.zeros_like(own.task)).laid_out(1)
             nothing = TaskStatistics.empty(1, data.num_features).compress()
             scale = standardization.target_scale[t : t + 1]
@@ -119,7 +85,7 @@ class RowUpdate:
         concerned = data._rows(np.isin(data.task, touched))
         known = len(fit.task_names) if fit.sharing.dependence is Dependence.PARTITION else T
         added = [alone(t) for t in range(known, T)]
-        return cls(problem(rows, codes), problem(concerned, concerned.task), touched, data, added)
+        return cls(problem(rows, codes), problem(concerned, concerned.task), touched, added)
 
     def weigh(
         self, values: Values, draws: WeightDraws, rng: np.random.Generator
