@@ -18,7 +18,7 @@ LAYERS = [
     ["parameters"],
     ["data"],
     ["algebra"],
-    ["sharing", "likelihoods", "kernels"],
+    ["sharing", "likelihoods", "kernels", "features"],
     ["registry"],
     ["posteriors"],
     ["samplers"],
