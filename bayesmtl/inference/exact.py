@@ -16,7 +16,6 @@ from bayesmtl.posteriors.target import Target
 from bayesmtl.samplers.chains import settled, sweep
 from bayesmtl.samplers.checkpoint import Checkpoint
 from bayesmtl.samplers.hmc import HMC, State, stacked
-from bayesmtl.samplers.importance import ENOUGH_POINTS
 from bayesmtl.samplers.modes import highest
 from bayesmtl.samplers.search import approximation_at, search
 from bayesmtl.samplers.settings import Settings
@@ -39,13 +38,16 @@ def exact(problem: Posterior, settings: Settings) -> Draws:
     """Draw from the full posterior of a Gaussian model, the cheapest sound way.
 
     Approximates nothing but by the number of draws. The hyperparameters, few, have a density with W and Z, or
-    functions, integrated out. First points around its mode are weighted (adaptive importance sampling, a
-    few thousand evaluations). They are the answer where `num_effective` of them are effective and the tail of
-    their weights is light (Pareto k below .5). Elsewhere Hamiltonian chains start from them, and go on, up to
-    four times as long, until R-hat and effective sizes of the hyperparameters hold; of longer chains
-    every second or fourth draw is kept. Z and W are drawn from their Gaussian conditional, one draw for each
-    hyperparameter draw; functions are drawn where they are asked for. `sample_stats` say which way was taken:
-    `pareto_k` and `importance_ess`, or the statistics of chains.
+    functions, integrated out. First points around its modes are weighted (adaptive importance sampling, a
+    few hundred to a few thousand evaluations), until `num_effective` of them are effective and the tail of
+    their weights is light (Pareto k below .5). They are the answer where that is reached, or at the end of
+    the budget where so many are effective and the tail is one that can be used (below .7). Elsewhere
+    Hamiltonian chains start from them, and go on, up to four times as long, until R-hat and effective sizes
+    of the hyperparameters hold; of longer chains every second or fourth draw is kept.
+
+    Z and W are drawn from their Gaussian conditional, one draw for each hyperparameter draw; functions are
+    drawn where they are asked for. `sample_stats` say which way was taken: `pareto_k` and `importance_ess`,
+    or the statistics of chains with those of the attempt, `proposal_pareto_k` and `proposal_ess`.
 
     An interrupt (Ctrl-C) after the chains' warm-up returns the draws made so far, marked incomplete; with a
     checkpoint, the same call goes on later.
@@ -93,7 +95,7 @@ def _weighted(problem: Posterior, settings: Settings, rng: np.random.Generator) 
     most = int(min(wanted, _LIMIT, _MOST_NUMBERS / size**2))
     if problem.space.size > _MOST_COORDINATES or most < max(_LEAST_ROUNDS * number, settings.num_effective):
         return None
-    return weigh(problem, most, rng, enough=max(ENOUGH_POINTS, settings.num_effective))
+    return weigh(problem, most, rng, enough=settings.num_effective)
 
 
 def _kept(problem: Target, settings: Settings) -> tuple[Checkpoint | None, State | None]:
