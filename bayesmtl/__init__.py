@@ -9,6 +9,7 @@ from bayesmtl import datasets, errors, plots
 from bayesmtl._version import __version__
 from bayesmtl.data import TaskData, TaskSummaries
 from bayesmtl.evaluation import Comparison, TransferReport, compare, transfer_report
+from bayesmtl.features import trunks
 from bayesmtl.kernels import GPyTorchKernel, Matern
 from bayesmtl.likelihoods import (
     Bernoulli,
@@ -20,11 +21,12 @@ from bayesmtl.likelihoods import (
     Poisson,
     StudentT,
 )
-from bayesmtl.models import LinearModel, MultitaskGP
+from bayesmtl.models import DeepModel, LinearModel, MultitaskGP
 from bayesmtl.priors import LKJ, Fixed, Gamma, HalfNormal, HalfStudentT, LogNormal, Normal
 from bayesmtl.registry import register
 from bayesmtl.results import (
     ClassPrediction,
+    DeepFit,
     Fit,
     FunctionFit,
     GPFit,
@@ -56,6 +58,8 @@ __all__ = [
     "ClassPrediction",
     "Clusters",
     "Comparison",
+    "DeepFit",
+    "DeepModel",
     "DirichletProcess",
     "Fit",
     "Fixed",
@@ -101,4 +105,5 @@ __all__ = [
     "register",
     "suggest",
     "transfer_report",
+    "trunks",
 ]

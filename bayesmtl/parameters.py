@@ -42,18 +42,20 @@ class Spread:
 
     def sd(self, M: torch.Tensor | None = None) -> torch.Tensor:
         """Standard deviations of M w, w ~ N(0, Sigma), M (D, D); of w itself without M. Shape (..., D)."""
-        variance, F = self.scale**2, self.factor
+        variance, F, unit = self.scale**2, self.factor, 1.0
         if M is not None:
+            unit = float(M.abs().max())  # whose square may be no number
+            M = M / unit
             variance = variance @ M.square().T
             F = None if F is None else M @ F
-        return (variance if F is None else variance + F.square().sum(-1)).sqrt()
+        return unit * (variance if F is None else variance + F.square().sum(-1)).sqrt()
 
     def correlation(self, M: torch.Tensor | None = None) -> torch.Tensor:
         """Correlations of M w, w ~ N(0, Sigma), shape (..., D, D); 0 where one of two does not vary."""
         root = torch.diag_embed(self.scale)
         if self.factor is not None:
             root = torch.cat([root, self.factor], dim=-1)
-        root = root if M is None else M @ root
+        root = root if M is None else (M / M.abs().max()) @ root
         size = root.square().sum(-1, keepdim=True).sqrt()
         root = torch.where(size > 0, root / size, 0.0)
         correlation = (root @ root.transpose(-1, -2)).clamp(-1.0, 1.0)

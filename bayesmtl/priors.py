@@ -89,6 +89,14 @@ class Prior:
         low, high = self.frozen().ppf([(1 - mass) / 2, (1 + mass) / 2])
         return float(low), float(high)
 
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """The distribution of an array of this shape as the text of a Pyro program; `dist` is Pyro's.
+
+        Args:
+            shape: Shape of the quantity.
+        """
+        raise TypeError(f"{type(self).__name__} has no form in Pyro")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for files."""
         return {"prior": type(self).__name__, **asdict(self)}
@@ -98,6 +106,14 @@ class Prior:
         """The inverse of `to_dict`."""
         fields = {key: value for key, value in content.items() if key != "prior"}
         return Prior.registry[content["prior"]](**fields)
+
+
+def _filled(shape: tuple[int, ...], value: float) -> str:
+    return f"torch.full({tuple(shape)}, {float(value)}, dtype=torch.float64)"
+
+
+def _event(shape: tuple[int, ...]) -> str:
+    return f".to_event({len(shape)})" if shape else ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,10 @@ class HalfNormal(Prior):
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log density at value >= 0."""
         return 0.5 * math.log(2 / math.pi) - math.log(self.scale) - 0.5 * (value / self.scale) ** 2
+
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """See `Prior.in_pyro`."""
+        return f"dist.HalfNormal({_filled(shape, self.scale)}){_event(shape)}"
 
     def frozen(self) -> Any:
         """`scipy.stats.halfnorm`."""
@@ -148,6 +168,11 @@ class HalfStudentT(Prior):
         kernel = -(df + 1) / 2 * torch.log1p((value / self.scale) ** 2 / df)
         return math.log(2) + constant - math.log(self.scale) + kernel
 
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """See `Prior.in_pyro`."""
+        whole = f"dist.StudentT({float(self.df)}, 0.0, {_filled(shape, self.scale)})"
+        return f"dist.FoldedDistribution({whole}){_event(shape)}"
+
     def frozen(self) -> Any:
         """`scipy.stats.t`, folded by `sample` and `interval`."""
         return stats.t(self.df, scale=self.scale)
@@ -176,6 +201,10 @@ class Normal(Prior):
         """Log density."""
         return -0.5 * math.log(2 * math.pi) - math.log(self.scale) - 0.5 * (value / self.scale) ** 2
 
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """See `Prior.in_pyro`."""
+        return f"dist.Normal(0.0, {_filled(shape, self.scale)}){_event(shape)}"
+
     def frozen(self) -> Any:
         """`scipy.stats.norm`."""
         return stats.norm(scale=self.scale)
@@ -201,6 +230,10 @@ class Gamma(Prior):
         """Log density at value > 0."""
         constant = self.shape * math.log(self.rate) - math.lgamma(self.shape)
         return constant + (self.shape - 1) * value.log() - self.rate * value
+
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """See `Prior.in_pyro`."""
+        return f"dist.Gamma({_filled(shape, self.shape)}, {float(self.rate)}){_event(shape)}"
 
     def frozen(self) -> Any:
         """`scipy.stats.gamma`."""
@@ -230,6 +263,13 @@ class GroupStudentT(Prior):
         constant = math.lgamma((df + D) / 2) - math.lgamma(df / 2)
         constant -= 0.5 * D * math.log(df * math.pi) + D * math.log(self.scale)
         return constant - (df + D) / 2 * torch.log1p((value / self.scale).square().sum(-1) / df)
+
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """See `Prior.in_pyro`."""
+        root = f"{float(self.scale)} * torch.eye({shape[-1]}, dtype=torch.float64)"
+        return (
+            f"dist.MultivariateStudentT({float(self.df)}, {_filled(shape, 0.0)}, {root}){_event(shape[:-1])}"
+        )
 
     def frozen(self) -> Any:
         """The marginal of one entry, `scipy.stats.t`."""
@@ -264,6 +304,11 @@ class LogNormal(Prior):
         gap = (value.log() - math.log(self.median)) / self.sigma
         return -0.5 * gap**2 - value.log() - math.log(self.sigma) - 0.5 * math.log(2 * math.pi)
 
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """See `Prior.in_pyro`."""
+        center = _filled(shape, math.log(self.median))
+        return f"dist.LogNormal({center}, {float(self.sigma)}){_event(shape)}"
+
     def frozen(self) -> Any:
         """`scipy.stats.lognorm`."""
         return stats.lognorm(self.sigma, scale=self.median)
@@ -289,6 +334,10 @@ class Fixed(Prior):
                 remedy="Pass the known scale, or a prior such as HalfNormal(1.0).",
             )
 
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """The value, repeated."""
+        return _filled(shape, self.value)
+
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         """The value, repeated."""
         return np.full(shape, float(self.value))
@@ -312,6 +361,12 @@ class LKJ(Prior):
 
     def __post_init__(self) -> None:
         check_positive("concentration", self.concentration)
+
+    def in_pyro(self, shape: tuple[int, ...]) -> str:
+        """Of the Cholesky factor."""
+        if shape[0] < 2:
+            return _filled(shape, 1.0)
+        return f"dist.LKJCholesky({shape[0]}, {_filled((), self.concentration)})"
 
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log density of Cholesky factors, shape (..., D, D)."""

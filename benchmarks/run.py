@@ -30,6 +30,8 @@ NAMES = (
     "calibration",
     "calibration_outcomes",
     "functions_calibration",
+    "deep_digits",
+    "deep_school",
 )
 """Quick ones first; calibrations take hours with their usual number of simulations."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from bayesmtl.data.labels import label_of, sort_order
+from bayesmtl.data.robust import UNLIKE, ratio_of
 from bayesmtl.data.standardization import Standardization, TargetKind, check_target_kind, is_constant
 from bayesmtl.errors import DataError, listing
 
@@ -118,6 +119,8 @@ class TaskMoments:
             centers.append(center)
             scales.append(scale)
         T = len(self.names)
+        if target == "auto":
+            target = self._kind()
         if target == "none":
             pairs = np.tile([0.0, 1.0], (T, 1))
         elif target == "pooled":
@@ -154,12 +157,23 @@ class TaskMoments:
             return float(self.reference[j] + mean), float(np.sqrt(spread - mean**2))
         return 0.0, float(np.sqrt(spread + 2 * self.reference[j] * mean + self.reference[j] ** 2))
 
-    def _by_task(self, centred: bool) -> np.ndarray:
+    def _targets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Of each task: mean and mean square about the reference, variance, and whether it is flat."""
         count = np.maximum(self.count, 1.0)
         mean, spread = self.first[:, -1] / count, self.second[:, -1, -1] / count
         variance = spread - mean**2
         # the spread of equal targets is rounding error, relative to what was squared
         flat = (self.observed < 2) | (variance <= 1e-13 * np.maximum(spread, np.finfo(float).tiny))
+        return mean, spread, variance, flat
+
+    def _kind(self) -> TargetKind:
+        """What "auto" means; sums know no quantiles, so that outliers count here."""
+        _, _, variance, flat = self._targets()
+        sizes = np.sqrt(np.maximum(variance, 0.0))
+        return "task" if not flat.any() and ratio_of(sizes, self.observed) > UNLIKE else "pooled"
+
+    def _by_task(self, centred: bool) -> np.ndarray:
+        mean, spread, variance, flat = self._targets()
         if flat.any():
             raise DataError(
                 "target_standardization",

@@ -7,11 +7,13 @@ from html import escape
 
 import numpy as np
 
+from bayesmtl.data.robust import UNLIKE, outliers, ratio_of_sizes
 from bayesmtl.data.row_columns import ARRAYS, as_columns
 from bayesmtl.data.standardization import is_constant
 from bayesmtl.data.table import TaskTable
 from bayesmtl.errors import listing
 
+_SHOWN = 4  # outliers
 _STANDARDIZED = {
     "pooled": "standardised over all tasks",
     "task": "standardised task by task",
@@ -50,6 +52,9 @@ def lines(data: TaskTable) -> list[tuple[str, str]]:
         told.append(("constant target", f"{data.target_labels[data.observed][0]} in every observed row"))
     elif is_constant(data.y[data.observed]):
         told.append(("constant target", f"{data.y[data.observed][0]:g} in every observed row"))
+    far = "" if data.classes else _outliers(data)
+    if far:
+        told.append(("outliers", f"{far}: far from the median of their task; StudentT() bears them"))
     arrays = {name: getattr(data, name) for name in ARRAYS}
     for role, values in zip(data.row_columns, as_columns(arrays, data.row_columns).values(), strict=True):
         told.append((role, f"{data.row_columns[role]}, {values.min():g} to {values.max():g}"))
@@ -81,7 +86,31 @@ def _spread(counts: np.ndarray) -> str:
 def _scale(data: TaskTable) -> str:
     if data.classes:
         return f"classes {listing(data.classes)}"
-    return _STANDARDIZED[data.target_standardization]
+    if data.target_standardization != "auto":
+        return _STANDARDIZED[data.target_standardization]
+    told, targets = _STANDARDIZED[data.standardization().target], _observed_by_task(data)
+    ratio = ratio_of_sizes(targets, [None] * len(targets))
+    if ratio <= UNLIKE:
+        return told
+    alone = [name for name, y in zip(data.task_names, targets, strict=True) if is_constant(y)]
+    but = f", though the target does not vary in {listing(alone)}" if alone else ""
+    return f"{told}{but}: sizes differ between tasks by a factor of {ratio:.0e}"
+
+
+def _observed_by_task(data: TaskTable) -> list[np.ndarray]:
+    y, task = data.y[data.observed], data.task[data.observed]
+    ends = np.cumsum(np.bincount(task, minlength=data.num_tasks))[:-1]
+    return np.split(y[np.argsort(task, kind="stable")], ends)
+
+
+def _outliers(data: TaskTable) -> str:
+    """Targets that lie far from the others of their task, the farthest first."""
+    found: list[tuple[float, str]] = []
+    for name, y in zip(data.task_names, _observed_by_task(data), strict=True):
+        far = y[outliers(y)]
+        found += [(float(abs(value / 2 - np.median(y) / 2)), f"{value:g} in {name}") for value in far]
+    words = [told for _, told in sorted(found, reverse=True)]
+    return ", ".join(words[:_SHOWN]) + (f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else "")
 
 
 def _unobserved_tasks(data: TaskTable) -> str:

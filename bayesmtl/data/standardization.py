@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from statistics import NormalDist
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from bayesmtl.data.robust import UNLIKE, ratio_of_sizes, robust_center_and_scale
 from bayesmtl.errors import DataError, SpecificationError, listing
 
-TargetKind = Literal["pooled", "task", "none"]
+TargetKind = Literal["auto", "pooled", "task", "none"]
+"""How targets are standardised. "auto", of data only, is "task" where their sizes differ between tasks by
+more than `robust.UNLIKE`, and "pooled" otherwise."""
 
 _CONSTANT = 1e-13  # spread relative to the largest value, below which a column only varies by rounding
 
@@ -80,6 +84,7 @@ class Standardization:
         intercept: bool,
         target: TargetKind = "pooled",
         weights: np.ndarray | None = None,
+        robust: bool = False,
     ) -> Standardization:
         """Measure centres and scales on the rows whose target was observed.
 
@@ -91,10 +96,12 @@ class Standardization:
             intercept: Whether the model has an intercept.
             target: How targets are standardised.
             weights: How often rows count (n,), positive; once each by default.
+            robust: Whether targets have their median for a centre, and for a scale one that outliers do not
+                move; as otherwise where most targets are the same.
 
         Raises:
             DataError: If `target` is "task" and some task has fewer than two distinct observed targets.
-            SpecificationError: If `target` is none of the three.
+            SpecificationError: If `target` is none of these.
         """
         check_target_kind(target)
         seen = ~np.isnan(y)
@@ -104,16 +111,19 @@ class Standardization:
         constant = [(0.0, 1.0)] * first
         feature_center, feature_scale = np.array(constant + measured, dtype=np.float64).reshape(-1, 2).T
         num_tasks = len(task_names)
+        targets = _by_task(y[seen], task[seen], num_tasks)
+        shares = [None] * num_tasks if counts is None else _by_task(counts, task[seen], num_tasks)
+        if target == "auto":
+            target = kind_of(targets, shares)
+        measure = _robustly if robust else center_and_scale
         if target == "task":
-            targets = _by_task(y[seen], task[seen], num_tasks)
             _require_spread(targets, task_names)
-            shares = [None] * num_tasks if counts is None else _by_task(counts, task[seen], num_tasks)
             pairs = [
-                center_and_scale(values, share, centred=intercept)
+                measure(values, share, centred=intercept)
                 for values, share in zip(targets, shares, strict=True)
             ]
         elif target == "pooled":
-            center, scale = center_and_scale(y[seen], counts, centred=intercept)
+            center, scale = measure(y[seen], counts, centred=intercept)
             constant_target = intercept and is_constant(y[seen])
             pairs = [(center, 1.0 if constant_target else scale)] * num_tasks
         else:
@@ -310,6 +320,25 @@ def center_and_scale(
         center += float(np.average(near_one - center, weights=weights))
     scale = float(np.sqrt(np.average((near_one - center) ** 2, weights=weights)))
     return float(np.ldexp(center, exponent)), float(np.ldexp(scale, exponent))
+
+
+def kind_of(targets: Sequence[np.ndarray], weights: Sequence[np.ndarray | None]) -> TargetKind:
+    """What "auto" means for the observed targets of every task, each as often as its weight says."""
+    unlike = ratio_of_sizes(targets, weights) > UNLIKE
+    # a task without two different targets has no scale of its own
+    return "task" if unlike and not any(is_constant(values) for values in targets) else "pooled"
+
+
+def _robustly(values: np.ndarray, weights: np.ndarray | None = None, *, centred: bool) -> tuple[float, float]:
+    """As `center_and_scale`, by quantiles."""
+    usual = center_and_scale(values, weights, centred=centred)
+    if values.size == 0:
+        return usual
+    apart = values if centred else np.abs(values)
+    center, scale = robust_center_and_scale(apart, weights)
+    if not centred:  # half of a distribution around 0
+        center, scale = 0.0, center / NormalDist().inv_cdf(0.75)
+    return (center, scale) if scale > 0 and not is_constant(values) else usual
 
 
 def _by_task(y: np.ndarray, task: np.ndarray, num_tasks: int) -> list[np.ndarray]:

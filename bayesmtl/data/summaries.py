@@ -54,7 +54,7 @@ class TaskSummaries:
         task_column: Name of the task column.
         target_name: Name of the target.
         source: Where the rows are.
-        target_standardization: "pooled", "task" or "none"; see `Standardization`.
+        target_standardization: "auto", "pooled", "task" or "none"; see `with_target_standardization`.
         row_columns: Columns with an offset or exposure, weights and trials, by role.
         parts: The files, and what they must look like.
     """
@@ -64,7 +64,7 @@ class TaskSummaries:
     task_column: str
     target_name: str
     source: str
-    target_standardization: TargetKind = "pooled"
+    target_standardization: TargetKind = "auto"
     row_columns: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
 
@@ -132,7 +132,10 @@ class TaskSummaries:
         return self.moments.standardization(intercept=self.has_intercept, target=self.target_standardization)
 
     def with_target_standardization(self, kind: TargetKind) -> TaskSummaries:
-        """The same data, whose targets models standardise "pooled", per "task", or not at all ("none")."""
+        """The same data, whose targets models standardise "pooled", per "task", or not at all ("none").
+
+        By default ("auto") that is per task where targets of tasks differ in size as if their units did.
+        """
         return replace(self, target_standardization=kind)
 
     def chunks(

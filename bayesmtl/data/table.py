@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayesmtl.data.design import Design
-from bayesmtl.data.standardization import TargetKind
+from bayesmtl.data.standardization import Standardization, TargetKind
 
 
 class TaskTable(Protocol):
@@ -33,6 +33,7 @@ class TaskTable(Protocol):
     def target_labels(self) -> np.ndarray: ...
     @property
     def target_standardization(self) -> TargetKind: ...
+    def standardization(self, *, robust: bool = False) -> Standardization: ...
     @property
     def classes(self) -> tuple[str, ...]: ...
     @property

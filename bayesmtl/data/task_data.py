@@ -41,7 +41,7 @@ class TaskData:
         target_name: Name of the target, or the expression it is.
         index: Row labels of the source frame (n,), or None.
         descriptors: One row per task, indexed by `task_names` in that order, or None.
-        target_standardization: "pooled", "task" or "none"; see `Standardization`.
+        target_standardization: "auto", "pooled", "task" or "none"; see `with_target_standardization`.
         response: How the target is computed from a frame, when it is an expression.
         offset: Known part of every row's function (n,), f = offset + x'w, or None.
         weights: How often every row counts (n,), positive, or None for once: a row of weight 2 is as if it
@@ -72,7 +72,7 @@ class TaskData:
     target_name: str
     index: pd.Index | None = None
     descriptors: pd.DataFrame | None = None
-    target_standardization: TargetKind = "pooled"
+    target_standardization: TargetKind = "auto"
     response: Design | None = None
     offset: np.ndarray | None = None
     weights: np.ndarray | None = None
@@ -452,11 +452,14 @@ class TaskData:
             self.classes,
         )
 
-    def standardization(self) -> Standardization:
+    def standardization(self, *, robust: bool = False) -> Standardization:
         """Centres and scales of these features and targets, over the observed rows with their weights.
 
         An offset is no part of a target's size: what is measured is the target less the offset, unless
         targets are not standardised.
+
+        Args:
+            robust: Whether outliers are to leave the scale of targets as it is.
 
         Raises:
             DataError: If targets are standardised per task and some task has fewer than two different ones.
@@ -469,10 +472,16 @@ class TaskData:
             intercept=self.has_intercept,
             target=self.target_standardization,
             weights=self.weights,
+            robust=robust,
         )
 
     def with_target_standardization(self, kind: TargetKind) -> TaskData:
-        """The same data, whose targets models standardise "pooled", per "task", or not at all ("none")."""
+        """The same data, whose targets models standardise "pooled", per "task", or not at all ("none").
+
+        By default ("auto") that is per task where the sizes of two tasks' targets differ more than
+        hundredfold, as those in other units do, and pooled otherwise: then tasks have a population in the
+        target's units, and a task never seen can be predicted.
+        """
         return replace(self, target_standardization=kind)
 
     def with_classes(self) -> TaskData:

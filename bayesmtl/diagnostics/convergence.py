@@ -24,7 +24,8 @@ UNINFORMED = 0.1  # share of the prior's 90 % interval by which no quantile of t
 _TASKS_CORRELATED = ("task_correlation", "coupling")  # what priors of correlated tasks report
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SCREENED = 30
-_ADVICE = "; fit with a larger"
+_MORE = "; fit with a larger num_draws"
+_LONGER = f"{_MORE} and num_warmup"
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,10 +198,6 @@ def check_draws(
     """
     judge = next(judge for needed, judge in _JUDGES if needed <= set(sample_stats))
     messages, notes, table = judge(posterior, sample_stats)
-    if causes:  # more draws would not help
-        messages = [
-            message.split(_ADVICE)[0] + "." if _ADVICE in message else message for message in messages
-        ]
     if not complete:
         messages.insert(
             0, "The run was interrupted; fit again; checkpoint=path lets an engine go on where it stopped."
@@ -213,9 +210,11 @@ def check_draws(
         shrunk, uninformed = contraction(posterior[list(prior.data_vars)], prior)
         if uninformed:
             notes.append(f"The data say nothing about {_shown(uninformed)}: the posterior is the prior.")
-    if messages:
-        return Check(False, (*causes, *messages), table, (*notes, *further), shrunk)
-    return Check(True, (), table, (*causes, *notes, *further), shrunk)
+    if messages and causes:
+        messages = [*causes, *(message.replace(_LONGER, "").replace(_MORE, "") for message in messages)]
+    elif causes:
+        notes = [*causes, *notes]
+    return Check(not messages, tuple(messages), table, (*notes, *further), shrunk)
 
 
 _Judged = tuple[list[str], list[str], pd.DataFrame]
@@ -272,6 +271,7 @@ _JUDGES: tuple[tuple[set[str], Callable[[xr.Dataset, dict[str, np.ndarray]], _Ju
     ({"pareto_k_weights"}, _judge_weighted),
     ({"lp"}, _judge_chains),
     ({"acceptance_rate"}, _judge_chains),
+    ({"log_likelihood"}, _judge_chains),
     (set(), _judge_nothing),
 )
 
@@ -421,8 +421,7 @@ def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
     worst = table.index[0]
     if not table["r_hat"].iloc[0] <= RHAT_LIMIT:
         messages.append(
-            f"Chains disagree about {worst}: R-hat {table['r_hat'].iloc[0]:.3f}, above {RHAT_LIMIT}; "
-            "fit with a larger num_draws and num_warmup."
+            f"Chains disagree about {worst}: R-hat {table['r_hat'].iloc[0]:.3f}, above {RHAT_LIMIT}{_LONGER}."
         )
     needed = ESS_PER_CHAIN * max(num_chains, 2)
     for column, part in (("ess_bulk", "bulk"), ("ess_tail", "tail")):
@@ -431,6 +430,6 @@ def _mixing_messages(table: pd.DataFrame, num_chains: int) -> list[str]:
         if not sizes.iloc[lowest] >= needed:
             messages.append(
                 f"Few independent draws of {table.index[lowest]}: {part} effective sample size "
-                f"{sizes.iloc[lowest]:.0f}, below {needed}; fit with a larger num_draws."
+                f"{sizes.iloc[lowest]:.0f}, below {needed}{_MORE}."
             )
     return messages

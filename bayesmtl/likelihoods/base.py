@@ -58,6 +58,9 @@ class Likelihood(ABC):
     is_mixed: ClassVar[bool] = False
     """Whether tasks have likelihoods of several kinds."""
 
+    is_robust: ClassVar[bool] = False
+    """Whether outliers are to pull neither the function nor the scale of the target."""
+
     @property
     def has_quadratic_bound(self) -> bool:
         """Whether its rows have the quadratic bound of the logistic function."""
@@ -143,6 +146,8 @@ class Likelihood(ABC):
 
     def standardization(self, data: TaskData | TaskSummaries) -> Standardization:
         """Centres and scales of the features, and of the target where this likelihood scales with it."""
+        if self.is_robust and isinstance(data, TaskData):
+            return data.standardization(robust=True)
         return data.standardization()
 
     @abstractmethod
@@ -168,6 +173,33 @@ class Likelihood(ABC):
     ) -> np.ndarray:
         """log p(y | f), elementwise; f and noise in the target's units."""
 
+    def pyro_distribution(self) -> str:
+        """The distribution of y as the text of a Pyro program, with fields for what it depends on.
+
+        `{f}` is the linear predictor, `{sd}` the sd of the row's noise, `{trials}` the number of trials,
+        and hyperparameters have their names. Of a likelihood of one's own that is to go through `to_pyro`.
+        """
+        raise TypeError(f"{type(self).__name__} has no form in Pyro")
+
+    def pyro_rows(self, counts: bool) -> list[str]:
+        """Lines of a Pyro program that observe the rows.
+
+        Args:
+            counts: Whether rows count several times, `counts` times.
+        """
+        names = {parameter.name: parameter.name for parameter in self.parameters(1)}
+        text = self.pyro_distribution().format(f="f", sd="sigma[task]", trials="trials", **names)
+        lines = []
+        if "sigma" in text:
+            lines = [
+                "sigma = likelihood.noise_sd(values, task_names, target_scale, 1)[0].expand(num_tasks)",
+            ]
+        return [*lines, *pyro_plate("rows", "y", text, "counts" if counts else None)]
+
+    def pyro_names(self, num_classes: int) -> dict[str, Any]:
+        """What the text refers to besides."""
+        return {}
+
     @abstractmethod
     def mean(self, f: np.ndarray, given: Given = NOTHING) -> np.ndarray:
         """E[y | f], elementwise: f itself, a probability, a rate."""
@@ -190,3 +222,14 @@ class Likelihood(ABC):
     @abstractmethod
     def from_fields(cls, content: dict[str, Any]) -> Self:
         """The inverse of `to_dict` for one class."""
+
+
+def pyro_plate(plate: str, site: str, text: str, counts: str | None) -> list[str]:
+    """Lines that observe `site`, distributed as in a text, in a plate of its own."""
+    observed = f'pyro.sample("{site}", {text}, obs={site})'
+    if counts is None:
+        return [f'with pyro.plate("{plate}", len({site})):', f"    {observed}"]
+    return [
+        f'with pyro.plate("{plate}", len({site})), pyro.poutine.scale(scale={counts}):',
+        f"    {observed}",
+    ]

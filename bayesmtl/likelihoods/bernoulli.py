@@ -58,6 +58,14 @@ class Bernoulli(Rowwise):
             "Poisson().",
         )
 
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return (
+            "dist.Bernoulli(logits={f})"
+            if self.link == "logit"
+            else "dist.Bernoulli(logits=torch.special.log_ndtr({f}) - torch.special.log_ndtr(-{f}))"
+        )
+
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
         if self.link == "probit":

@@ -77,6 +77,10 @@ class Binomial(Rowwise):
         assert given.trials is not None
         return given.trials
 
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return f"dist.Binomial({self.trials or '{trials}'}, logits={{f}})"
+
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
         n, p = self._number(f, given), torch.sigmoid(f)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -114,6 +114,14 @@ class Categorical(Rowwise):
         """H, and log p of every class, shape (B, K, n)."""
         H = contrasts(f.shape[-2] + 1)
         return H, torch.log_softmax(H @ f, dim=-2)
+
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.Categorical(logits={f} @ contrasts.T)"
+
+    def pyro_names(self, num_classes: int) -> dict[str, Any]:
+        """The matrix from linear predictors to the classes' logits."""
+        return {"contrasts": contrasts(num_classes)}
 
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f), shape (B, n), and its first two derivatives in f, (B, C, n) and (B, C, C, n)."""

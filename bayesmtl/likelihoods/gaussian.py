@@ -125,6 +125,10 @@ class Gaussian(Likelihood):
             sigma = sigma * (values["noise_spread"][:, None] * values["noise_level"]).exp()
         return bounded_below(sigma)
 
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.Normal({f}, {sd})"
+
     def log_density(
         self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING
     ) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch
 from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.data.labels import label_of
 from bayesmtl.errors import SpecificationError, listing
-from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood
+from bayesmtl.likelihoods.base import NOTHING, Given, Likelihood, pyro_plate
 from bayesmtl.likelihoods.gaussian import Gaussian
 from bayesmtl.likelihoods.gaussian_rows import _GaussianByRow
 from bayesmtl.likelihoods.rowwise import Derivatives, GaussianRows, Rowwise
@@ -249,7 +249,7 @@ class Mixed(Rowwise):
             if isinstance(part, Rowwise) and not part.scales_target:
                 center[where] = part.level_of(data, data.observed & np.isin(data.task, where))
             else:
-                of_part = data.select_tasks([data.task_names[t] for t in where]).standardization()
+                of_part = part.standardization(data.select_tasks([data.task_names[t] for t in where]))
                 center[where], scale[where] = of_part.target_center, of_part.target_scale
         return replace(whole, target_center=center, target_scale=scale, target="task")
 
@@ -414,6 +414,29 @@ class Mixed(Rowwise):
             where = part.where.numpy()
             whole[..., where] = of_part(part, where)
         return whole
+
+    def pyro_rows(self, counts: bool) -> list[str]:
+        """See `Likelihood.pyro_rows`: the rows of each part by themselves."""
+        lines = [
+            f"part = torch.tensor({self._part_of_position.tolist()})[task]  # the likelihood of each row"
+        ]
+        for k, (part, suffix) in enumerate(zip(self.parts, self._suffixes, strict=True)):
+            names = {p.name: p.name + suffix for p in part.parameters(1)}
+            fields = {"f": "f[at]", "trials": "trials[at]", "sd": f"sigma_{k}[task[at]]"}
+            text = part.pyro_distribution().format(**fields, **names)
+            if "sigma_" in text:
+                lines.append(f"sigma_{k} = likelihood.noise_of_part({k}, values)")
+            lines += [f"at = part == {k}", f"y_{k} = y[at]"]
+            lines += pyro_plate(f"rows_{k}", f"y_{k}", text, "counts[at]" if counts else None)
+        return lines
+
+    def noise_of_part(self, k: int, values: Values) -> torch.Tensor:
+        """sigma of every task under one hyperparameter value, standardised; NaN for tasks of other parts."""
+        where = [t for t, code in enumerate(self._part_of_position.tolist()) if code == k]
+        names = [list(self.tasks)[t] for t in where]
+        noise = torch.full((len(self.tasks),), torch.nan, dtype=torch.float64)
+        noise[where] = self.parts[k].noise_sd(self._own(k, values), names, np.ones(len(where)), 1)[0]
+        return noise
 
     def log_density(
         self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING

@@ -60,6 +60,10 @@ class NegativeBinomial(Rowwise):
         """The dispersion."""
         return {"dispersion": Reported((), values["dispersion"], "none")}
 
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.NegativeBinomial(1 / {dispersion}, logits={f} + {dispersion}.log())"
+
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
         r = 1 / given.column("dispersion")

@@ -36,6 +36,10 @@ class Poisson(Rowwise):
         """Whole numbers from 0 on."""
         refuse_non_counts(y, name, "Poisson()")
 
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.Poisson({f}.exp())"
+
     def derivatives(self, y: torch.Tensor, f: torch.Tensor, given: Given = NOTHING) -> Derivatives:
         """log p(y | f) and its first two derivatives in f, elementwise."""
         rate = f.exp()

@@ -220,7 +220,7 @@ class Rowwise(Likelihood):
             for chunk in data.chunks(features=False):
                 self.check_target(chunk.y, data.target_name, chunk.trials)
         if self.scales_target:
-            return data.standardization()
+            return super().standardization(data)
         if data.target_standardization == "task":
             raise SpecificationError(
                 "target_standardization",

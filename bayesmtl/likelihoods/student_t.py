@@ -25,7 +25,8 @@ class StudentT(Rowwise):
     """y ~ f_t(x) + scale t_degrees: Gaussian noise whose level varies from row to row.
 
     Scale and degrees of freedom are shared by all tasks; with many degrees of freedom it is `Gaussian()`. The
-    target is standardised, as there, by its standard deviation, which outliers inflate.
+    target is standardised by its median and quantiles, which outliers do not move; from sums, which know no
+    quantiles (`TaskSummaries`), by its mean and standard deviation, as there.
 
     Args:
         scale: Prior of the scale; HalfNormal(1) puts 90 % of its mass below 1.64 standard deviations of the
@@ -46,6 +47,7 @@ class StudentT(Rowwise):
     """
 
     scales_target: ClassVar[bool] = True
+    is_robust: ClassVar[bool] = True
 
     scale: Prior = field(default_factory=HalfNormal)
     degrees: Prior = field(default_factory=lambda: Gamma(2.0, 0.1))
@@ -147,6 +149,10 @@ class StudentT(Rowwise):
         rate = 0.5 * (degrees * scale**2 + (y - f) ** 2)
         omega = torch.from_numpy(rng.standard_gamma(shape.numpy())) / rate
         return GaussianRows(omega, omega * y)
+
+    def pyro_distribution(self) -> str:
+        """See `Likelihood.pyro_distribution`."""
+        return "dist.StudentT({degrees}, {f}, {sd})"
 
     def log_density(
         self, y: np.ndarray, f: np.ndarray, noise: np.ndarray, given: Given = NOTHING

@@ -14,6 +14,7 @@ from bayesmtl.algebra.conditional import draw_prior_basis, draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.data import Standardization, TaskData, TaskSummaries
 from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.export import PyroProgram, linear_program
 from bayesmtl.inference import choose
 from bayesmtl.likelihoods import Gaussian, Given, Likelihood, Mixed
 from bayesmtl.options import whole_number
@@ -151,6 +152,31 @@ class LinearModel:
             data=data,
         )
         return fit.warn()
+
+    def to_pyro(self, data: TaskData) -> PyroProgram:
+        """Write the model met with data as a plain Pyro program.
+
+        One `pyro.sample` for every hyperparameter, for Z and for E, in plates `tasks` and `rows`;
+        W = A Z + E; the likelihood from `pyro.distributions`. Clusters are a sequential urn. Everything is
+        standardised.
+        `program.source` is the text that runs, `program.to_fit(samples)` brings samples back.
+
+        Args:
+            data: Rows of T tasks.
+
+        Raises:
+            DataError: If rows were not loaded, or a target is none that the likelihood allows.
+            SpecificationError: If Pyro is not installed.
+
+        Example:
+            >>> data = TaskData.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.1, 1.0, 2.2, 2.9], list("aabb"))
+            >>> print(LinearModel(Pooled()).to_pyro(data).source.splitlines()[7])
+                A = prior.loadings
+        """
+        if isinstance(data, TaskSummaries):
+            raise data.need_rows("LinearModel.to_pyro")
+        check_data(data)
+        return linear_program(self.sharing, self.likelihood, self.likelihood.prepared(data))
 
     def _posterior(self, data: TaskData | TaskSummaries) -> LinearPosterior:
         return linear_posterior(self.sharing, self.likelihood, data, self.likelihood.standardization(data))[0]

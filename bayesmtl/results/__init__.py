@@ -1,6 +1,7 @@
 """Results: fits, predictions and similarities; they own what they need and never change."""
 
 from bayesmtl.results.base import Fit
+from bayesmtl.results.deep.fit import DeepFit
 from bayesmtl.results.functions.fit import FunctionFit
 from bayesmtl.results.functions.suggest import suggest
 from bayesmtl.results.leave_one_out import LeaveOneOut
@@ -15,6 +16,7 @@ GPFit = FunctionFit  # its former name
 __all__ = [
     "ClassPrediction",
     "CredibleBall",
+    "DeepFit",
     "Fit",
     "FunctionFit",
     "GPFit",

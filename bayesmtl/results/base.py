@@ -32,7 +32,7 @@ from bayesmtl.results.new_rows import AskedRows, FurtherRows, asked_rows, furthe
 from bayesmtl.results.partition import Partition, in_doubt, need_partition
 from bayesmtl.results.prediction import Kind, Latent, Prediction, observe
 from bayesmtl.results.similarity import TaskSimilarity
-from bayesmtl.results.summary import summarise
+from bayesmtl.results.summary import sd, summarise
 from bayesmtl.sharing import Dependence, Sharing
 
 Frame = pd.DataFrame | TaskData | tuple[Any, ...]
@@ -123,12 +123,13 @@ class Fit(ABC):
         return []
 
     def _causes(self) -> list[str]:
-        """What in the data makes draws hard to come by, or says nothing about a quantity."""
+        """What in the data may keep draws from being trusted."""
         return []
 
-    def _held(self) -> str:
-        """Why quantities that never vary have no interval; empty where the model knows them."""
-        return held_reason(self.method, self.draws.sample_stats)
+    @property
+    def _structure_is_given(self) -> bool:
+        """Whether the similarity of kind "structure" hangs on hyperparameters alone."""
+        return self.sharing.dependence is Dependence.JOINT
 
     # what all fits have
 
@@ -214,14 +215,15 @@ class Fit(ABC):
         """Summarise population and hyperparameters: mean, sd and central interval, user's units.
 
         One row each. The weights of the tasks are in `coefficients`, similarities in `task_similarity`.
-        Spread and correlation of tasks are those of their weights in the user's units, as `coefficients` has
-        them: an intercept's is where all features are 0. What the engine holds fixed has no sd and no
-        interval; the column `note` says so.
+        Spread and correlation of tasks are those of their weights in the user's units: an intercept's is
+        where all features are 0. What the engine holds fixed has no sd and no interval; the column `note`
+        says so.
 
         Args:
             mass: Of the central interval.
         """
-        return summarise(self._shown(), mass, self.schema.target_name, self._held())
+        held = held_reason(self.method, self.draws.sample_stats)
+        return summarise(self._shown(), mass, self.schema.target_name, held)
 
     def coefficients(self, mass: float = 0.9) -> pd.DataFrame:
         """Every task's weights: one row per task and feature with mean, sd and interval, user's units.
@@ -247,7 +249,7 @@ class Fit(ABC):
         lower, upper = np.quantile(values, [(1 - mass) / 2, (1 + mass) / 2], axis=-1)
         along = [str(dim) for dim in weights.dims[:-1]]
         index = pd.MultiIndex.from_product([weights[dim].to_numpy() for dim in along], names=along)
-        columns = {"mean": values.mean(-1), "sd": values.std(-1, ddof=1), "lower": lower, "upper": upper}
+        columns = {"mean": values.mean(-1), "sd": sd(values, axis=-1), "lower": lower, "upper": upper}
         return pd.DataFrame({name: column.ravel() for name, column in columns.items()}, index=index)
 
     def predict(
@@ -295,8 +297,10 @@ class Fit(ABC):
             raise self.unknown(
                 asked.unknown, 'Pass new_tasks="population" to predict it from the population.'
             )
-        rng = self.generator(2)
-        return observe(self, asked, self._latent(asked, kind, num_draws, joint, rng), kind, rng)
+        ordered, place = asked.in_order()
+        rng = self.generator(2, *asked.unknown)
+        latent = self._latent(ordered, kind, num_draws, joint, rng)
+        return observe(self, ordered, latent, kind, rng).reordered(place)
 
     def condition(self, new: Frame, *, descriptors: pd.DataFrame | None = None) -> Self:
         """Take further rows into account, of new or known tasks, without refitting.
@@ -381,8 +385,9 @@ class Fit(ABC):
         names = self.task_names if tasks is None else tuple(str(name) for name in tasks)
         codes = self.known_codes(names, "Leave it out, or add its rows with fit.condition.")
         values, meaning = self._similarity(kind, relative_to, codes, reference, num_draws)
-        drawn = kind == "function" or self.sharing.dependence is Dependence.PARTITION
-        return TaskSimilarity.of(values, names, meaning, "" if drawn else self._held())
+        held = held_reason(self.method, self.draws.sample_stats)
+        given = kind == "structure" and self._structure_is_given
+        return TaskSimilarity.of(values, names, meaning, held if given else "")
 
     def partition(self, num_draws: int = 1000) -> Partition:
         """Which tasks belong together: the posterior of the partition, its point summary and how sure it is.

@@ -17,6 +17,8 @@ from bayesmtl.inference import NAMES
 from bayesmtl.likelihoods import Likelihood
 from bayesmtl.registry import named
 from bayesmtl.results.base import Fit
+from bayesmtl.results.deep.files import parts as deep_parts
+from bayesmtl.results.deep.fit import DeepFit
 from bayesmtl.results.files import FORMAT, digest_of
 from bayesmtl.results.functions.files import parts as function_parts
 from bayesmtl.results.functions.fit import FunctionFit
@@ -24,24 +26,28 @@ from bayesmtl.results.linear.files import parts as linear_parts
 from bayesmtl.results.linear.fit import LinearFit
 from bayesmtl.sharing import Sharing
 
-_PARTS: dict[type[Fit], Callable[..., dict[str, Any]]] = {
-    LinearFit: linear_parts,
-    FunctionFit: function_parts,
+_FAMILIES: dict[str, tuple[type[Fit], Callable[..., dict[str, Any]]]] = {
+    "weights": (LinearFit, linear_parts),
+    "functions": (FunctionFit, function_parts),
+    "deep": (DeepFit, deep_parts),
 }
 
 
-def load(path: str | Path) -> Fit:
+def load(path: str | Path, *, trunk: Any = None) -> Fit:
     """Read a fit that its `save` wrote. Nothing in the file is executed.
 
     Args:
         path: The file.
+        trunk: The `torch.nn.Module` that a `DeepModel` was made with, where its trunk is the user's own: a
+            file has its weights and a digest of its layers, not its code.
 
     Returns:
         A fit that predicts as the saved one does.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        FitFileError: If the file is damaged, of another kind, or from a newer version.
+        FitFileError: If the file is damaged, of another kind, or from a newer version, or `trunk` is not
+            the module that it asks for.
     """
     path = Path(path)
     if not path.exists():
@@ -50,7 +56,7 @@ def load(path: str | Path) -> Fit:
         # the whole file is read here, so that a damaged part shows now and not at a later use
         with xr.open_datatree(io.BytesIO(path.read_bytes()), engine="h5netcdf") as tree:
             tree.load()
-            return _restore(tree, path)
+            return _restore(tree, path, trunk)
     except FitFileError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BayesMTLError) as error:
@@ -62,7 +68,7 @@ def load(path: str | Path) -> Fit:
         ) from error
 
 
-def _restore(tree: xr.DataTree, path: Path) -> Fit:
+def _restore(tree: xr.DataTree, path: Path, trunk: Any) -> Fit:
     if "bayesmtl_format" not in tree.attrs:
         raise FitFileError(
             "path",
@@ -85,8 +91,9 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
         dataset = tree[group].to_dataset()
         return {str(name): np.array(array.to_numpy()) for name, array in dataset.data_vars.items()}
 
-    family = FunctionFit if content.get("kind") == "functions" else LinearFit
-    if content["method"] not in NAMES:
+    family, parts = _FAMILIES[content.get("kind", "weights")]
+    asked = (trunk,) if family is DeepFit else ()
+    if content["method"] not in (*NAMES, "mode", "pyro"):
         raise ValueError("its specification names an engine that there is not")
     return family(
         sharing=named(Sharing, content["sharing"]["sharing"]).from_fields(content["sharing"]),
@@ -97,5 +104,5 @@ def _restore(tree: xr.DataTree, path: Path) -> Fit:
         reason=content["reason"],
         seed=content["seed"],
         added_tasks=tuple(content["added_tasks"]),
-        **_PARTS[family](content, arrays),
+        **parts(content, arrays, *asked),
     )

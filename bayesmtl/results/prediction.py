@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -19,14 +20,17 @@ from bayesmtl.options import check_mass
 from bayesmtl.parameters import Values
 from bayesmtl.results.new_rows import AskedRows, Known
 from bayesmtl.results.score import Score, checked_targets
+from bayesmtl.results.summary import sd
 
 Kind = Literal["observation", "latent"]
 
 
 def interval(draws: xr.DataArray, mass: float) -> tuple[xr.DataArray, xr.DataArray]:
-    """Central interval over the dimension `draw`."""
+    """Central interval over the dimension `draw`, of the draws that are numbers."""
     check_mass(mass)
-    bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw", skipna=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NaN in all draws stays NaN
+        bounds = draws.quantile([(1 - mass) / 2, (1 + mass) / 2], dim="draw", skipna=True)
     lower, upper = (bounds.isel(quantile=i, drop=True) for i in (0, 1))
     return lower, upper
 
@@ -54,10 +58,29 @@ class Prediction:
     index: pd.Index
     log_density_of: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
 
+    def reordered(self, place: np.ndarray) -> Self:
+        """The same prediction with its rows at other places: row i is the one at `place[i]` now."""
+        density = self.log_density_of
+        back = np.argsort(place)
+
+        def log_density_of(targets: np.ndarray) -> np.ndarray:
+            assert density is not None
+            return density(targets[back])[..., place]
+
+        draws = self.draws.isel(obs=place).assign_coords(obs=np.arange(len(place)))
+        return replace(
+            self,
+            draws=draws,
+            mean=self.mean[place],
+            new=self.new[place],
+            index=self.index[place],
+            log_density_of=None if density is None else log_density_of,
+        )
+
     @property
     def sd(self) -> np.ndarray:
         """Posterior standard deviation of each row, shape (obs,)."""
-        return self.draws.std("draw", ddof=1).to_numpy()
+        return sd(self.draws.to_numpy())
 
     def interval(self, mass: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Central interval: (lower, upper), each of shape (obs,).

@@ -74,7 +74,7 @@ class TaskSimilarity:
             values: Shape (draw, tasks, tasks).
             names: Names of the tasks.
             meaning: What the number is, in words.
-            held: Why similarities that never vary have no interval, if they have none.
+            held: Why some have no interval, as in the attribute.
         """
         labels = np.array(names, dtype=str)
         coords = {"draw": np.arange(len(values)), "task": labels, "task_other": labels}
@@ -83,8 +83,8 @@ class TaskSimilarity:
 
     @property
     def mean(self) -> xr.DataArray:
-        """Posterior mean, dimensions (task, task_other)."""
-        return self.draws.mean("draw", skipna=False)
+        """Posterior mean, dimensions (task, task_other), over the draws in which both functions vary."""
+        return self.draws.mean("draw", skipna=True)
 
     @property
     def is_held(self) -> xr.DataArray:
@@ -96,7 +96,7 @@ class TaskSimilarity:
 
     def interval(self, mass: float = 0.9) -> tuple[xr.DataArray, xr.DataArray]:
         """Central interval: (lower, upper), each with dimensions (task, task_other); NaN where held fixed."""
-        lower, upper = interval(self.draws, mass)
+        lower, upper = interval(self.draws, mass)  # over the draws in which both functions vary
         return lower.where(~self.is_held), upper.where(~self.is_held)
 
     def probability(self, condition: str = ">0") -> xr.DataArray:
@@ -119,7 +119,7 @@ class TaskSimilarity:
         compare = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[sign]
         # a similarity that is not defined is neither above nor below anything
         true = self.draws.copy(data=compare(self.draws.to_numpy(), number).astype(float))
-        return true.where(self.draws.notnull()).mean("draw", skipna=False).where(~self.is_held)
+        return true.where(self.draws.notnull()).mean("draw", skipna=True).where(~self.is_held)
 
     def to_frame(self, mass: float = 0.9) -> pd.DataFrame:
         """One row per pair of tasks, most similar first: mean, lower, upper and P(>0)."""
@@ -144,6 +144,9 @@ class TaskSimilarity:
 
     def __repr__(self) -> str:
         held = f"; {self.held}" if self.is_held.any() else ""
+        undefined = float(self.draws.isnull().mean("draw").max())
+        if undefined:  # a function that does not vary has no correlation
+            held += f"; undefined in up to {100 * undefined:.0f} % of the draws, which do not count"
         return f"TaskSimilarity of {self.draws.sizes['task']} tasks: {self.meaning}{held}"
 
     def _repr_html_(self) -> str:

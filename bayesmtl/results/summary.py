@@ -1,4 +1,4 @@
-"""Posterior quantities in one table: means, intervals, and units in words."""
+"""Draws as a table: mean, spread and interval of every quantity, with units in words."""
 
 from __future__ import annotations
 
@@ -31,13 +31,24 @@ def summarise(dataset: xr.Dataset, mass: float, target: str, held: str) -> pd.Da
             key = f"{name}[{', '.join(labels.values())}]" if labels else str(name)
             column = values[(slice(None), *position)]
             lower, upper = np.quantile(column, [(1 - mass) / 2, (1 + mass) / 2])
-            spread, note = [column.std(ddof=1), lower, upper], ""
+            spread, note = [float(sd(column)), lower, upper], ""
             if held and is_still(column):
                 spread, note = [np.nan] * 3, held
             rows[key] = [column.mean(), *spread, in_words(unit, target, labels), note]
     columns = ["mean", "sd", "lower", "upper", "unit", "note"]
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return frame if held else frame.drop(columns="note")
+
+
+def sd(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Standard deviations of draws along an axis, of any size: squares of 1e160 are no numbers.
+
+    Example:
+        >>> float(sd(np.array([1e160, 3e160])) / 1e160)
+        1.4142135623730951
+    """
+    exponent = int(np.frexp(np.abs(values).max(initial=0.0))[1])
+    return np.asarray(np.ldexp(np.ldexp(values, -exponent).std(axis=axis, ddof=1), exponent))
 
 
 def in_words(unit: str, target: str, labels: Mapping[str, str]) -> str:

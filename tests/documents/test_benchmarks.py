@@ -39,6 +39,8 @@ NEEDS = {
     "calibration": (None, ()),
     "calibration_outcomes": (None, ()),
     "functions_calibration": (None, ()),
+    "deep_digits": (None, ("sklearn",)),
+    "deep_school": ("school", ()),
 }
 """Data set and packages of every benchmark."""
 

@@ -123,8 +123,7 @@ def test_causes_come_first_and_in_place_of_advice():
     bad = xr.Dataset({"noise": (("chain", "draw"), rng.normal(size=(2, 200)) + [[0], [9]], {"unit": "none"})})
     good = xr.Dataset({"noise": (("chain", "draw"), rng.normal(size=(2, 400)), {"unit": "none"})})
     options = {"complete": True, "causes": ["Because."]}
-    chains = {"lp": np.zeros((2, 200))}
-    failed = check_draws(bad, chains, **options)
+    failed = check_draws(bad, {"lp": np.zeros((2, 200))}, **options)
     assert not failed.ok and failed.messages[0] == "Because." and "larger" not in str(failed)
-    fine = check_draws(good, chains, **options)
+    fine = check_draws(good, {"lp": np.zeros((2, 400))}, **options)
     assert fine.ok and fine.notes[0] == "Because." and not fine.messages

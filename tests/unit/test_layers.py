@@ -18,13 +18,14 @@ LAYERS = [
     ["parameters"],
     ["data"],
     ["algebra"],
-    ["sharing", "likelihoods", "kernels"],
+    ["sharing", "likelihoods", "kernels", "features"],
     ["registry"],
     ["posteriors"],
     ["samplers"],
     ["inference"],
     ["diagnostics"],
     ["results"],
+    ["export"],
     ["models"],
     ["evaluation"],
     ["plots", "datasets"],
@@ -202,6 +203,10 @@ FORBIDDEN_CALLS = {
 }
 
 
+# The text of a Pyro program is written by the package, of its own names; nothing of a file enters it.
+RUNS_ITS_OWN_TEXT = "bayesmtl.export.pyro_program"
+
+
 def offences(tree: ast.AST) -> list[str]:
     """Uses of what executes data, of what the package does without, and of global state."""
     found = [name for name in imported(tree) if name.split(".")[0] in FORBIDDEN_MODULES | NOT_AT_IMPORT]
@@ -219,7 +224,8 @@ def offences(tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)
 def test_nothing_executes_data_or_touches_global_state(path):
-    assert offences(parsed(path)) == []
+    allowed = ["exec", "compile"] if module_of(path) == RUNS_ITS_OWN_TEXT else []
+    assert sorted(offences(parsed(path))) == sorted(allowed)
 
 
 def test_gpytorch_stays_in_one_file_and_is_imported_when_used_only():

@@ -20,6 +20,7 @@ from bayesmtl.results.functions.whole import FunctionDraws, sample_functions
 from bayesmtl.results.leave_one_out import Pointwise
 from bayesmtl.results.new_rows import AskedRows, FurtherRows
 from bayesmtl.results.prediction import Kind, Latent
+from bayesmtl.sharing import Dependence
 
 # Draws whose covariance matrices are looked at for jitter: at most so many, with so many numbers in all.
 _MOST_INSPECTED = 20
@@ -60,6 +61,10 @@ class FunctionFit(FunctionState):
     def _shown(self) -> xr.Dataset:
         # `task_similarity` has the correlations, pair by pair
         return self.posterior.drop_vars("task_correlation", errors="ignore")
+
+    @property
+    def _structure_is_given(self) -> bool:
+        return self.sharing.dependence is not Dependence.PARTITION
 
     def _cautions(self) -> list[str]:
         if self.inducing is not None:

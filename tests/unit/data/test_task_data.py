@@ -192,7 +192,7 @@ def test_target_standardization(frame):
     per_task = data.with_target_standardization("task")
     assert per_task.target_standardization == "task"
     assert per_task.standardization().target_center.tolist() == [5.75, 3.0, 2.0]
-    assert data.target_standardization == "pooled"
+    assert data.target_standardization == "auto"
     with pytest.raises(SpecificationError, match="`target_standardization`.*found 'each'"):
         data.with_target_standardization("each")
 

@@ -1,0 +1,1 @@
+"""Fits of networks: trunks that features come from, and a fit over weights for the heads of each."""
