@@ -1,4 +1,4 @@
-"""A linear model as a plain Pyro program: its text, its data, and the way back to a fit."""
+"""A model as a plain Pyro program: its text, its data, and the way back to a fit."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import torch
 
-from bayesmtl.algebra.conditional import shared_part
-from bayesmtl.data import TaskData
 from bayesmtl.errors import SpecificationError, listing
-from bayesmtl.export.pyro_text import linear_source
-from bayesmtl.likelihoods import Likelihood
-from bayesmtl.posteriors.draws import LinearDraws
-from bayesmtl.posteriors.linear.build import linear_posterior
-from bayesmtl.posteriors.linear.posterior import LinearPosterior
-from bayesmtl.posteriors.linear.rows import StandardRows
-from bayesmtl.results.linear.fit import LinearFit
-from bayesmtl.sharing import PartitionSharing, Sharing
+from bayesmtl.parameters import ParameterSpace, Values
+from bayesmtl.results.base import Fit
+
+Finish = Callable[[dict[str, torch.Tensor], Mapping[str, torch.Tensor], tuple[int, int]], Fit]
+"""From hyperparameters and all sites, (C N, ...) each, and C and N to a fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,25 +32,25 @@ class PyroProgram:
         function: The function that the text defines.
         data: Its arguments: the rows, standardised.
         names: What the text refers to.
-        posterior: The posterior that the engines explore.
-        fitted: From draws to a fit.
+        space: The hyperparameters.
+        finish: From samples to a fit.
     """
 
     source: str
     function: Callable[..., Any]
     data: Mapping[str, Any]
     names: Mapping[str, Any]
-    posterior: LinearPosterior
-    fitted: Callable[[LinearDraws], LinearFit]
+    space: ParameterSpace
+    finish: Finish
 
     def __call__(self) -> Any:
-        """Run the program on its data; returns W."""
+        """Run the program on its data; returns W, or the functions' values."""
         return self.function(**self.data)
 
     def __repr__(self) -> str:
         return self.source
 
-    def to_fit(self, samples: Mapping[str, torch.Tensor]) -> LinearFit:
+    def to_fit(self, samples: Mapping[str, torch.Tensor]) -> Fit:
         """Bring samples back as a fit, with names, units and all its verbs.
 
         Args:
@@ -77,7 +71,6 @@ class PyroProgram:
             >>> program.to_fit(samples).posterior["weights"].shape
             (1, 4, 2, 2)
         """
-        problem = self.posterior
         drawn = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in samples.items()}
         shapes = self._sites()
         missing = [name for name in shapes if name not in drawn]
@@ -105,29 +98,16 @@ class PyroProgram:
         flat = {name: drawn[name].flatten(0, 1) for name in shapes}
         nothing = torch.zeros(C * N, 0, dtype=torch.float64)  # coordinates of what is known
         values = {
-            p.name: flat[p.name] if p.name in flat else p.constrain(nothing) for p in problem.space.parameters
+            p.name: flat[p.name] if p.name in flat else p.constrain(nothing) for p in self.space.parameters
         }
-        if isinstance(problem.sharing, PartitionSharing):
-            clusters = [flat[f"cluster_{t}"] for t in range(problem.tasks.num_tasks)]
-            values["cluster"] = torch.stack(clusters, dim=1).long()
-        weights, basis, factors = _weights(problem, values, flat)
-        stats = {"log_likelihood": problem.log_likelihood(values, weights).reshape(C, N).numpy()}
-
-        def shaped(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.reshape(C, N, *tensor.shape[1:])
-
-        draws = LinearDraws(
-            {name: shaped(value) for name, value in values.items()},
-            shaped(basis),
-            shaped(weights),
-            shaped(factors),
-            stats,
-        )
-        return self.fitted(draws)
+        clusters = [name for name in shapes if name.startswith("cluster_")]
+        if clusters:
+            values["cluster"] = torch.stack([flat[name] for name in clusters], dim=1).long()
+        return self.finish(values, flat, (int(C), int(N)))
 
     def _sites(self) -> dict[str, torch.Size]:
         """Shapes of the sample sites that are not observed."""
-        pyro = _pyro()
+        pyro = import_pyro()
         with torch.random.fork_rng():
             trace = pyro.poutine.trace(self).get_trace()
         sites = {name: trace.nodes[name] for name in trace.stochastic_nodes}
@@ -135,79 +115,32 @@ class PyroProgram:
         return {name: site["value"].shape for name, site in sites.items() if not plates(site)}
 
 
-def _weights(
-    problem: LinearPosterior, values: Mapping[str, torch.Tensor], sites: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """W, Z and the coordinates of E along its factor, from what the program samples."""
-    structure = problem.structure(dict(values))
-    T, D, B = problem.tasks.num_tasks, problem.num_weights, len(next(iter(sites.values())))
-    basis = sites.get("Z", torch.zeros(B, 0, D, dtype=torch.float64))
-    weights = shared_part(structure, basis, T)
-    if "e" in sites:
-        weights = weights + sites["e"]
-    factors = sites.get("u", torch.zeros(B, T, 0, dtype=torch.float64))
-    if structure.factor_by_task is not None:
-        weights = weights + (structure.factor_by_task @ factors[..., None])[..., 0]
-    return weights, basis, factors
+def compiled(
+    source: str, names: Mapping[str, Any], data: Mapping[str, Any], space: ParameterSpace, finish: Finish
+) -> PyroProgram:
+    """The program of a text that defines a function `program`.
 
-
-def linear_program(sharing: Sharing, likelihood: Likelihood, data: TaskData) -> PyroProgram:
-    """See `LinearModel.to_pyro`."""
-    pyro = _pyro()
-    standardization = likelihood.standardization(data)
-    problem, statistics = linear_posterior(sharing, likelihood, data, standardization)
-    own = likelihood.of_tasks(data.task_names, standardization.target_scale)
-    rows = StandardRows.of(data, data.task, standardization, own)
-    seen = data.observed
-    given: dict[str, Any] = {
-        "X": torch.from_numpy(rows.X[seen]),
-        "y": torch.from_numpy(rows.y[seen]),
-        "task": torch.from_numpy(data.task[seen].astype(np.int64)),
-    }
-    for name in ("weights", "offset", "trials"):
-        values = getattr(rows, name)
-        if values is not None:
-            given["counts" if name == "weights" else name] = torch.from_numpy(
-                np.asarray(values)[seen]
-            ).double()
-    if rows.level is not None:
-        given["level"] = torch.from_numpy(np.array(rows.level))
-    source = linear_source(problem, own, list(given))
-    names: dict[str, Any] = {
-        "torch": torch,
-        "pyro": pyro,
-        "dist": pyro.distributions,
-        "sharing": problem.sharing,
-        "likelihood": own,
-        "num_tasks": problem.tasks.num_tasks,
-        "num_features": problem.tasks.num_features,
-        "task_names": data.task_names,
-        "target_scale": standardization.target_scale,
-        "descriptors": problem.descriptors,
-    }
-    names |= own.pyro_names(len(data.classes))
-    scope = dict(names)
+    Args:
+        source: The text.
+        names: What it refers to.
+        data: Arguments of the function.
+        space: The hyperparameters.
+        finish: From samples to a fit.
+    """
+    pyro = import_pyro()
+    scope = {"torch": torch, "pyro": pyro, "dist": pyro.distributions, **names}
+    known = dict(scope)
     # the text is ours, made of names of this package alone
     exec(compile(source, "<bayesmtl program>", "exec"), scope)
-
-    def fitted(draws: LinearDraws) -> LinearFit:
-        return LinearFit(
-            sharing=problem.sharing,
-            likelihood=likelihood,
-            schema=data.schema,
-            standardization=standardization,
-            statistics=statistics,
-            draws=draws,
-            method="pyro",
-            reason="samples of its Pyro program",
-            seed=0,
-            data=data,
-        )
-
-    return PyroProgram(source, scope["program"], given, names, problem, fitted)
+    return PyroProgram(source, scope["program"], data, known, space, finish)
 
 
-def _pyro() -> Any:
+def import_pyro() -> Any:
+    """Pyro, which is imported when it is used.
+
+    Raises:
+        SpecificationError: If it is not installed.
+    """
     try:
         return import_module("pyro")
     except ImportError as error:
@@ -217,3 +150,8 @@ def _pyro() -> Any:
             found="no such package",
             remedy='Install it with pip install "bayesmtl[pyro]".',
         ) from error
+
+
+def shaped(values: Values, shape: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Values (C N, ...) as those of C chains of N draws."""
+    return {name: value.reshape(*shape, *value.shape[1:]) for name, value in values.items()}

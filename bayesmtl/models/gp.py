@@ -14,6 +14,7 @@ from bayesmtl.algebra.functions import factorise, function_covariance
 from bayesmtl.algebra.random import standard_normal
 from bayesmtl.data import TaskData
 from bayesmtl.errors import DataError, SpecificationError
+from bayesmtl.export import PyroProgram, function_program, gpytorch_model
 from bayesmtl.inference import choose
 from bayesmtl.kernels import GPyTorchKernel, Kernel, Matern
 from bayesmtl.likelihoods import Gaussian, Likelihood, Mixed, Rowwise
@@ -226,6 +227,39 @@ class MultitaskGP:
             given = Given(values, None, problem.task)
             y[data.observed] = problem.of_rows.draw(latent[None], noise[None], rng, given)[0]
         return replace(data, y=y), {name: value[0] for name, value in values.items()}
+
+    def to_pyro(self, data: TaskData) -> PyroProgram:
+        """Write the model met with data as a plain Pyro program: functions as one multivariate normal.
+
+        `program.source` is the text that runs, `program.to_fit(samples)` brings samples back.
+
+        Args:
+            data: Rows of T tasks.
+
+        Raises:
+            DataError: If there are more rows than a covariance matrix can be made of.
+            SpecificationError: If Pyro is not installed.
+        """
+        posterior = self._posterior(data)
+        refuse_too_many(posterior, "Write the program of a sample of the rows (data.split).")
+        return function_program(posterior, self.kernel, self.likelihood, self.amplitude, data)
+
+    def to_gpytorch(self, data: TaskData) -> Any:
+        """Build the same model as a `gpytorch.models.ExactGP`, with the same covariance, mean and noise.
+
+        Its inputs are standardised, with the task's number in the last column (`model.inputs_of(rows)`), its
+        targets standardised. `model.load(fit, draw)` takes the hyperparameters of a posterior draw;
+        GPyTorch's training loop maximises them.
+
+        Args:
+            data: Rows of T tasks.
+
+        Raises:
+            SpecificationError: If the likelihood is not Gaussian, or GPyTorch is not installed.
+        """
+        posterior = self._posterior(data)
+        refuse_too_many(posterior, "Export a sample of the rows (data.split).")
+        return gpytorch_model(posterior, data)
 
     def _posterior(self, data: TaskData) -> FunctionPosterior:
         check_data(data)

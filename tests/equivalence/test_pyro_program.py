@@ -95,8 +95,8 @@ def test_joint_density(sharing, likelihood, weights):
     if weights and likelihood in ("categorical", "mixed"):
         pytest.skip("one pass over rows without weights is enough")
     rows = data(target, weights, SHARING[sharing])
-    program = bm.LinearModel(SHARING[sharing], of_rows).to_pyro(rows)
-    problem = program.posterior
+    model = bm.LinearModel(SHARING[sharing], of_rows)
+    program, problem = model.to_pyro(rows), model._posterior(rows)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         traces = [pyro.poutine.trace(program).get_trace() for _ in range(10)]
@@ -128,14 +128,13 @@ def test_joint_density(sharing, likelihood, weights):
                 torch.testing.assert_close(own[0], found, rtol=1e-8, atol=1e-8)
         W = trace.nodes["weights"]["value"][None]
         found = sum(node["log_prob_sum"] for name, node in trace.nodes.items() if node.get("is_observed"))
-        torch.testing.assert_close(log_likelihood(program, rows, values, W), found, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(log_likelihood(program, problem, values, W), found, rtol=1e-8, atol=1e-8)
         if "population" in trace.nodes:
             assert torch.equal(trace.nodes["population"]["value"], site["Z"]["value"][0])
 
 
-def log_likelihood(program, rows: bm.TaskData, values, W) -> torch.Tensor:
+def log_likelihood(program, problem, values, W) -> torch.Tensor:
     """Of the package, in standardised units."""
-    problem = program.posterior
     if problem.likelihood.compresses:
         return problem.log_likelihood(values, W)[0]
     given, own = program.data, problem.rowwise
@@ -158,8 +157,8 @@ def test_weights_integrate_out_to_the_collapsed_density(sharing, likelihood):
     the density that the engines explore, in constrained space."""
     target, of_rows = LIKELIHOODS[likelihood]
     rows = data(target, False, SHARING[sharing])
-    program = bm.LinearModel(SHARING[sharing], of_rows).to_pyro(rows)
-    problem = program.posterior
+    model = bm.LinearModel(SHARING[sharing], of_rows)
+    program, problem = model.to_pyro(rows), model._posterior(rows)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         for _ in range(3):
@@ -204,6 +203,66 @@ def check_integral(program, problem) -> None:
     else:
         collapsed = problem.log_density(point)
     torch.testing.assert_close(integral, (collapsed - correction)[0], rtol=1e-8, atol=1e-7)
+
+
+# functions
+
+
+def curves(target: str) -> bm.TaskData:
+    return bm.TaskData.from_frame(frame(), task="g", target=target, features=["x"])
+
+
+FUNCTIONS = {name: SHARING[name] for name in ("pooled", "independent", "isotropic", "low rank", "covariance")}
+FUNCTIONS |= {"hierarchical": bm.Hierarchical(), "graph": SHARING["graph"], "process": bm.DirichletProcess()}
+
+
+@pytest.mark.parametrize("noise", ["shared", "task"])
+@pytest.mark.parametrize("sharing", FUNCTIONS)
+def test_functions_have_the_collapsed_density(sharing, noise):
+    """log p(hyperparameters, y) of the program in constrained space, to 1e-8."""
+    model = bm.MultitaskGP(sharing=FUNCTIONS[sharing], likelihood=bm.Gaussian(noise=noise))
+    program, posterior = model.to_pyro(curves("y")), model._posterior(curves("y"))
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        for _ in range(10):
+            trace = pyro.poutine.trace(program).get_trace()
+            trace.compute_log_prob()
+            held = {n: trace.nodes[n]["value"][None].double() for n in trace.stochastic_nodes if n != "rows"}
+            expected, values = torch.zeros(1, dtype=torch.float64), {}
+            for p in posterior.space.parameters:
+                if not p.size:
+                    values[p.name] = p.constrain(torch.zeros(1, 0, dtype=torch.float64))
+                    continue
+                value = values[p.name] = held[p.name]
+                if p.space == "correlation":
+                    point = torch.distributions.transforms.CorrCholeskyTransform().inv(value)
+                else:
+                    point = (value.log() if p.space == "log" else value).reshape(1, -1)
+                expected = expected + p.log_density(point, value) - jacobian(p, point)
+            clusters = [name for name in held if name.startswith("cluster_")]
+            if clusters:
+                values["cluster"] = torch.stack([held[name] for name in clusters], dim=1).long()
+                expected = expected + posterior.sharing.sharing.log_partition(values["cluster"], values)
+            expected = expected + posterior.log_marginal(values, 1)
+            torch.testing.assert_close(trace.log_prob_sum(), expected[0], rtol=1e-8, atol=1e-8)
+
+
+def test_functions_of_outcomes_and_back():
+    model = bm.MultitaskGP(likelihood=bm.Poisson())
+    program = model.to_pyro(curves("c"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = pyro.infer.Predictive(program, num_samples=6)()
+    assert draws["f"].shape[-1] == 15
+    fit = program.to_fit({name: value for name, value in draws.items() if name != "y"})
+    assert isinstance(fit, bm.FunctionFit) and fit.posterior.sizes["draw"] == 6
+    assert np.isfinite(fit.predict(frame().head(3), num_draws=10).mean).all()
+    gaussian = bm.MultitaskGP().to_pyro(curves("y"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = pyro.infer.Predictive(gaussian, num_samples=6)()
+    fit = gaussian.to_fit({name: value for name, value in draws.items() if name != "y"})
+    assert np.isfinite(fit.predict(frame().head(3), num_draws=10).mean).all()
 
 
 @pytest.mark.slow

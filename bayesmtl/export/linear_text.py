@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from bayesmtl.algebra.structure import Structure
+from bayesmtl.export.text import definition, hyperparameters, urn
 from bayesmtl.likelihoods import Likelihood
-from bayesmtl.parameters import Parameter
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.sharing import PartitionSharing
 
@@ -21,26 +21,14 @@ def linear_source(problem: LinearPosterior, likelihood: Likelihood, arguments: S
         likelihood: That of its tasks.
         arguments: Names of the arrays that the rows have.
     """
-    lines = [
-        "# hyperparameters, standardised",
-        *(line for p in problem.space.parameters for line in _parameter(p)),
-        f"values = {{{', '.join(f'{p.name!r}: {p.name}[None]' for p in problem.space.parameters)}}}",
-    ]
+    lines = hyperparameters(problem.space)
     structure = _example(problem)
     if isinstance(problem.sharing, PartitionSharing):
-        lines += _urn(problem)
+        lines += urn(problem.sharing.most_clusters(problem.tasks.num_tasks))
     lines += _weights(problem, structure)
     lines += ["", "# rows", *_predictor(problem, arguments), *_observed(likelihood, arguments)]
     lines.append("return W")
-    body = "\n".join(f"    {line}" if line else "" for line in lines)
-    return f"def program({', '.join(arguments)}):\n{body}\n"
-
-
-def _parameter(parameter: Parameter) -> list[str]:
-    text = parameter.prior.in_pyro(parameter.shape)
-    if parameter.size == 0:
-        return [f'{parameter.name} = pyro.deterministic("{parameter.name}", {text})']
-    return [f'{parameter.name} = pyro.sample("{parameter.name}", {text})']
+    return definition(arguments, lines)
 
 
 def _example(problem: LinearPosterior) -> Structure:
@@ -49,22 +37,6 @@ def _example(problem: LinearPosterior) -> Structure:
     if isinstance(problem.sharing, PartitionSharing):
         values["cluster"] = torch.zeros(1, problem.tasks.num_tasks, dtype=torch.int64)
     return problem.structure(values)
-
-
-def _urn(problem: LinearPosterior) -> list[str]:
-    slots = problem.sharing.most_clusters(problem.tasks.num_tasks)  # type: ignore[attr-defined]
-    return [
-        "",
-        "# clusters, one task after the other: nothing is truncated",
-        f"size = torch.zeros(1, {slots}, dtype=torch.int64)",
-        "cluster = torch.zeros(1, num_tasks, dtype=torch.int64)",
-        "for t in range(num_tasks):",
-        "    known = None if descriptors is None else descriptors[t][None]",
-        "    weights = sharing.log_slots(size, values, known)[0]",
-        '    cluster[0, t] = pyro.sample(f"cluster_{t}", dist.Categorical(logits=weights))',
-        "    size = size + torch.nn.functional.one_hot(cluster[:, t], size.shape[1])",
-        'values["cluster"] = cluster',
-    ]
 
 
 def _weights(problem: LinearPosterior, structure: Structure) -> list[str]:
