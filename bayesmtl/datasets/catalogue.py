@@ -11,6 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
+ARM = tuple(f"{what}_{joint}" for what in ("position", "velocity", "acceleration") for joint in range(1, 8))
 METALS = ("Cd", "Co", "Cr", "Cu", "Ni", "Pb", "Zn")
 
 
@@ -73,6 +74,15 @@ def _one_row_per_metal(wide: pd.DataFrame) -> pd.DataFrame:
     sites = wide.assign(site=[str(number) for number in range(1, len(wide) + 1)])
     shared = ["site", "Xloc", "Yloc", "Landuse", "Rock", "split"]
     return sites.melt(id_vars=shared, value_vars=list(METALS), var_name="metal", value_name="concentration")
+
+
+def _one_row_per_torque(wide: pd.DataFrame) -> pd.DataFrame:
+    """One row per state of the arm -> one row per state and torque, torque after torque."""
+    states = wide.assign(state=[str(number) for number in range(1, len(wide) + 1)])
+    torques = [f"torque_{joint}" for joint in range(1, 8)]
+    return states.melt(
+        id_vars=["state", *ARM], value_vars=torques, var_name="torque", value_name="newton_metres"
+    )
 
 
 def _one_row_per_period(visits: pd.DataFrame) -> pd.DataFrame:
@@ -323,6 +333,22 @@ CATALOGUE: dict[str, Entry] = {
         "concentration: mg/kg; Xloc, Yloc: km; split: 259 prediction and 100 validation sites. The classic "
         "question is Cd at the validation sites, given Ni and Zn at all 359. One row per site: "
         'frame.pivot(index="site", columns="metal", values="concentration").',
+    ),
+    "sarcos": Entry(
+        origin="folder",
+        item="sarcos.csv.gz",
+        task="torque",
+        target="newton_metres",
+        features=ARM,
+        rows=4_449 * 7,
+        tasks=7,
+        reshape=_one_row_per_torque,
+        source="Vijayakumar & Schaal (2000). Locally weighted projection regression. ICML. "
+        "gaussianprocess.org/gpml/data.",
+        licence=_NO_LICENCE,
+        description="Inverse dynamics of a robot arm with seven joints: torques that its motions need. One "
+        "row per state and torque; the usual test part alone. Rows are samples of the same motions, so that "
+        "random splits leak between them; torque_1 is ten times as large as torque_5.",
     ),
     "eight_schools": Entry(
         origin="built in",

@@ -359,7 +359,7 @@ class _Run:
         )
 
 
-def heads_at_mode(problem: OutcomePosterior, settings: Settings) -> LinearDraws:
+def _heads_at_mode(problem: OutcomePosterior, settings: Settings) -> LinearDraws:
     """Find the weights of the heads at their mode, under hyperparameters of the highest evidence.
 
     Approximates the posterior of the weights and of the hyperparameters by a point: all draws are alike.
@@ -395,7 +395,7 @@ def heads_at_mode(problem: OutcomePosterior, settings: Settings) -> LinearDraws:
 
 MODE = Engine(
     "mode",
-    heads_at_mode,
+    _heads_at_mode,
     "mode",
     needs=frozenset({Trait.ROWS}),
     cannot=frozenset({Trait.PARTITION}),

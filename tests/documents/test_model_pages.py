@@ -33,8 +33,13 @@ DATA_OF = {
     "multitask_gp": "school",
     "informative_vector_machine": "jura",
     "task_uncertainty_weighting": "jura",
+    "hard_sharing": "sarcos",
+    "soft_sharing": "sarcos",
+    "multi_task_bayesian_network": "school",
 }
 BASELINES = {
+    "hard_sharing": ("pooled", "single-task", "separate networks"),
+    "soft_sharing": ("pooled", "single-task", "hard sharing"),
     "task_uncertainty_weighting": ("pooled", "single-task", "equal weights", "maximised"),
     "dirichlet_process_mtl": ("pooled", "single-task", "hierarchical"),
     "hierarchical_logistic": ("pooled", "single-task", "base rate"),

@@ -14,7 +14,7 @@ import pytest
 
 from bayesmtl import datasets
 from bayesmtl.datasets import loading
-from bayesmtl.datasets.catalogue import CATALOGUE, METALS
+from bayesmtl.datasets.catalogue import ARM, CATALOGUE, METALS
 from bayesmtl.errors import DataError, MissingDataSetError, MissingDependencyError, SpecificationError
 
 # Rows and tasks as the sources document them, written out apart from the catalogue.
@@ -30,6 +30,7 @@ DOCUMENTED = {
     "school": (15_362, 139),
     "landmine": (14_820, 29),
     "jura": (359 * 7, 7),
+    "sarcos": (4_449 * 7, 7),
     "eight_schools": (8, 8),
 }
 
@@ -118,6 +119,13 @@ def test_school_has_the_literatures_27_features():
     every_level = pd.get_dummies(data.frame[list(data.features)]).drop(columns="vr_band_0")
     assert reference.shape[1] == 22
     assert every_level.shape[1] == 27
+
+
+def test_sarcos_has_one_row_per_state_and_torque():
+    frame = load_or_skip("sarcos").frame
+    wide = frame.pivot(index="state", columns="torque", values="newton_metres")
+    assert wide.shape == (4_449, 7) and frame.groupby("state")[list(ARM)].nunique().max().max() == 1
+    assert wide.loc["1", "torque_1"] == 50.29265
 
 
 def test_radon_names_say_what_they_hold():

@@ -229,6 +229,46 @@ def test_similarity_is_of_functions_over_all_members(wave_fit):
     assert float(similarity.draws.sel(task="a", task_other="b").mean()) > 0.9
 
 
+def test_similarity_at_inputs_of_ones_own(wave_fit):
+    """Over inputs where the functions are nearly straight lines they are alike, whatever the columns."""
+    x = np.linspace(-0.4, 0.4, 9)
+    similarity = wave_fit.task_similarity(reference=(np.column_stack([x, x**2]), ["a"] * 9), num_draws=40)
+    assert float(similarity.draws.sel(task="a", task_other="b").mean()) > 0.95
+
+
+def test_a_trained_trunk_has_seen_every_row(wave_fit, lab_data):
+    with pytest.raises(bm.errors.SpecificationError, match="trained on all rows"):
+        wave_fit.leave_one_out()
+    with pytest.raises(bm.errors.SpecificationError, match="trained on all rows"):
+        _ = wave_fit.log_evidence
+    options = {**RUN, "method": "empirical_bayes"}
+    deep = bm.DeepModel(bm.trunks.identity(), skip=False, members=1).fit(lab_data, **options)
+    linear = bm.LinearModel().fit(lab_data, **options)
+    assert deep.leave_one_out().elpd == pytest.approx(linear.leave_one_out().elpd, rel=1e-6)
+
+
+def test_tables_and_groups_say_which_member_they_speak_of(wave_fit):
+    assert wave_fit.coefficients().index.names == ["member", "task", "feature"]
+    assert wave_fit.summary().index.names[0] == "member"
+    assert wave_fit.posterior["member"].to_numpy().tolist() == [0, 1]  # one chain each
+    assert {"member_0", "member_1"} <= set(wave_fit.to_datatree().children)
+
+
+def test_offsets_and_weights_reach_the_heads():
+    """An offset shifts answers by itself; rows of weight 2 are rows that stand there twice, for the heads."""
+    data = waves(90)
+    parts = (data.X[:, 1:], np.array(data.task_names)[data.task])
+    offset = 3.0 * np.arange(90)
+    trunk = {"trunk": bm.trunks.identity(), "skip": False, "members": 1}
+    moved = bm.TaskData.from_arrays(parts[0], data.y + offset, parts[1], offset=offset)
+    plain = bm.DeepModel(**trunk).fit(data, method="empirical_bayes", **RUN).predict(data).mean
+    shifted = bm.DeepModel(**trunk).fit(moved, method="empirical_bayes", **RUN).predict(moved).mean
+    np.testing.assert_allclose(shifted - offset, plain, rtol=1e-5, atol=1e-5)
+    network = bm.DeepModel(bm.trunks.mlp(hidden=[4], out=2), members=1)
+    fit = network.fit(moved, steps=10, **RUN)
+    assert np.corrcoef(fit.predict(moved).mean, moved.y)[0, 1] > 0.99
+
+
 def test_held_out_rows_are_of_every_task_and_never_unobserved():
     data = waves(90)
     y = data.y.copy()

@@ -1,0 +1,45 @@
+"""Soft sharing in the last layer: heads of one trunk around a population, or near a few shared directions.
+
+    f_t(x) = [1, x, phi(x)]' w_t,   W = 1 mu' + E   or   W = A Z + E with few rows of Z
+
+Soft sharing lets every task have weights of its own that are drawn together: by a squared distance (Duong et
+al., 2015), which is a normal population of heads, or by the trace norm (Yang and Hospedales, 2017), for which
+a low rank stands. Here the distances are learned, feature by feature, and heads integrate out. Only the last
+layer is shared softly; copies of earlier layers for each task are not part of this page. Beside it hard
+sharing (heads that know nothing of each other), and linear models without a trunk.
+
+Data: seven torques of a robot arm (sarcos) from 100 and 500 states, every torque standardised; mean squared
+error at 1,000 other states, over the variance of each torque, in per cent.
+
+RESULT
+
+Source: Duong, Cohn, Bird and Cook (2015). Low resource dependency parsing: cross-lingual parameter sharing in
+a neural network parser. ACL. Yang and Hospedales (2017). Trace norm regularised deep multi-task learning.
+ICLR workshop (both recalled, not checked). Their data are others.
+Run: python models/soft_sharing.py [--reduced]
+"""
+
+from _common import reduced_asked, show_scores
+from _sarcos import Learn, linear, measure, network
+
+import bayesmtl as bm
+
+
+def main() -> None:
+    reduced = reduced_asked(__doc__)
+    methods: dict[str, Learn] = {
+        "heads around a population (this page)": network(bm.Hierarchical(), reduced=reduced),
+        "heads of rank 2 (this page)": network(bm.LowRank(2), reduced=reduced),
+        "hard sharing": network(bm.Independent(), reduced=reduced),
+        "linear, single-task": linear(bm.Independent()),
+        "linear, hierarchical": linear(bm.Hierarchical()),
+        "linear, pooled": linear(bm.Pooled()),
+    }
+    for num_states in (20,) if reduced else (100, 500):
+        scores = measure(methods, num_states, reduced=reduced)
+        heading = f"{num_states} states, error in % of the variance, mean and sd over {len(scores)} split(s)"
+        show_scores(heading, scores, decimals=1, reduced=reduced)
+
+
+if __name__ == "__main__":
+    main()
