@@ -297,10 +297,8 @@ class Fit(ABC):
             raise self.unknown(
                 asked.unknown, 'Pass new_tasks="population" to predict it from the population.'
             )
-        ordered, place = asked.in_order()
-        rng = self.generator(2, *asked.unknown)
-        latent = self._latent(ordered, kind, num_draws, joint, rng)
-        return observe(self, ordered, latent, kind, rng).reordered(place)
+        rng = self.generator(2)
+        return observe(self, asked, self._latent(asked, kind, num_draws, joint, rng), kind, rng)
 
     def condition(self, new: Frame, *, descriptors: pd.DataFrame | None = None) -> Self:
         """Take further rows into account, of new or known tasks, without refitting.

@@ -47,7 +47,7 @@ class AskedRows:
     Args:
         rows: The encoded rows.
         codes: Task of each row, (n,); known tasks first, then `unknown`.
-        unknown: Names of the tasks that the fit does not know, in alphabetical order.
+        unknown: Names of the tasks that the fit does not know, in the order of their first row.
         descriptors: Their descriptors, standardised, (tasks, Q), where the sharing prior looks at any.
     """
 
@@ -55,19 +55,6 @@ class AskedRows:
     codes: np.ndarray
     unknown: tuple[str, ...]
     descriptors: torch.Tensor | None
-
-    def in_order(self) -> tuple[AskedRows, np.ndarray]:
-        """The rows ordered by task and by what they hold, and where each of these rows went.
-
-        Draws are made in this order, so that another order of the rows reorders them and changes none.
-        """
-        rows = self.rows
-        columns = [rows.X[:, d] for d in reversed(range(rows.X.shape[1]))]
-        columns += [part for part in (rows.offset, rows.trials) if part is not None]
-        order = np.lexsort([*columns, rows.task_labels.astype(str)])
-        place = np.empty(len(order), dtype=int)
-        place[order] = np.arange(len(order))
-        return replace(self, rows=_only(rows, order), codes=self.codes[order]), place
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,16 +171,16 @@ def standardised(known: Known, table: pd.DataFrame | None) -> torch.Tensor | Non
 
 
 def _coded(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Positions of the rows' tasks, those that are not known behind the others in alphabetical order."""
+    """Positions of the rows' tasks, those that are not known behind the others, and their names."""
     codes = schema.codes(labels)
-    unknown = sorted({str(label) for label in labels[codes < 0]})
+    unknown = dict.fromkeys(str(label) for label in labels[codes < 0])
     position = {name: len(schema.task_names) + i for i, name in enumerate(unknown)}
     codes[codes < 0] = [position[str(label)] for label in labels[codes < 0]]
     return codes, tuple(unknown)
 
 
 def _only(rows: NewRows, chosen: np.ndarray) -> NewRows:
-    """The rows of a mask, or at positions."""
+    """The rows of a mask."""
     given = {field.name: getattr(rows, field.name) for field in fields(rows)}
     parts: dict[str, Any] = {name: None if part is None else part[chosen] for name, part in given.items()}
     return replace(rows, **parts)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -57,25 +57,6 @@ class Prediction:
     target: str
     index: pd.Index
     log_density_of: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
-
-    def reordered(self, place: np.ndarray) -> Self:
-        """The same prediction with its rows at other places: row i is the one at `place[i]` now."""
-        density = self.log_density_of
-        back = np.argsort(place)
-
-        def log_density_of(targets: np.ndarray) -> np.ndarray:
-            assert density is not None
-            return density(targets[back])[..., place]
-
-        draws = self.draws.isel(obs=place).assign_coords(obs=np.arange(len(place)))
-        return replace(
-            self,
-            draws=draws,
-            mean=self.mean[place],
-            new=self.new[place],
-            index=self.index[place],
-            log_density_of=None if density is None else log_density_of,
-        )
 
     @property
     def sd(self) -> np.ndarray:

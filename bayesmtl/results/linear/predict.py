@@ -9,7 +9,6 @@ import torch
 
 from bayesmtl.algebra.conditional import draw_weights
 from bayesmtl.algebra.statistics import TaskStatistics
-from bayesmtl.parameters import Values
 from bayesmtl.results.linear.condition.jointly import draw_correlated_tasks
 from bayesmtl.results.linear.state import LinearState
 from bayesmtl.results.new_rows import AskedRows
@@ -55,38 +54,15 @@ def draw_new_tasks(
     if fit.sharing.dependence is Dependence.JOINT:
         weights, noise = draw_correlated_tasks(fit, values, basis, names, scale, rng)
         return weights.numpy(), noise.numpy()
+    values = fit.problem.space.fresh_tasks(values, len(names), rng)
     scale = scale[-len(names) :]
-    if isinstance(fit.sharing, PartitionSharing):  # tasks never seen may be together
-        values = fit.problem.space.fresh_tasks(values, len(names), rng)
+    if isinstance(fit.sharing, PartitionSharing):
         values["cluster"], basis = fit.sharing.extend_with_means(values, basis, len(names), rng, descriptors)
-        return _drawn(fit, values, names, scale, basis, kind, rng)
-    # independent given Z: each by its name, whoever else is asked for
-    parts = []
-    for i, name in enumerate(names):
-        own = fit.generator(2, name)
-        fresh = fit.problem.space.fresh_tasks(values, 1, own)
-        parts.append(_drawn(fit, fresh, (name,), scale[i : i + 1], basis, kind, own))
-    return (
-        np.concatenate([weights for weights, _ in parts], axis=1),
-        np.concatenate([noise for _, noise in parts], axis=1),
-    )
-
-
-def _drawn(
-    fit: LinearState,
-    values: Values,
-    names: Sequence[str],
-    scale: np.ndarray,
-    basis: torch.Tensor,
-    kind: Kind,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (draw, tasks, D) and noise (draw, tasks) of tasks without rows, given Z and hyperparameters."""
     structure = fit.sharing.structure(values, len(names), len(fit.feature_names))
     structure = structure.of_outputs(fit.problem.num_outputs)
-    noise = torch.ones(len(basis), 1, dtype=torch.float64)
+    noise = torch.ones(len(chosen), 1, dtype=torch.float64)
     if kind == "observation":
-        noise = fit.likelihood.noise_sd(values, names, scale, len(basis))
+        noise = fit.likelihood.noise_sd(values, names, scale, len(chosen))
     tasks = TaskStatistics.empty(len(names), fit.problem.num_weights).compress()
     drawn = draw_weights(tasks, structure, noise, basis, rng)
     return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()
