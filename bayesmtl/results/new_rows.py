@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +40,9 @@ class Known(Protocol):
     def added_tasks(self) -> tuple[str, ...]:
         """Tasks that came in through `condition`."""
 
+    def generator(self, purpose: int, *names: str) -> np.random.Generator:
+        """Randomness derived from the fit's seed, one stream per purpose and names."""
+
 
 @dataclass(frozen=True, eq=False)
 class AskedRows:
@@ -47,7 +51,7 @@ class AskedRows:
     Args:
         rows: The encoded rows.
         codes: Task of each row, (n,); known tasks first, then `unknown`.
-        unknown: Names of the tasks that the fit does not know, in the order of their first row.
+        unknown: Names of the tasks that the fit does not know, in alphabetical order.
         descriptors: Their descriptors, standardised, (tasks, Q), where the sharing prior looks at any.
     """
 
@@ -55,6 +59,18 @@ class AskedRows:
     codes: np.ndarray
     unknown: tuple[str, ...]
     descriptors: torch.Tensor | None
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """An order of the rows that does not depend on how they were given, (n,).
+
+        By task, then by the values of the row, then by its label; what is drawn in this order stays with its
+        row when rows change places.
+        """
+        rows = self.rows
+        label = None if rows.index is None else rows.index.astype(str).to_numpy(dtype=str)
+        keys = [part for part in (label, rows.trials, rows.offset) if part is not None]
+        return np.lexsort([*keys, *rows.X.T[::-1], self.codes])  # the last key counts first
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +80,7 @@ class FurtherRows:
     Args:
         rows: The encoded rows that have a target.
         codes: Task of each row, (n,), by the names of `schema`.
-        added: Names of the tasks that the fit did not know.
+        added: Names of the tasks that the fit did not know, in alphabetical order.
         schema: The fit's, which knows them.
         standardization: The same.
         likelihood: The fit's, of these tasks.
@@ -173,7 +189,8 @@ def standardised(known: Known, table: pd.DataFrame | None) -> torch.Tensor | Non
 def _coded(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Positions of the rows' tasks, those that are not known behind the others, and their names."""
     codes = schema.codes(labels)
-    unknown = dict.fromkeys(str(label) for label in labels[codes < 0])
+    # drawn in an order of their own: the same names get the same draws, whatever row comes first
+    unknown = sorted({str(label) for label in labels[codes < 0]})
     position = {name: len(schema.task_names) + i for i, name in enumerate(unknown)}
     codes[codes < 0] = [position[str(label)] for label in labels[codes < 0]]
     return codes, tuple(unknown)

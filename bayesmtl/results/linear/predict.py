@@ -41,13 +41,30 @@ def draw_new_tasks(
     names: Sequence[str],
     kind: Kind,
     chosen: np.ndarray,
-    rng: np.random.Generator,
     descriptors: torch.Tensor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights (draw, tasks, D) and noise (draw, tasks) of tasks never seen, from the population.
 
-    Latent functions need no noise (it is 1 then), which may be unknown where it is given task by task.
+    Latent functions need no noise (it is 1 then), which may be unknown where it is given task by task. Tasks
+    that are independent given Z have a stream of random numbers each, by their names; others are drawn
+    together, in alphabetical order.
     """
+    if fit.sharing.dependence is Dependence.GIVEN_Z:
+        drawn = [_draw_together(fit, (name,), kind, chosen, None) for name in names]
+        weights, noise = zip(*drawn, strict=True)
+        return np.concatenate(weights, axis=1), np.concatenate(noise, axis=1)
+    return _draw_together(fit, names, kind, chosen, descriptors)
+
+
+def _draw_together(
+    fit: LinearState,
+    names: Sequence[str],
+    kind: Kind,
+    chosen: np.ndarray,
+    descriptors: torch.Tensor | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same from one stream of random numbers."""
+    rng = fit.generator(2, *names)
     values = {name: value[chosen] for name, value in fit.flat().items()}
     scale = fit.likelihood.extended(fit.standardization, fit.task_names, names).target_scale
     basis = fit.draws.basis.flatten(0, 1)[chosen]
@@ -68,9 +85,7 @@ def draw_new_tasks(
     return drawn.weights.numpy(), noise.expand(-1, len(names)).numpy()
 
 
-def latent(
-    fit: LinearState, asked: AskedRows, kind: Kind, num_draws: int, rng: np.random.Generator
-) -> Latent:
+def latent(fit: LinearState, asked: AskedRows, kind: Kind, num_draws: int) -> Latent:
     """Draws of the functions at rows; unknown tasks are drawn from the population."""
     chosen = fit.chosen_draws(num_draws)
     weights = fit.draws.weights.flatten(0, 1)[chosen].numpy()
@@ -78,7 +93,7 @@ def latent(
     sigma = fit.likelihood.noise_sd(values, fit.task_names, fit.standardization.target_scale, len(chosen))
     noise = sigma.expand(-1, weights.shape[1]).numpy()
     if asked.unknown:
-        new_weights, new_noise = draw_new_tasks(fit, asked.unknown, kind, chosen, rng, asked.descriptors)
+        new_weights, new_noise = draw_new_tasks(fit, asked.unknown, kind, chosen, asked.descriptors)
         weights = np.concatenate([weights, new_weights], axis=1)
         noise = np.concatenate([noise, new_noise], axis=1)
     X = fit.standardization.standardize_features(asked.rows.X)
