@@ -6,6 +6,7 @@ VENV ?= .venv-make
 OUT ?= out
 WORKERS ?= 2
 PYTEST_ARGS ?=
+SEEDS ?= 20
 BENCH_ARGS ?=
 # Where pip may look for torch besides its usual index. By default, on Linux, the index of CPU builds if it
 # answers: the usual index has only the CUDA build for Linux, gigabytes that nothing here uses. TORCH_INDEX= : never.
@@ -24,11 +25,11 @@ unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
 # One environment for all targets: two installations into it at once would collide.
 .NOTPARALLEL:
-.PHONY: help demo test bench lint format clean
+.PHONY: help demo test test-seeds bench lint format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
-	@echo "Variables: PYTHON (python3.11), VENV ($(VENV)), WORKERS ($(WORKERS)), PYTEST_ARGS, BENCH_ARGS, OUT ($(OUT)), TORCH_INDEX"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
+	@echo "Variables: PYTHON (python3.11), VENV ($(VENV)), WORKERS ($(WORKERS)), PYTEST_ARGS, SEEDS ($(SEEDS)), BENCH_ARGS, OUT ($(OUT)), TORCH_INDEX"
 
 demo: $(VENV)/.demo ## fit 65 London schools, say what was found, draw it into out/
 	$(BIN)/python examples/demo.py --out $(OUT)
@@ -36,6 +37,10 @@ demo: $(VENV)/.demo ## fit 65 London schools, say what was found, draw it into o
 # One thread per process: the tests share the cores among themselves.
 test: lint ## lint, check types, run every test
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# Hours: not part of `make test`.
+test-seeds: $(VENV)/.test ## run the statistical tests with SEEDS other seeds, count failures
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.over_seeds --seeds $(SEEDS) -- -n $(WORKERS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench ## speed and accuracy beside peers, on one core
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.run $(BENCH_ARGS)

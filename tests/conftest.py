@@ -20,6 +20,15 @@ torch.set_num_threads(1)
 TINY = {"num_chains": 2, "num_draws": 40, "num_warmup": 40, "progress": False}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Write the stated false-alarm probability of every statistical test into reports: see `over_seeds`."""
+    for item in items:
+        marks = [mark.kwargs for mark in item.iter_markers("statistical")]
+        if marks:
+            stated = next((mark["false_alarm"] for mark in marks if mark), 1e-4)
+            item.user_properties.append(("false_alarm", stated))
+
+
 @pytest.fixture(scope="session")
 def lab_frame() -> pd.DataFrame:
     """Six labs with six rows each, two features of very different size, three missing targets."""

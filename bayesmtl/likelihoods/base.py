@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -34,6 +34,14 @@ class Given:
     def column(self, name: str) -> torch.Tensor:
         """A hyperparameter that all tasks share, against rows: shape (B, 1)."""
         return self.values[name][:, None]
+
+    def at(self, rows: np.ndarray) -> Given:
+        """The same of some rows, by their positions (m,)."""
+        chosen = torch.from_numpy(rows)
+        trials, task, noise = (
+            None if part is None else part[..., chosen] for part in (self.trials, self.task, self.noise)
+        )
+        return replace(self, trials=trials, task=task, noise=noise)
 
 
 NOTHING = Given()

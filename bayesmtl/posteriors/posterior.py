@@ -8,6 +8,7 @@ from enum import Enum
 import numpy as np
 import torch
 
+from bayesmtl.parameters import Reported, Values
 from bayesmtl.posteriors.draws import Draws
 from bayesmtl.posteriors.target import Target
 
@@ -35,6 +36,10 @@ class Posterior(Target):
     @abstractmethod
     def traits(self) -> frozenset[Trait]:
         """What this posterior allows."""
+
+    @abstractmethod
+    def reported(self, values: Values) -> dict[str, Reported]:
+        """The hyperparameters as results show them: free of signs, rotations and labels."""
 
     @abstractmethod
     def complete(

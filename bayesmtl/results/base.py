@@ -83,9 +83,7 @@ class Fit(ABC):
         """All draws with names, in the user's units; dimensions (chain, draw, ...)."""
 
     @abstractmethod
-    def _latent(
-        self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool, rng: np.random.Generator
-    ) -> Latent:
+    def _latent(self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool) -> Latent:
         """Draws of the latent function at rows."""
 
     @abstractmethod
@@ -297,10 +295,7 @@ class Fit(ABC):
             raise self.unknown(
                 asked.unknown, 'Pass new_tasks="population" to predict it from the population.'
             )
-        ordered, place = asked.in_order()
-        rng = self.generator(2, *asked.unknown)
-        latent = self._latent(ordered, kind, num_draws, joint, rng)
-        return observe(self, ordered, latent, kind, rng).reordered(place)
+        return observe(self, asked, self._latent(asked, kind, num_draws, joint), kind)
 
     def condition(self, new: Frame, *, descriptors: pd.DataFrame | None = None) -> Self:
         """Take further rows into account, of new or known tasks, without refitting.

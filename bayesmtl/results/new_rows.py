@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +40,9 @@ class Known(Protocol):
     def added_tasks(self) -> tuple[str, ...]:
         """Tasks that came in through `condition`."""
 
+    def generator(self, purpose: int, *names: str) -> np.random.Generator:
+        """Randomness derived from the fit's seed, one stream per purpose and names."""
+
 
 @dataclass(frozen=True, eq=False)
 class AskedRows:
@@ -56,18 +60,17 @@ class AskedRows:
     unknown: tuple[str, ...]
     descriptors: torch.Tensor | None
 
-    def in_order(self) -> tuple[AskedRows, np.ndarray]:
-        """The rows ordered by task and by what they hold, and where each of these rows went.
+    @cached_property
+    def order(self) -> np.ndarray:
+        """An order of the rows that does not depend on how they were given, (n,).
 
-        Draws are made in this order, so that another order of the rows reorders them and changes none.
+        By task, then by the values of the row, then by its label; what is drawn in this order stays with its
+        row when rows change places.
         """
         rows = self.rows
-        columns = [rows.X[:, d] for d in reversed(range(rows.X.shape[1]))]
-        columns += [part for part in (rows.offset, rows.trials) if part is not None]
-        order = np.lexsort([*columns, rows.task_labels.astype(str)])
-        place = np.empty(len(order), dtype=int)
-        place[order] = np.arange(len(order))
-        return replace(self, rows=_only(rows, order), codes=self.codes[order]), place
+        label = None if rows.index is None else rows.index.astype(str).to_numpy(dtype=str)
+        keys = [part for part in (label, rows.trials, rows.offset) if part is not None]
+        return np.lexsort([*keys, *rows.X.T[::-1], self.codes])  # the last key counts first
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,7 @@ class FurtherRows:
     Args:
         rows: The encoded rows that have a target.
         codes: Task of each row, (n,), by the names of `schema`.
-        added: Names of the tasks that the fit did not know.
+        added: Names of the tasks that the fit did not know, in alphabetical order.
         schema: The fit's, which knows them.
         standardization: The same.
         likelihood: The fit's, of these tasks.
@@ -184,8 +187,9 @@ def standardised(known: Known, table: pd.DataFrame | None) -> torch.Tensor | Non
 
 
 def _coded(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Positions of the rows' tasks, those that are not known behind the others in alphabetical order."""
+    """Positions of the rows' tasks, those that are not known behind the others, and their names."""
     codes = schema.codes(labels)
+    # drawn in an order of their own: the same names get the same draws, whatever row comes first
     unknown = sorted({str(label) for label in labels[codes < 0]})
     position = {name: len(schema.task_names) + i for i, name in enumerate(unknown)}
     codes[codes < 0] = [position[str(label)] for label in labels[codes < 0]]
@@ -193,7 +197,7 @@ def _coded(schema: Schema, labels: np.ndarray) -> tuple[np.ndarray, tuple[str, .
 
 
 def _only(rows: NewRows, chosen: np.ndarray) -> NewRows:
-    """The rows of a mask, or at positions."""
+    """The rows of a mask."""
     given = {field.name: getattr(rows, field.name) for field in fields(rows)}
     parts: dict[str, Any] = {name: None if part is None else part[chosen] for name, part in given.items()}
     return replace(rows, **parts)

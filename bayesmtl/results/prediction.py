@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -57,25 +57,6 @@ class Prediction:
     target: str
     index: pd.Index
     log_density_of: Callable[[np.ndarray], np.ndarray] | None = field(default=None, repr=False)
-
-    def reordered(self, place: np.ndarray) -> Self:
-        """The same prediction with its rows at other places: row i is the one at `place[i]` now."""
-        density = self.log_density_of
-        back = np.argsort(place)
-
-        def log_density_of(targets: np.ndarray) -> np.ndarray:
-            assert density is not None
-            return density(targets[back])[..., place]
-
-        draws = self.draws.isel(obs=place).assign_coords(obs=np.arange(len(place)))
-        return replace(
-            self,
-            draws=draws,
-            mean=self.mean[place],
-            new=self.new[place],
-            index=self.index[place],
-            log_density_of=None if density is None else log_density_of,
-        )
 
     @property
     def sd(self) -> np.ndarray:
@@ -246,9 +227,7 @@ class Latent:
     num_draws: int
 
 
-def observe(
-    known: Known, asked: AskedRows, latent: Latent, kind: Kind, rng: np.random.Generator
-) -> Prediction:
+def observe(known: Known, asked: AskedRows, latent: Latent, kind: Kind) -> Prediction:
     """What is seen at rows whose latent function is drawn.
 
     Args:
@@ -256,7 +235,6 @@ def observe(
         asked: The rows.
         latent: Their functions.
         kind: "observation" or "latent".
-        rng: Source of the noise.
     """
     rows, codes, names = asked.rows, asked.codes, known.schema.task_names
     standardization = known.likelihood.extended(known.standardization, names, asked.unknown)
@@ -274,7 +252,11 @@ def observe(
     classes = known.schema.classes
     if kind == "observation":
         sd = standardization.unstandardize_sd(latent.noise[:, codes], codes)
-        draws = likelihood.draw(function, sd, rng, given)
+        draws = np.empty(draws.shape[:1] + draws.shape[-1:])
+        for at in _by_task(asked):
+            # a stream for each task: another row of another task changes nothing
+            rng = known.generator(6, str(rows.task_labels[at[0]]))
+            draws[:, at] = likelihood.draw(function[..., at], sd[:, at], rng, given.at(at))
         if classes:  # whether it was this class
             draws = (draws[:, None] == np.arange(len(classes))[:, None]).astype(float)
     if latent.num_draws < len(draws):
@@ -297,3 +279,10 @@ def observe(
         return ClassPrediction(array, mean.T, kind, new, name, index, log_density_of)
     array = xr.DataArray(draws, coords=coords, dims=("draw", "obs"), name=name)
     return Prediction(array, mean, kind, new, name, index, log_density_of)
+
+
+def _by_task(asked: AskedRows) -> list[np.ndarray]:
+    """Positions of each task's rows, in an order that does not depend on how they were given."""
+    order = asked.order
+    starts = np.flatnonzero(np.diff(asked.codes[order])) + 1
+    return np.split(order, starts) if len(order) else []

@@ -92,14 +92,14 @@ def sweep(
     return True
 
 
-def settled(points: torch.Tensor, num_effective: int) -> bool:
-    """Whether chains agree and have so many effective draws of every coordinate, in the bulk and the tails.
+def settled(quantities: torch.Tensor, num_effective: int) -> bool:
+    """Whether chains agree and have so many effective draws of every quantity, in the bulk and the tails.
 
     Args:
-        points: Shape (C, N, P).
+        quantities: Shape (C, N, K).
         num_effective: Effective draws wanted, all chains together.
     """
-    values = points.numpy()
+    values = quantities.numpy()
     varying = np.ptp(values, axis=(0, 1)) > 0
     values, axes = values[:, :, varying], {"chain_axis": 0, "draw_axis": 1}
     if not values.size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,24 @@ _HOPELESS, _HOPELESS_AFTER = 0.01, 3000
 _EQUAL = 8  # decimals of log weights that differ by more than rounding
 _AGAIN = 5  # times that a largest weight comes up where there is no larger one
 _SMALLEST = 1e-300  # probability of a side, below which its logarithm is cut
+_LEAST_SHARE = 0.05  # of a mixture's part: one that was underrated must come up to be seen
+
+
+class Proposes(Protocol):
+    """A distribution that points are drawn from, and that learns from weighted ones."""
+
+    @property
+    def num_coordinates(self) -> int:
+        """P."""
+
+    def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
+        """Points, shape (number, P)."""
+
+    def log_density(self, points: torch.Tensor) -> torch.Tensor:
+        """Log density at points (M, P), shape (M,)."""
+
+    def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Proposes:
+        """The distribution after points (M, P) with weights (M,) that sum to 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +67,11 @@ class Proposal:
     signed: torch.Tensor
     side: torch.Tensor
     tail: float | None = None
+
+    @property
+    def num_coordinates(self) -> int:
+        """P."""
+        return len(self.center)
 
     @property
     def degrees(self) -> float:
@@ -125,6 +149,49 @@ class Proposal:
 
 
 @dataclass(frozen=True, eq=False)
+class Mixture:
+    """A mixture of proposals on the same side, one for each mode.
+
+    Args:
+        parts: K proposals.
+        shares: Their probabilities, shape (K,).
+    """
+
+    parts: tuple[Proposal, ...]
+    shares: torch.Tensor
+
+    @property
+    def num_coordinates(self) -> int:
+        """P."""
+        return len(self.parts[0].center)
+
+    def draw(self, number: int, rng: np.random.Generator) -> torch.Tensor:
+        """Points on the wanted side, shape (number, P)."""
+        counts = rng.multinomial(number, self.shares.numpy() / float(self.shares.sum()))
+        return torch.cat([part.draw(int(n), rng) for part, n in zip(self.parts, counts, strict=True)])
+
+    def log_density(self, points: torch.Tensor) -> torch.Tensor:
+        """Log density of points on the wanted side (M, P), shape (M,)."""
+        return torch.logsumexp(self._each(points), dim=0)
+
+    def adapted(self, points: torch.Tensor, weights: torch.Tensor) -> Mixture:
+        """The mixture after one step of expectation maximisation with weighted points."""
+        mine = torch.softmax(self._each(points), dim=0) * weights
+        shares = mine.sum(1)
+        parts = tuple(
+            part.adapted(points, own / total) if float(total) > 0 else part
+            for part, own, total in zip(self.parts, mine, shares, strict=True)
+        )
+        shares = shares.clamp(min=_LEAST_SHARE)
+        return Mixture(parts, shares / shares.sum())
+
+    def _each(self, points: torch.Tensor) -> torch.Tensor:
+        """Log densities of the parts with their shares, shape (K, M)."""
+        each = torch.stack([part.log_density(points) for part in self.parts])
+        return each + self.shares.log()[:, None]
+
+
+@dataclass(frozen=True, eq=False)
 class WeightedSample:
     """Points with weights that sum to 1.
 
@@ -166,7 +233,7 @@ def weighted_sample(
 
 def pooled_sample(
     density: Valued,
-    proposal: Proposal,
+    proposal: Proposes,
     number: int,
     most: int,
     rng: np.random.Generator,
@@ -175,7 +242,7 @@ def pooled_sample(
 ) -> WeightedSample:
     """Importance sampling for densities that are expensive: rounds are pooled, and none is thrown away.
 
-    Each round's proposal has the centre and spread of all weighted points before it, and three points for
+    Each round's proposal has the centres and spreads of all weighted points before it, and three points for
     ten of all rounds before. A point counts as drawn from the mixture of all proposals, whichever it came
     from. Rounds end when enough points are effective and the weights' tail is light, or when so few are that
     further rounds cannot help.
@@ -183,7 +250,8 @@ def pooled_sample(
     The integral is sum_m p(x_m) / sum_r n_r q_r(x_m), which has no bias; its standard error is that of
     weights as they are, without smoothing, so that Pareto k judges it as well.
 
-    Source: Cornuet, Marin, Mira and Robert (2012), adaptive multiple importance sampling.
+    Source: Cornuet, Marin, Mira and Robert (2012), adaptive multiple importance sampling; Cappe, Douc,
+    Guillin, Marin and Robert (2008) for mixtures.
 
     Args:
         density: What is sampled.
@@ -194,19 +262,21 @@ def pooled_sample(
         at_once: Points evaluated together.
         enough: Effective points that are enough.
     """
-    proposals: list[Proposal] = []
+    proposals: list[Proposes] = []
     counts: list[int] = []
-    points, value = proposal.center.new_zeros(0, len(proposal.center)), proposal.center.new_zeros(0)
+    points = torch.zeros(0, proposal.num_coordinates, dtype=torch.float64)
+    value, each = points.new_zeros(0), points.new_zeros(0, 0)
     weights, raw, k = value, value, np.inf
     while len(points) < most:
-        proposals.append(proposal)
         fresh = proposal.draw(min(max(number, int(_GROWTH * len(points))), most - len(points)), rng)
-        counts.append(len(fresh))
         points = torch.cat([points, fresh])
         value = torch.cat([value, *(density.value(part) for part in fresh.split(at_once))])
-        each = torch.stack([p.log_density(points) for p in proposals])
-        share = torch.tensor(counts, dtype=value.dtype)
-        mixture = torch.logsumexp(each + share.log()[:, None], dim=0)
+        if proposals:
+            each = torch.cat([each, torch.stack([p.log_density(fresh) for p in proposals])], dim=1)
+        each = torch.cat([each.reshape(len(proposals), len(points)), proposal.log_density(points)[None]])
+        proposals.append(proposal)
+        counts.append(len(fresh))
+        mixture = torch.logsumexp(each + torch.tensor(counts, dtype=value.dtype).log()[:, None], dim=0)
         raw = value - mixture
         log_weights, k = smooth(raw.numpy())
         if k == np.inf and recurs(raw.numpy()):

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize
 
 from bayesmtl.errors import SpecificationError
-from bayesmtl.posteriors.target import Density
+from bayesmtl.posteriors.target import Density, Valued
 
 # Tight, so that what the order of the rows changes by rounding moves a mode by about as little.
 # A long memory saves a third of the evaluations.
@@ -28,6 +28,9 @@ _EQUALLY_HIGH = 1e-4  # difference of log densities below which two modes count 
 _MOST_DENSE = 100  # coordinates up to which the whole Hessian is worth its evaluations
 _NUM_PROBES = 16
 _AT_ONCE = 8  # points evaluated together
+# Times that widths are measured, by what factor one may change at a time, and the least fall that says more
+# than that the density is flat.
+_MEASURED, _MOST_CHANGE, _LEAST_FALL = 3, 3.0, 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,36 @@ def spread_root(density: Density, point: torch.Tensor, rng: np.random.Generator)
     probes = torch.from_numpy(rng.choice([-1.0, 1.0], (_NUM_PROBES, P)))
     diagonal = -(probes * _hessian_times(density, point, probes)).mean(0)
     return torch.diag(diagonal.clamp(min=_WIDEST**-2) ** -0.5)
+
+
+def measured_root(density: Valued, point: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
+    """A root (P, P) whose principal axes are as wide as the density is, not as its curvature says.
+
+    Along an axis the log density is to fall by 1 at sqrt(2) standard deviations from the mode. Where it falls
+    by something else on both sides the axis gets the width that would explain the nearer fall, three times in
+    turn. Where the data know a sum of scales and not its parts, curvatures are off by factors of ten.
+
+    Source: Rue, Martino and Chopin (2009), section 6.5, measure widths so, along the same axes.
+
+    Args:
+        density: The density.
+        point: Its mode, shape (P,).
+        root: From the curvature there.
+    """
+    top = density.value(point[None])
+    if not bool(torch.isfinite(top)):  # on an edge, which a rotation's coordinates have: nothing to compare
+        return root
+    variances, axes = torch.linalg.eigh(root @ root.T)
+    widths = variances.clamp(min=0.0).sqrt()
+    for _ in range(_MEASURED):
+        steps = math.sqrt(2) * widths[:, None] * axes.T
+        points = torch.cat([point + steps, point - steps])
+        fall = torch.cat([top - density.value(part) for part in points.split(_AT_ONCE)])
+        fall = torch.nan_to_num(fall, nan=torch.inf)  # where there is no density it has fallen
+        change = fall.clamp(min=_LEAST_FALL).rsqrt().clamp(1 / _MOST_CHANGE, _MOST_CHANGE)
+        widths = widths * change.reshape(2, -1).amax(0)
+    measured: torch.Tensor = (axes * widths) @ axes.T
+    return measured
 
 
 def _hessian_times(density: Density, point: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:

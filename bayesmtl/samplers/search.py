@@ -87,6 +87,11 @@ def normal_approximation(density: Density, target: Target, rng: np.random.Genera
     """
     modes = search(density, target, rng)
     modes = [replace(mode, point=target.canonical(mode.point[None])[0]) for mode in modes]
+    return approximation_at(modes, density, rng)
+
+
+def approximation_at(modes: list[Mode], density: Density, rng: np.random.Generator) -> NormalApproximation:
+    """Measure the curvature at the highest of modes that a search found."""
     top = highest(modes)
     _, root = rounded(top.point, spread_root(density, top.point, rng))
     centers = torch.stack([rounded(mode.point, root)[0] for mode in modes])

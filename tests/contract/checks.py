@@ -652,6 +652,34 @@ def check_unknown_task(subject: Subject) -> None:
     assert np.all(new.sd[2:] > 0) and np.all(known.sd > 0)
 
 
+def check_order_of_requests(subject: Subject) -> None:
+    """What is drawn hangs on names: tasks or rows in another order give the same answers in that order.
+
+    Tasks that are independent given Z get the same draws whether they are asked for alone or among others.
+    """
+    fit, target = subject.short, subject.data.target_name
+    newer, new = subject.rows_of(OTHER_NEW_TASK, 3), subject.rows_of(NEW_TASK, 3)
+    rows = pd.concat([newer.head(1), subject.frame.head(4), new, newer.tail(2)]).drop(columns=target)
+    whole = fit.predict(rows, new_tasks="population")
+    order = np.random.default_rng(0).permutation(len(rows))
+    moved = fit.predict(rows.iloc[order], new_tasks="population")
+    assert_rounding_only(whole.draws.to_numpy()[:, order], moved.draws.to_numpy())
+    alone = [fit.predict(asked, new_tasks="population").draws.to_numpy() for asked in (newer, new)]
+    assert not np.array_equal(*alone), "two tasks have the same random numbers"
+    if subject.model.sharing.dependence is bm.sharing.Dependence.GIVEN_Z:
+        assert_rounding_only(alone[1], whole.draws.to_numpy()[:, 5:8])
+    if not subject.conditions:
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        first, second = (fit.condition(pd.concat(parts)) for parts in ([newer, new], [new, newer]))
+        one, other = (fit.condition(part) for part in (newer, new))
+    assert first.added_tasks == second.added_tasks
+    assert_rounding_only(first.draws.weights.numpy(), second.draws.weights.numpy())
+    if not isinstance(subject.model.sharing, bm.Pooled):
+        assert not torch.equal(one.draws.weights[..., -1, :], other.draws.weights[..., -1, :])
+
+
 def check_condition(subject: Subject) -> None:
     """Conditioning makes a new task known, leaves the fit as it was, and two steps agree with one.
 

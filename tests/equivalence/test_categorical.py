@@ -19,6 +19,7 @@ from bayesmtl.posteriors.linear.joint import Joint
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from tests.equivalence.test_sampled_jointly import random_whitening
+from tests.seeds import seeded
 
 T, D, N = 4, 3, 40
 CENTRED = torch.tensor([False, True, True, False])
@@ -91,7 +92,7 @@ def test_derivatives():
     third = jacobian(lambda f: LIKELIHOOD.derivatives(y, f).second, f)
     third = torch.einsum("sabnscn->sabcn", third)
     torch.testing.assert_close(LIKELIHOOD.third_derivative(y, f), third)
-    V, weights = random(2, 3, 3, 5, seed=1), 1 + random(5, seed=2) ** 2
+    V, weights = random(2, 3, 3, 5, seed=seeded(1)), 1 + random(5, seed=seeded(2)) ** 2
     V = V + V.transpose(1, 2)
     torch.testing.assert_close(
         LIKELIHOOD.information_change(y, f, V, weights, torch.tensor(True)),
@@ -116,7 +117,7 @@ def test_rows_against_dense_ones(K):
     assert rows.shape == (C, rows.size) and rows.num_weights == C * D
     X = torch.cat([block.X.flatten(0, 1) for block in rows.blocks])
     wide = torch.einsum("ce,nd->nced", torch.eye(C).double(), X).flatten(2)  # (N, C, C D)
-    W, values = random(2, T, C * D), random(2, C, rows.size, seed=1)
+    W, values = random(2, T, C * D), random(2, C, rows.size, seed=seeded(1))
     f = torch.einsum("ncp,snp->scn", wide, W[:, rows.task])
     torch.testing.assert_close(rows.predictor(W), f)
 
@@ -126,14 +127,14 @@ def test_rows_against_dense_ones(K):
 
     b = per_task(torch.einsum("ncp,scn->snp", wide, values))
     torch.testing.assert_close(rows.transposed(values * rows.real), b)
-    root = random(2, rows.size, C, C, seed=2)
+    root = random(2, rows.size, C, C, seed=seeded(2))
     omega = (root @ root.mT + 0.1 * torch.eye(C)).permute(0, 2, 3, 1)
     G = per_task(torch.einsum("nap,sabn,nbq->snpq", wide, omega, wide))
     pseudo = rows.pseudo_data(omega * rows.real, values * rows.real)
     for index, F, c in zip(pseudo.index, pseudo.F, pseudo.c, strict=True):
         torch.testing.assert_close(F.mT @ F, G[:, index])
         torch.testing.assert_close((F.mT @ c[..., None])[..., 0], b[:, index])
-    V = random(2, T, C * D, C * D, seed=3)
+    V = random(2, T, C * D, C * D, seed=seeded(3))
     V = V @ V.mT
     expected = torch.einsum("nap,snpq,nbq->sabn", wide, V[:, rows.task], wide)
     torch.testing.assert_close(rows.variances(V), expected)
@@ -149,7 +150,7 @@ def test_gradient(name):
         problem_of(bm.LinearModel(SHARINGS[name], LIKELIHOOD), data_of(codes_of(3), NAMES[:3]))
     )
     P = marginal.problem.space.size
-    point, steps = 0.5 * random(1, P, seed=3), 1e-5 * torch.eye(P).double()
+    point, steps = 0.5 * random(1, P, seed=seeded(3)), 1e-5 * torch.eye(P).double()
     _, gradient = marginal.value_and_gradient(point)
     difference = (marginal.value(point + steps) - marginal.value(point - steps)) / 2e-5
     torch.testing.assert_close(gradient[0], difference, rtol=1e-5, atol=1e-6)
@@ -161,7 +162,7 @@ def test_two_classes_are_bernoulli(name):
     labelled, data = yes_and_no()
     ours = LaplaceMarginal(problem_of(bm.LinearModel(SHARINGS[name], LIKELIHOOD), labelled))
     theirs = LaplaceMarginal(problem_of(bm.LinearModel(SHARINGS[name], bm.Bernoulli()), data))
-    points = random(3, ours.problem.space.size, seed=4)
+    points = random(3, ours.problem.space.size, seed=seeded(4))
     for found, expected in zip(
         ours.value_and_gradient(points), theirs.value_and_gradient(points), strict=True
     ):
@@ -176,7 +177,7 @@ def test_relabelled_classes(name):
     model = bm.LinearModel(SHARINGS[name], LIKELIHOOD)
     first = LaplaceMarginal(problem_of(model, data_of(codes, NAMES)))
     second = LaplaceMarginal(problem_of(model, data_of(order[codes], renamed)))
-    points = random(3, first.problem.space.size, seed=5)
+    points = random(3, first.problem.space.size, seed=seeded(5))
     for found, expected in zip(
         first.value_and_gradient(points), second.value_and_gradient(points), strict=True
     ):
@@ -191,7 +192,7 @@ def test_two_classes_give_bernoullis_posterior():
     sharing = bm.Hierarchical(scale=bm.Fixed(0.5))
     labelled, data = yes_and_no()
     frame = data.to_frame()
-    options = {"method": "laplace", "seed": 0, "num_draws": 100, "progress": False}
+    options = {"method": "laplace", "seed": seeded(0), "num_draws": 100, "progress": False}
     ours = bm.LinearModel(sharing, LIKELIHOOD).fit(labelled, **options)
     theirs = bm.LinearModel(sharing, bm.Bernoulli()).fit(data, **options)
     weights = ours.posterior["weights"]
@@ -220,7 +221,7 @@ def test_counts_of_one_task_by_quadrature():
     y = pd.Categorical.from_codes(np.repeat(np.arange(3), counts), categories=["a", "b", "c"])
     data = bm.TaskData.from_arrays(np.zeros((6, 0)), y, ["one"] * 6)
     model = bm.LinearModel(bm.Independent(bm.Fixed(scale)), LIKELIHOOD)
-    fit = model.fit(data, seed=0, num_draws=1000, progress=False)
+    fit = model.fit(data, seed=seeded(0), num_draws=1000, progress=False)
 
     line = np.linspace(-10, 10, 801)
     # a reference class and correlated log odds, where the package has symmetric contrasts
@@ -251,7 +252,7 @@ def test_prior_is_that_of_bernoulli_for_any_two_classes():
     """Prior draws of the log odds of two classes have the scale of the prior, whichever they are."""
     data = data_of(codes_of(4), NAMES).with_target_standardization("none")
     model = bm.LinearModel(bm.Independent(bm.Fixed(0.7)), LIKELIHOOD)
-    draws = model.sample_prior(data, num_draws=4000, seed=0)["weights"].isel(task=0)
+    draws = model.sample_prior(data, num_draws=4000, seed=seeded(0))["weights"].isel(task=0)
     standard = draws.sel(feature="x0") * data.standardization().feature_scale[1]
     for first, second in (("red", "green"), ("red", "grey"), ("blue", "grey")):
         apart = standard.sel({"class": first}) - standard.sel({"class": second})
@@ -267,7 +268,7 @@ def test_two_classes_are_bernoulli_jointly(name, basis_centred):
         for likelihood, data in zip((LIKELIHOOD, bm.Bernoulli()), yes_and_no(), strict=True)
     )
     assert ours.layout == theirs.layout
-    x = 0.7 * random(3, ours.layout.size, seed=6)
+    x = 0.7 * random(3, ours.layout.size, seed=seeded(6))
     torch.testing.assert_close(ours.log_density(x), theirs.log_density(x))
 
 
@@ -278,7 +279,7 @@ def test_joint_density_of_four_classes(name):
     data = data_of(codes_of(4), NAMES)
     problem = problem_of(bm.LinearModel(SHARINGS[name], LIKELIHOOD), data)
     joint = Joint(problem, CENTRED, basis_centred=False)
-    x = 0.7 * random(2, joint.layout.size, seed=7)
+    x = 0.7 * random(2, joint.layout.size, seed=seeded(7))
     state = joint.state(x)
     by_class = LIKELIHOOD.class_weights(state.weights.numpy(), data.classes)
     X = problem.likelihood.standardization(data).standardize_features(data.X)
@@ -303,7 +304,7 @@ def test_joint_density_of_four_classes(name):
     torch.testing.assert_close(state.log_prior, total)
 
     white = random_whitening(joint)
-    for v in random(2, joint.layout.size, seed=8).numpy():
+    for v in random(2, joint.layout.size, seed=seeded(8)).numpy():
         value, gradient = value_and_gradient(white)(v)
         expected_value, slope = _by_tape(white)(v)
         np.testing.assert_allclose(value, expected_value, rtol=1e-10)

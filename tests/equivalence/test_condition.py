@@ -13,6 +13,7 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from tests.equivalence import dense
 from tests.equivalence.test_draws import FALSE_ALARM
 from tests.equivalence.test_limits import structure_of
+from tests.seeds import seeded
 
 NOISE = 0.7
 BLOCK = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
@@ -52,7 +53,7 @@ def test_known_hyperparameters_give_the_closed_form_of_all_rows():
         bm.Hierarchical(scale=bm.Fixed(0.6), mean_scale=bm.Fixed(0.8)), bm.Gaussian(noise=NOISE)
     )
     S = 12_000
-    fit = model.fit(first, method="exact", seed=0, num_chains=4, num_draws=S // 4, progress=False)
+    fit = model.fit(first, method="exact", seed=seeded(0), num_chains=4, num_draws=S // 4, progress=False)
     updated = fit.condition(later)
     assert updated.task_names == (*first.task_names, "task_4")
 
@@ -80,7 +81,7 @@ def test_no_evidence_is_lost_or_counted_twice():
     data = balanced([2, 1, 2, 1, 2])
     first, later = split(data)
     model = bm.LinearModel(bm.Hierarchical(scale=bm.Fixed(0.6)), bm.Gaussian(noise=NOISE))
-    fit = model.fit(first, method="exact", seed=0, num_draws=500, progress=False)
+    fit = model.fit(first, method="exact", seed=seeded(0), num_draws=500, progress=False)
     updated = fit.condition(later)
     X, y = fit.standardization.standardize_features(data.X), data.y
     whole = TaskStatistics.from_rows(X, y, data.task, 5)
@@ -102,8 +103,8 @@ def test_estimated_hyperparameters_agree_with_a_full_refit(sharing):
     first, later = split(data)
     model = bm.LinearModel(sharing, bm.Gaussian())
     run = {"method": "exact", "num_chains": 8, "num_draws": 250, "progress": False}
-    updated = model.fit(first, seed=1, **run).condition(later)
-    refit = model.fit(data, seed=2, **run)
+    updated = model.fit(first, seed=seeded(1), **run).condition(later)
+    refit = model.fit(data, seed=seeded(2), **run)
     distinct = len(np.unique(updated.draws.basis.flatten(0, 1)[:, 0, 0].numpy()))
     assert distinct > 500
     for name in ("population", "residual_scale", "noise", "weights"):

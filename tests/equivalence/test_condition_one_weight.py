@@ -7,6 +7,7 @@ import pytest
 from scipy import special, stats
 
 import bayesmtl as bm
+from tests.seeds import seeded
 
 SCALE, MEAN_SCALE = 0.7, 0.8
 ROWS = {"a": (4, 2), "b": (3, 0), "c": (8, 0), "new": (0, 4)}  # of each task: first and later ones
@@ -34,7 +35,7 @@ def test_conditioned_draws_have_the_moments_of_a_grid(likelihood):
     1,500 independent ones (asserted), so that means are known to a fortieth of a standard deviation: 10
     quantities at 5 standard errors, for two likelihoods: fails by chance once in 100,000.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     level = {"a": 0.9, "b": -0.1, "c": 0.5, "new": 1.4}
     first, later, exact = [], [], {}
     for task, (before, after) in ROWS.items():
@@ -53,7 +54,7 @@ def test_conditioned_draws_have_the_moments_of_a_grid(likelihood):
     model = bm.LinearModel(
         bm.Hierarchical(scale=bm.Fixed(SCALE), mean_scale=bm.Fixed(MEAN_SCALE)), likelihood
     )
-    fit = model.fit(data(first), method="laplace", seed=0, num_draws=1000, progress=False)
+    fit = model.fit(data(first), method="laplace", seed=seeded(0), num_draws=1000, progress=False)
     posterior = fit.condition(data(later)).posterior
 
     kernel = stats.norm.pdf(GRID[None], GRID[:, None], SCALE)

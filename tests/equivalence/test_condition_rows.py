@@ -10,6 +10,7 @@ import pytest
 import bayesmtl as bm
 from bayesmtl.errors import DataError
 from tests.equivalence.test_condition import balanced, split
+from tests.seeds import seeded
 
 RUN = {"method": "laplace", "num_chains": 4, "num_draws": 1000, "progress": False}
 
@@ -33,8 +34,8 @@ def test_known_hyperparameters_agree_with_a_refit(likelihood):
         data = replace(data, y=np.minimum(data.y, 1.0))
     first, later = split(data)
     model = bm.LinearModel(bm.Hierarchical(scale=bm.Fixed(0.7), mean_scale=bm.Fixed(0.8)), likelihood)
-    updated = model.fit(first, seed=0, **(RUN | {"num_draws": 2000})).condition(later)
-    refit = model.fit(data, seed=1, **RUN)
+    updated = model.fit(first, seed=seeded(0), **(RUN | {"num_draws": 2000})).condition(later)
+    refit = model.fit(data, seed=seeded(1), **RUN)
     assert updated.task_names == (*first.task_names, "task_4") and updated.added_tasks == ("task_4",)
     copies = np.unique(updated.draws.basis.flatten(0, 1)[:, 0, 0].numpy(), return_counts=True)[1]
     effective = copies.sum() ** 2 / (copies**2).sum()
@@ -60,7 +61,7 @@ def test_known_rows_leave_the_others_alone():
     """Draws that survive keep the weights of all tasks without new rows."""
     first, later = split(counts())
     model = bm.LinearModel(bm.Hierarchical(scale=bm.Fixed(0.7)), bm.Poisson())
-    fit = model.fit(first, seed=0, **(RUN | {"num_draws": 100}))
+    fit = model.fit(first, seed=seeded(0), **(RUN | {"num_draws": 100}))
     updated = fit.condition(later.select_tasks(["task_0"]))
     before = {tuple(w) for w in fit.draws.weights.flatten(0, 1)[:, 1:].flatten(1).tolist()}
     after = {tuple(w) for w in updated.draws.weights.flatten(0, 1)[:, 1:].flatten(1).tolist()}
@@ -73,7 +74,7 @@ def test_known_rows_leave_the_others_alone():
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_bad_targets_are_refused_again():
     first, later = split(counts())
-    fit = bm.LinearModel(likelihood=bm.Poisson()).fit(first, seed=0, **(RUN | {"num_draws": 25}))
+    fit = bm.LinearModel(likelihood=bm.Poisson()).fit(first, seed=seeded(0), **(RUN | {"num_draws": 25}))
     with pytest.raises(DataError, match=r"`y`: expected whole numbers.*'0.5'"):
         fit.condition(replace(later, y=np.full(later.num_rows, 0.5)))
 
@@ -84,7 +85,7 @@ def test_what_rows_carry_goes_on():
         replace(part, offset=np.full(part.num_rows, shift), row_columns={"offset": "o"})
         for part, shift in ((first, 0.1), (later, 0.2))
     ]
-    fit = bm.LinearModel(likelihood=bm.Poisson()).fit(carried[0], seed=0, **(RUN | {"num_draws": 25}))
+    fit = bm.LinearModel(likelihood=bm.Poisson()).fit(carried[0], seed=seeded(0), **(RUN | {"num_draws": 25}))
     whole = fit.condition(carried[1]).data
     assert whole.offset.tolist() == [0.1] * first.num_rows + [0.2] * later.num_rows
     assert whole.task_names == (*first.task_names, "task_4") and whole.row_columns == {"offset": "o"}

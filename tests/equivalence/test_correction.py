@@ -12,6 +12,7 @@ import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.inference.laplace import correction
 from bayesmtl.likelihoods import Given
+from tests.seeds import seeded
 
 # Few rows that say little: posteriors with a long tail to the left.
 COUNTS = {"a": [0.0, 0.0], "b": [1.0], "c": [0.0, 5.0, 1.0]}
@@ -71,7 +72,7 @@ def test_known_hyperparameters_give_the_true_posterior(name):
     likelihood = LIKELIHOODS[name]
     model = bm.LinearModel(bm.Independent(bm.Fixed(SCALE)), likelihood)
     expected = true_moments(likelihood, COUNTS)
-    fit = model.fit(data_of(COUNTS), seed=0, **RUN)
+    fit = model.fit(data_of(COUNTS), seed=seeded(0), **RUN)
     stats = fit.draws.sample_stats
     assert fit.check().ok and stats["importance_ess_weights"].flat[0] > 2000
     error = expected[:, 1] / np.sqrt(stats["importance_ess_weights"].flat[0])
@@ -91,7 +92,7 @@ def test_the_posterior_of_a_hyperparameter():
     prior = bm.LogNormal(1.0, 0.5)
     model = bm.LinearModel(bm.Independent(prior), bm.Poisson())
     data = data_of({"a": [0.0, 0.0]})
-    fit = model.fit(data, seed=1, **RUN)
+    fit = model.fit(data, seed=seeded(1), **RUN)
 
     w, log_scale = np.linspace(-30.0, 6.0, 3001)[:, None], np.linspace(-2.5, 2.5, 401)
     logs = -2 * np.exp(w) - 0.5 * (w / np.exp(log_scale)) ** 2 - log_scale - 0.5 * (log_scale / 0.5) ** 2
@@ -111,7 +112,7 @@ def test_what_cannot_be_corrected_stays_as_it_was(monkeypatch):
     monkeypatch.setattr(correction, "smooth", lambda log_weight: (log_weight, 0.9))
     model = bm.LinearModel(bm.Independent(bm.Fixed(SCALE)), bm.Poisson())
     with pytest.warns(ConvergenceWarning, match="too rough to be corrected .Pareto k 0.90"):
-        fit = model.fit(data_of(COUNTS), seed=0, **(RUN | {"num_draws": 100}))
+        fit = model.fit(data_of(COUNTS), seed=seeded(0), **(RUN | {"num_draws": 100}))
     weights = fit.draws.weights.flatten(0, 1)[:, 0, 0]
     assert len(torch.unique(weights)) == 400
 
@@ -122,5 +123,5 @@ def test_rows_without_information():
     model = bm.LinearModel(bm.Independent(bm.Fixed(0.01)), bm.Bernoulli())
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        fit = model.fit(data, seed=0, **(RUN | {"num_draws": 100}))
+        fit = model.fit(data, seed=seeded(0), **(RUN | {"num_draws": 100}))
     assert fit.draws.sample_stats["importance_ess_weights"].flat[0] > 399

@@ -15,6 +15,7 @@ from scipy import stats
 from bayesmtl.algebra.conditional import draw_posterior, draw_weights, log_likelihood_given_basis
 from tests.equivalence import dense
 from tests.equivalence.inputs import NOISES, ROWS, STRUCTURES, compress, make_noise, make_structure
+from tests.seeds import seeded
 
 FALSE_ALARM = 1e-6
 NUM_DRAWS = 20_000
@@ -44,7 +45,7 @@ def test_draws_of_basis_and_weights(structure, rows):
     one = make_structure(*STRUCTURES[structure], batch=1)
     noise = make_noise("task", batch=1)
     many, many_noise = one.repeat(NUM_DRAWS), noise.expand(NUM_DRAWS, -1)
-    rng, tasks = np.random.default_rng(1), compress(data)
+    rng, tasks = np.random.default_rng(seeded(1)), compress(data)
     drawn = draw_posterior(tasks, many, many_noise, rng)
     basis = drawn.basis
 
@@ -63,7 +64,7 @@ def test_weights_and_basis_are_drawn_jointly():
     # W = A Z + E: with E = 0 every draw of W is the draw of Z
     data, one = ROWS["plain"], make_structure("ones", "none", "none", batch=1)
     noise, tasks = make_noise("shared", batch=1), compress(data)
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seeded(2))
     drawn = draw_posterior(tasks, one, noise, rng)
     torch.testing.assert_close(drawn.weights, drawn.basis.expand(-1, 4, -1), rtol=0, atol=0)
 
@@ -73,7 +74,7 @@ def test_scales_exactly_zero_leave_nothing_private(scale):
     data, one = ROWS["plain"], make_structure("ones", "shared", "none", batch=1)
     one.residual_scale[..., slice(None) if scale == "zero" else slice(1, 2)] = 0.0
     noise, tasks = make_noise("shared", batch=1), compress(data)
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     drawn = draw_posterior(tasks, one, noise, rng)
     private = drawn.weights - drawn.basis
     assert (private[..., 1] == 0).all()
@@ -84,7 +85,7 @@ def test_a_task_without_rows_follows_the_prior():
     # given Z, its weights are N(A Z, S): mean and covariance from the prior alone
     data, one = ROWS["a task without rows"], make_structure("ones", "shared", "some", batch=1)
     noise, tasks = make_noise("shared", batch=1), compress(data)
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(seeded(4))
     z = draw_posterior(tasks, one, noise, rng).basis
     drawn = draw_weights(
         tasks,
@@ -102,7 +103,7 @@ def test_a_task_without_rows_follows_the_prior():
 def test_density_given_basis_equals_dense(rows, structure, noise):
     data, filled, sigma = ROWS[rows], make_structure(*STRUCTURES[structure]), make_noise(noise)
     R = 0 if filled.basis_scale is None else filled.basis_scale.shape[1]
-    basis = torch.from_numpy(np.random.default_rng(5).normal(size=(2, R, 3)))
+    basis = torch.from_numpy(np.random.default_rng(seeded(5)).normal(size=(2, R, 3)))
     value = log_likelihood_given_basis(compress(data), filled, sigma, basis)
     expected = dense.log_likelihood_given_basis(filled, sigma, basis, data)
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)

@@ -8,12 +8,13 @@ import torch
 
 import bayesmtl as bm
 from bayesmtl.errors import SpecificationError
+from tests.seeds import seeded
 
 FIXED = bm.priors.Fixed
 
 
 def rows(number: int = 12) -> bm.TaskData:
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     x = rng.uniform(-2, 2, size=number)
     task = np.arange(number) % 2
     y = 10 + 3 * np.sin(1.5 * x) * np.where(task == 0, 1.0, -1.0) + 0.5 * rng.normal(size=number)
@@ -32,7 +33,7 @@ def on_lattice(model: bm.MultitaskGP, data: bm.TaskData, *axes: torch.Tensor) ->
 
 
 def laplace(model: bm.MultitaskGP, data: bm.TaskData) -> bm.FunctionFit:
-    return model.fit(data, method="laplace", seed=0, progress=False)
+    return model.fit(data, method="laplace", seed=seeded(0), progress=False)
 
 
 def line(low: float, high: float, number: int) -> torch.Tensor:
@@ -87,7 +88,7 @@ def test_loadings_that_can_be_turned():
 
 def test_ranks_are_compared_and_a_rank_too_many_costs_little():
     """Two functions of three tasks that mirror each other: one suffices, and rank 2 is not far behind."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     x, task = rng.uniform(-2, 2, size=30), np.arange(30) % 3
     y = np.sin(2 * x) * np.array([1.0, -1.0, 0.7])[task] + 0.1 * rng.normal(size=30)
     data = bm.TaskData.from_arrays(x[:, None], y, task, intercept=False)

@@ -22,6 +22,7 @@ from bayesmtl.posteriors.functions.posterior import FunctionPosterior, known_fie
 from bayesmtl.samplers.search import search
 from bayesmtl.sharing.functions import over_functions
 from bayesmtl.sharing.over_functions import correlation
+from tests.seeds import seeded
 
 T, D, n = 3, 2, 14
 NAMES = ("a", "b", "c")
@@ -36,7 +37,7 @@ SHARINGS = {
 
 
 def problem(sharing, kernel=None, noise="task", num_rows=n) -> FunctionPosterior:
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     return FunctionPosterior(
         Kernels((bm.Matern() if kernel is None else kernel,)),
         over_functions(sharing, bm.HalfNormal()),
@@ -50,7 +51,7 @@ def problem(sharing, kernel=None, noise="task", num_rows=n) -> FunctionPosterior
 
 
 def points(problem, num_points=4) -> torch.Tensor:
-    return torch.from_numpy(np.random.default_rng(5).normal(0, 0.6, (num_points, problem.space.size)))
+    return torch.from_numpy(np.random.default_rng(seeded(5)).normal(0, 0.6, (num_points, problem.space.size)))
 
 
 def matern(x, z, lengthscale) -> float:
@@ -168,7 +169,7 @@ def test_density_with_several_kernels_equals_a_loop_over_functions(name):
 def test_blocks_of_tasks_equal_single_entries(name, shared_inputs, monkeypatch):
     """Value and gradient, rows in any order, inputs repeated within a task, one task without rows."""
     target = several(name, 40) if name in KERNELS else problem(SHARINGS[name], num_rows=40)
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     X, task = target.X, torch.where(target.task == 1, 0, target.task)
     inputs = which = None
     if shared_inputs:
@@ -194,18 +195,18 @@ def test_blocks_of_tasks_equal_single_entries(name, shared_inputs, monkeypatch):
 
 def test_modes_by_way_of_a_part_of_the_data_are_modes(monkeypatch):
     """Found from a part of the rows first or directly: the same one."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     x, task = rng.uniform(0, 3, 90), np.arange(90) % 3
     y = np.sin(2 * x) * np.array([1.0, -1.0, 0.5])[task] + 0.1 * rng.normal(size=90)
     data = bm.TaskData.from_arrays(x[:, None], y, np.array(NAMES)[task])
     target = bm.MultitaskGP(sharing=bm.LowRank(rank=1))._posterior(data)
     assert target.reduced(rng) is None
-    (direct, *_) = search(target, target, np.random.default_rng(1))
+    (direct, *_) = search(target, target, np.random.default_rng(seeded(1)))
     monkeypatch.setattr(inference, "_EXPENSIVE_FROM", 50)
     monkeypatch.setattr(inference, "_REDUCED_TO", 45)
     part = target.reduced(rng)
     assert part.space == target.space and np.bincount(part.task).tolist() == [15, 15, 15]
-    (found, *_) = search(target, target, np.random.default_rng(2))
+    (found, *_) = search(target, target, np.random.default_rng(seeded(2)))
     assert found.converged and abs(found.value - direct.value) < 1e-3
     monkeypatch.setattr(grids, "_LARGE_GRID", 50)
     monkeypatch.setattr(grids, "_SMALL_GRID", 45)
@@ -251,7 +252,7 @@ def test_kernels_equal_gpytorch(smoothness, nu):
     kernels = pytest.importorskip("gpytorch").kernels
     theirs = kernels.RBFKernel(ard_num_dims=D) if nu is None else kernels.MaternKernel(nu, ard_num_dims=D)
     ours, wrapped = bm.Matern(smoothness), bm.GPyTorchKernel(theirs)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     X, Z = (torch.from_numpy(rng.normal(size=(size, D))) for size in (7, 4))
     lengthscale = torch.from_numpy(rng.lognormal(size=(3, D)))
     found = ours.covariance({"lengthscale": lengthscale}, X, Z)
@@ -329,7 +330,7 @@ def test_loadings_represent_negative_relations():
 def test_one_task_equals_gpytorch_exact_gp():
     """The outside answer for T = 1: density and prediction of GPyTorch's own ExactGP."""
     gpytorch = pytest.importorskip("gpytorch")
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     X, y, new = rng.normal(size=(20, D)), rng.normal(size=20), rng.normal(size=(5, D))
     data = bm.TaskData.from_arrays(X, y, ["only"] * 20, intercept=False).with_target_standardization("none")
     scale, noise, mean_scale = 0.8, 0.3, 0.5
@@ -339,7 +340,7 @@ def test_one_task_equals_gpytorch_exact_gp():
         bm.Gaussian(noise),
         amplitude=bm.Fixed(scale),
     )
-    fit = model.fit(data, method="empirical_bayes", seed=0, progress=False)
+    fit = model.fit(data, method="empirical_bayes", seed=seeded(0), progress=False)
     prediction = fit.predict((new, ["only"] * 5), kind="latent", num_draws=20_000)
     inputs = torch.from_numpy(X / np.sqrt((X**2).mean(0)))
 
@@ -372,7 +373,7 @@ def test_one_task_equals_gpytorch_exact_gp():
 
 
 def test_conditional_equals_the_textbook():
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seeded(2))
     root = rng.normal(size=(9, 12))
     joint = root @ root.T
     K, cross, prior = joint[:6, :6] + 0.1 * np.eye(6), joint[:6, 6:], joint[6:, 6:]
@@ -422,7 +423,7 @@ def test_jitter_is_added_only_where_needed_and_reported():
 def test_order_of_rows_and_names_of_tasks_change_nothing():
     target = problem(bm.LowRank())
     at = points(target)
-    order = torch.from_numpy(np.random.default_rng(0).permutation(n))
+    order = torch.from_numpy(np.random.default_rng(seeded(0)).permutation(n))
     shuffled = FunctionPosterior(
         target.kernels,
         target.sharing,
@@ -447,7 +448,7 @@ def test_order_of_rows_and_names_of_tasks_change_nothing():
 def test_kronecker_equals_dense(name, noise, num_holes):
     """Value and gradient of the eigendecomposition of a grid, rows in any order, cells missing or not."""
     m = 8
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seeded(7))
     order = rng.permutation(m * T)[num_holes:]
     X = np.repeat(rng.normal(size=(m, D)), T, axis=0)[order]
     y, task = rng.normal(size=len(order)), np.tile(np.arange(T), m)[order]
@@ -467,13 +468,13 @@ def test_kronecker_equals_dense(name, noise, num_holes):
 
 
 def test_grids_are_recognised_when_nearly_complete():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     Y = rng.normal(size=(6, T))
     inputs = rng.normal(size=(6, 1))
     model = bm.MultitaskGP()
     whole = bm.TaskData.from_wide(inputs, Y, NAMES)
     assert isinstance(model._posterior(whole), GridFunctions)
-    options = {"method": "empirical_bayes", "seed": 0, "progress": False}
+    options = {"method": "empirical_bayes", "seed": seeded(0), "progress": False}
     fit = model.fit(whole, **options)
     assert "complete grid of 6 inputs x 3 tasks" in fit.reason
     Y[2, 1] = np.nan
@@ -492,12 +493,12 @@ def test_grids_are_recognised_when_nearly_complete():
     "name, num_holes", [*((name, 0) for name in SHARINGS), ("low rank", 3), ("hierarchical", 3)]
 )
 def test_predictions_from_a_grid_equal_dense_ones(name, num_holes):
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seeded(2))
     inputs, Y = rng.normal(size=(7, D)), rng.normal(size=(7, T))
     Y.flat[4 : 4 + num_holes] = np.nan
     data = bm.TaskData.from_wide(inputs, Y, NAMES)
     model = bm.MultitaskGP(sharing=SHARINGS[name], likelihood=bm.Gaussian(noise="task"))
-    fast = model.fit(data, method="empirical_bayes", seed=0, progress=False)
+    fast = model.fit(data, method="empirical_bayes", seed=seeded(0), progress=False)
     dense = replace(fast)
     dense.__dict__["problem"] = FunctionPosterior(**known_fields(fast.problem))
     assert isinstance(fast.problem, GridFunctions) and fast.problem.num_holes == num_holes
@@ -522,7 +523,7 @@ def test_fresh_loadings_continue_their_vector():
 
     False alarms: a two-sample Kolmogorov-Smirnov test at 1e-6.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     low = over_functions(bm.LowRank(rank=1), bm.HalfNormal())
     joint = low.parameters(3)[0].sample(rng, 20_000)
     known = low.parameters(2)[0].sample(rng, 20_000)

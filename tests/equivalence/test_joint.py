@@ -18,6 +18,7 @@ import torch
 from arviz_stats.base import array_stats
 
 import bayesmtl as bm
+from tests.seeds import seeded
 
 NUM_TASKS = 3
 NAMES = ("population", "residual_scale", "noise", "weights")
@@ -39,7 +40,7 @@ def joint_program(X: torch.Tensor, y: torch.Tensor, task: torch.Tensor) -> None:
 
 def design() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features with an intercept (20, 2), targets and tasks."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(np.arange(NUM_TASKS), [4, 8, 8])
     x = rng.normal(size=len(task))
     x = (x - x.mean()) / x.std()
@@ -70,9 +71,9 @@ def conditional(scale: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray
 def test_the_collapsed_density_is_the_joint_one_less_the_weights():
     X, y, task = design()
     data = bm.TaskData.from_arrays(X[:, 1:], y, task).with_target_standardization("none")
-    fit = bm.LinearModel().fit(data, method="empirical_bayes", seed=0, progress=False)
+    fit = bm.LinearModel().fit(data, method="empirical_bayes", seed=seeded(0), progress=False)
     rows = (torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(task))
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     gaps = []
     for _ in range(10):
         scale, noise = np.abs(rng.normal(size=2)) + 0.1, abs(rng.normal()) + 0.2
@@ -159,14 +160,14 @@ def apart(model: bm.LinearModel, seed: int) -> float:
 )  # errors of short chains are allowed for
 def test_collapsed_equals_joint():
     """22 moments within 5 Monte Carlo standard errors: a false alarm with a probability below 1e-4."""
-    assert apart(bm.LinearModel(), seed=0) < ERRORS
+    assert apart(bm.LinearModel(), seed=seeded(0)) < ERRORS
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_a_prior_that_is_wrong_by_a_third_is_noticed():
     wrong = bm.LinearModel(bm.Hierarchical(scale=bm.HalfNormal(4 / 3)))
-    assert apart(wrong, seed=0) > ERRORS
+    assert apart(wrong, seed=seeded(0)) > ERRORS
 
 
 if __name__ == "__main__":

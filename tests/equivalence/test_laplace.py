@@ -20,6 +20,7 @@ from bayesmtl.posteriors.linear.build import with_rows
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.samplers.importance import Proposal, smooth, systematic, weighted_sample
+from tests.seeds import seeded
 
 NOISE = 0.7
 SHARINGS = {
@@ -169,7 +170,7 @@ def next_order(likelihood: Rowwise, y: np.ndarray, x: np.ndarray, scale: float) 
 )
 def test_marginal_is_near_quadrature(likelihood, num_rows):
     """One task, one feature: the error is that of Laplace's method, of the order of 1 / n, and no other."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     x, scale = rng.normal(size=num_rows), 0.8
     y = likelihood.draw(0.9 * x, np.ones(1), rng)
     sharing = bm.Independent(scale=bm.Fixed(scale))
@@ -204,7 +205,7 @@ def test_values_do_not_depend_on_what_they_are_computed_with(monkeypatch):
 
 def test_equal_rows_merged_give_the_same_density():
     """Two distinct inputs: marginal and gradient with every row kept, and with equal ones merged."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seeded(5))
     task, X = np.repeat(np.arange(4), 12), np.column_stack([np.ones(48), np.tile([0.0, 1.0], 24)])
     problem = problem_of(bm.Hierarchical(), bm.Poisson(), rng.poisson(1.5, 48).astype(float), X, task)
     merged = replace(problem, rows=problem.rows.merged())
@@ -227,7 +228,7 @@ def test_separation_gives_finite_answers(method):
     model = bm.LinearModel(likelihood=bm.Bernoulli())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # chains are short
-        fit = model.fit(data, method=method, seed=0, num_draws=150, num_warmup=50, progress=False)
+        fit = model.fit(data, method=method, seed=seeded(0), num_draws=150, num_warmup=50, progress=False)
     table = fit.coefficients()
     assert np.isfinite(table.to_numpy()).all() and (table["sd"] < 5).all()
     chance = fit.predict(data, kind="latent")
@@ -253,7 +254,7 @@ class _Normal:
 def test_importance_sampling_finds_known_moments():
     """From a proposal twice too narrow and off by one sd. 4,000 points of weights that are nearly equal; 5
     standard errors on 5 numbers: fails by chance once in 300,000."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     double = torch.float64
     center, signed = (_Normal.mean + _Normal.sd).to(double), torch.tensor([True, False, False])
     proposal = Proposal(center, torch.diag(_Normal.sd / 2).to(double), signed, center)
@@ -270,7 +271,7 @@ def test_importance_sampling_finds_known_moments():
 
 
 def test_a_tail_that_is_too_heavy_is_noticed():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     values = rng.normal(size=3000)
     _, k = smooth(stats.norm.logpdf(values, scale=4.0) - stats.norm.logpdf(values))  # far too narrow
     assert k > 0.7

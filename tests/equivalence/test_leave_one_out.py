@@ -15,6 +15,7 @@ from bayesmtl.inference.exact import exact
 from bayesmtl.posteriors.linear.build import linear_posterior
 from bayesmtl.posteriors.linear.rows import StandardRows
 from bayesmtl.samplers.settings import Settings
+from tests.seeds import seeded
 
 KNOWN = bm.Fixed(0.7)
 PRIORS = {
@@ -53,7 +54,7 @@ def test_known_hyperparameters(name, weights):
     """To rounding: the refit's weights are normal, and their exact moments stand for them."""
     whole = data(weights=weights)
     model = bm.LinearModel(PRIORS[name], bm.Gaussian(noise=0.5))
-    run = {"method": "exact", "seed": 0, "num_chains": 1, "num_draws": 4, "progress": False}
+    run = {"method": "exact", "seed": seeded(0), "num_chains": 1, "num_draws": 4, "progress": False}
     fit = model.fit(whole, **run)
     found = fit.leave_one_out()
     assert isinstance(found, ELPDData) and found.kind == "loo" and found.scale == "log"
@@ -117,12 +118,12 @@ def test_unknown_hyperparameters_against_refits():
     Each side's standard error is about .01 nats (over seeds), so that a tenth is never reached by chance;
     a row of large leverage changes by more when it is not left out.
     """
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     task = np.repeat(list("abcdef"), 6)
     x = rng.normal(size=36)
     y = np.repeat(rng.normal(1.0, 0.6, 6), 6) * x + 0.5 * rng.normal(size=36)
     whole = bm.TaskData.from_arrays(x[:, None], y, task).with_target_standardization("none")
-    fit = bm.LinearModel().fit(whole, method="exact", seed=0, num_draws=1000, progress=False)
+    fit = bm.LinearModel().fit(whole, method="exact", seed=seeded(0), num_draws=1000, progress=False)
     table = fit.leave_one_out(num_draws=4000).to_frame()
     assert (table["pareto_k"] < 0.7).all()
     settings = Settings(0, 4, 1000, progress=False)
@@ -142,10 +143,10 @@ def log_density_of(fit: bm.LinearFit, x: float, task: str, y: float) -> float:
 
 
 def test_outcomes_are_smoothed():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     x, task = rng.normal(size=60), np.repeat(list("abc"), 20)
     outcomes = bm.TaskData.from_arrays(x[:, None], (x + rng.logistic(size=60) > 0).astype(float), task)
-    fit = bm.LinearModel(likelihood=bm.Bernoulli()).fit(outcomes, seed=0, progress=False)
+    fit = bm.LinearModel(likelihood=bm.Bernoulli()).fit(outcomes, seed=seeded(0), progress=False)
     found = fit.leave_one_out()
     assert found.elpd < 0 and found.p > 0 and np.isfinite(found.se)
     table = found.to_frame()
@@ -158,23 +159,23 @@ def test_outcomes_are_smoothed():
 
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_clusters():
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     task = np.repeat([f"t{i}" for i in range(8)], 6)
     x = rng.normal(size=48)
     y = np.where(np.repeat(np.arange(8), 6) < 4, 2.0, -2.0) * x + 0.3 * rng.normal(size=48)
     whole = bm.TaskData.from_arrays(x[:, None], y, task)
     fit = bm.LinearModel(bm.DirichletProcess()).fit(
-        whole, seed=0, num_chains=2, num_draws=100, num_warmup=100, progress=False
+        whole, seed=seeded(0), num_chains=2, num_draws=100, num_warmup=100, progress=False
     )
     table = fit.leave_one_out().to_frame()
     assert np.corrcoef(table["mean"], table["target"])[0, 1] > 0.95
-    pooled = bm.LinearModel(bm.Pooled()).fit(whole, seed=0, progress=False)
+    pooled = bm.LinearModel(bm.Pooled()).fit(whole, seed=seeded(0), progress=False)
     assert fit.leave_one_out().elpd > pooled.leave_one_out().elpd + 20
 
 
 def test_units_shift_densities():
     whole = data()
-    run = {"method": "empirical_bayes", "seed": 0, "progress": False}
+    run = {"method": "empirical_bayes", "seed": seeded(0), "progress": False}
     scaled = replace(whole, y=10 * whole.y, offset=10 * whole.offset).with_target_standardization("pooled")
     fits = [bm.LinearModel().fit(d, **run) for d in (whole.with_target_standardization("pooled"), scaled)]
     first, second = (fit.leave_one_out().elpd_i.to_numpy() for fit in fits)
@@ -185,7 +186,7 @@ def test_sums_have_no_rows(tmp_path):
     whole = pd.DataFrame({"g": list("aabb"), "x": [0.0, 1.0, 2.0, 3.0], "y": [0.0, 1.1, 2.0, 2.9]})
     whole.to_parquet(tmp_path / "rows.parquet")
     sums = bm.TaskData.from_parquet(tmp_path / "rows.parquet", task="g", target="y", features=["x"])
-    fit = bm.LinearModel().fit(sums, method="empirical_bayes", seed=0, progress=False)
+    fit = bm.LinearModel().fit(sums, method="empirical_bayes", seed=seeded(0), progress=False)
     with pytest.raises(DataError, match="leave_one_out"):
         fit.leave_one_out()
     with pytest.raises(SpecificationError, match="num_draws"):

@@ -16,6 +16,7 @@ from bayesmtl.algebra.structure import Structure
 from tests.equivalence import dense
 from tests.equivalence.inputs import ROWS, compress, make_noise, make_structure
 from tests.equivalence.test_draws import assert_draws_follow
+from tests.seeds import seeded
 
 NOISE = 0.7
 
@@ -81,7 +82,7 @@ def test_no_residual_is_pooled():
 def test_a_hierarchical_fit_without_residual_is_a_pooled_fit():
     data = task_data([4, 1, 7, 12])
     hierarchical = fitted(bm.Hierarchical(scale=bm.Fixed(0.0)), data)
-    pooled = fitted(bm.Pooled(), data, seed=2)
+    pooled = fitted(bm.Pooled(), data, seed=seeded(2))
     structure, noise = structure_of(pooled)
     mean, covariance = dense.posterior_of_weights(structure, noise, 0, dense_rows(pooled, data))
     for fit in (hierarchical, pooled):
@@ -105,7 +106,7 @@ def test_no_shared_variance_is_independent():
 def test_a_hierarchical_fit_without_population_is_independent():
     data = task_data([4, 1, 7, 12])
     hierarchical = fitted(bm.Hierarchical("isotropic", scale=bm.Fixed(0.9), mean_scale=bm.Fixed(1e-8)), data)
-    independent = fitted(bm.Independent(scale=bm.Fixed(0.9)), data, seed=2)
+    independent = fitted(bm.Independent(scale=bm.Fixed(0.9)), data, seed=seeded(2))
     structure, noise = structure_of(independent)
     mean, covariance = dense.posterior_of_weights(structure, noise, 0, dense_rows(independent, data))
     for fit in (hierarchical, independent):
@@ -129,7 +130,7 @@ def test_one_task_is_one_bayesian_regression(name):
 
 def test_low_rank_given_its_directions_is_hierarchical_with_a_full_covariance():
     # rows of A Z + E with a_t ~ N(0, I) are N(0, Z'Z + diag(scale^2)): exact, so up to rounding
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     tasks, noise = compress(ROWS["mixed sizes"]), make_noise("task", batch=3)
     sharing = bm.LowRank(rank=2)
     space = {p.name: p.sample(rng, 3) for p in sharing.parameters(num_tasks=4, num_features=3)}
@@ -154,7 +155,7 @@ def test_low_rank_given_its_directions_is_hierarchical_with_a_full_covariance():
 
 
 def test_low_rank_without_directions_is_hierarchical_diagonal():
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(seeded(4))
     tasks, noise = compress(ROWS["mixed sizes"]), make_noise("task", batch=3)
     sharing = bm.LowRank(rank=2)
     values = {p.name: p.sample(rng, 3) for p in sharing.parameters(num_tasks=4, num_features=3)}
@@ -191,7 +192,7 @@ def test_relabelling_tasks_relabels_the_posterior():
     renamed = bm.TaskData.from_frame(frame, task="task", target="y", features=["x0", "x1"])
     renamed = renamed.with_target_standardization("none")
     sharing = bm.Hierarchical(scale=bm.Fixed(0.6))
-    fit, other = fitted(sharing, data), fitted(sharing, renamed, seed=2)
+    fit, other = fitted(sharing, data), fitted(sharing, renamed, seed=seeded(2))
     structure, noise = structure_of(fit)
     mean, covariance = dense.posterior_of_weights(structure, noise, 0, dense_rows(fit, data))
     moved = other.posterior["weights"].sel(task=[names[name] for name in data.task_names])

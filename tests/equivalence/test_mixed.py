@@ -13,6 +13,7 @@ from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.posteriors.linear.outcomes import OutcomePosterior
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import Density
+from tests.seeds import seeded
 
 NAMES = ("a", "b", "c", "d")
 
@@ -20,12 +21,12 @@ NAMES = ("a", "b", "c", "d")
 def data_of(y: dict[str, np.ndarray]) -> bm.TaskData:
     """Every task has the same inputs, so that features have the same scale in any of them."""
     m = len(y["a"])
-    X = np.tile(np.random.default_rng(0).normal(size=(m, 2)), (len(y), 1))
+    X = np.tile(np.random.default_rng(seeded(0)).normal(size=(m, 2)), (len(y), 1))
     return bm.TaskData.from_arrays(X, np.concatenate(list(y.values())), np.repeat(list(y), m))
 
 
 def targets(m: int = 8) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     return {
         "a": 50 + 10 * rng.normal(size=m),
         "b": np.floor(2 * rng.random(m)),
@@ -61,12 +62,12 @@ KINDS_OF_TARGETS = {"a": bm.Gaussian(), "b": bm.Bernoulli(), "c": bm.NegativeBin
 def test_one_likelihood_for_all_is_that_likelihood(likelihood):
     """The same density and gradient of the hyperparameters; exactly so where it is Gaussian."""
     kind = "a" if likelihood.scales_target else "b" if isinstance(likelihood, bm.Bernoulli) else "c"
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seeded(2))
     data = data_of({name: rng.permutation(targets()[kind]) + 0.0 for name in NAMES})
     alone = problem_of(bm.LinearModel(bm.Hierarchical("full"), likelihood), data)
     mixed = problem_of(bm.LinearModel(bm.Hierarchical("full"), dict.fromkeys(NAMES, likelihood)), data)
     assert [p.name for p in mixed.space.parameters] == [p.name for p in alone.space.parameters]
-    points = alone.space.initial(np.random.default_rng(3), 4)
+    points = alone.space.initial(np.random.default_rng(seeded(3)), 4)
     expected, found = (density_of(p).value_and_gradient(points) for p in (alone, mixed))
     assert isinstance(mixed, OutcomePosterior)
     torch.testing.assert_close(found[0], expected[0], rtol=1e-9, atol=1e-9)
@@ -77,7 +78,7 @@ def test_one_likelihood_for_all_is_that_likelihood(likelihood):
 def test_one_likelihood_for_all_gives_the_same_draws(method):
     """Bit for bit but for rounding: the parts draw the same random numbers in the same order."""
     data = data_of({name: np.roll(targets()["b"], k) for k, name in enumerate(NAMES)})
-    settings = {"seed": 0, "num_chains": 2, "num_draws": 10, "num_warmup": 20, "progress": False}
+    settings = {"seed": seeded(0), "num_chains": 2, "num_draws": 10, "num_warmup": 20, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # short runs
         fits = [
@@ -97,14 +98,14 @@ def test_tasks_that_share_nothing_are_models_of_their_own():
     parts = KINDS_OF_TARGETS
     sharing, y = bm.Independent(scale=bm.Fixed(0.8)), targets()
     together = problem_of(bm.LinearModel(sharing, parts), data_of(y))
-    points = together.space.initial(np.random.default_rng(3), 4)
+    points = together.space.initial(np.random.default_rng(seeded(3)), 4)
     value, gradient = together.density().value_and_gradient(points)
     total, slopes = torch.zeros_like(value), torch.zeros_like(gradient)
     names = [p.name for p in together.space.parameters if p.size]
     assert names == ["noise", "dispersion", "scale", "degrees"]
     for task, likelihood in parts.items():
         m = len(y[task])
-        X = np.random.default_rng(0).normal(size=(m, 2))
+        X = np.random.default_rng(seeded(0)).normal(size=(m, 2))
         own = problem_of(
             bm.LinearModel(sharing, likelihood), bm.TaskData.from_arrays(X, y[task], np.repeat(task, m))
         )
@@ -122,7 +123,7 @@ def test_a_density_that_rounding_has_eaten_is_none():
     """A search that tries a noise of e^-60 is sent back; at e^-6 there are ten digits left."""
     problem = problem_of(bm.LinearModel(bm.Hierarchical(), KINDS_OF_TARGETS), data_of(targets()))
     assert [p.name for p in problem.space.parameters][-4:] == ["noise", "dispersion", "scale", "degrees"]
-    points = problem.space.initial(np.random.default_rng(3), 2)
+    points = problem.space.initial(np.random.default_rng(seeded(3)), 2)
     points[:, -4] = torch.tensor([-6.0, -60.0], dtype=torch.float64)
     value, gradient = problem.density().value_and_gradient(points)
     assert bool(torch.isfinite(value[0])) and value[1] == -torch.inf
@@ -132,7 +133,7 @@ def test_a_density_that_rounding_has_eaten_is_none():
 @pytest.fixture(scope="module")
 def clinic() -> bm.TaskData:
     """A score, falls and visits of the same 40 people: what differs between outcomes is their units."""
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(seeded(4))
     X = rng.normal(size=(40, 1))
     f = {name: 0.2 + (1.0 + 0.2 * rng.normal()) * X[:, 0] for name in ("score", "falls", "visits")}
     y = np.concatenate(
@@ -163,7 +164,7 @@ def test_engines_agree(clinic, method, number):
     A hundred effective draws have means to .1 sd, so Monte Carlo error is a fifth of the tolerance.
     """
     model = bm.LinearModel(bm.Pooled(), KINDS)
-    settings = {"seed": 0, "progress": False}
+    settings = {"seed": seeded(0), "progress": False}
     reference = model.fit(clinic, method="laplace", num_draws=200, **settings)
     assert reference.check().ok
     with warnings.catch_warnings():

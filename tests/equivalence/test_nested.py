@@ -16,11 +16,12 @@ from bayesmtl.posteriors.functions import grid as grids
 from bayesmtl.posteriors.functions.posterior import FunctionPosterior
 from bayesmtl.samplers.modes import find_modes, highest
 from bayesmtl.samplers.nested import climb_nested, search_nested
+from tests.seeds import seeded
 
 
 def grid(m: int, T: int) -> bm.TaskData:
     """Shifted and mirrored sines of two inputs, with noise."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     X = rng.uniform(-2, 2, size=(m, 2))
     Y = np.outer(np.sin(2 * X[:, 0]) + X[:, 1], rng.normal(size=T)) + 0.3 * rng.normal(size=(m, T))
     return bm.TaskData.from_wide(X, Y + rng.normal(size=T), [f"task {t}" for t in range(T)])
@@ -36,7 +37,7 @@ def test_held_density_and_gradient_are_those_of_the_whole(sharing, noise):
     whole = problem(sharing, noise=noise)
     H = whole.num_held
     assert H == 2
-    point = whole.space.initial(np.random.default_rng(1), 1)
+    point = whole.space.initial(np.random.default_rng(seeded(1)), 1)
     value, gradient = whole.value_and_gradient(point)
     held = whole.held(point[0, :H])
     ours, slopes = held.value_and_gradient(point[:, H:])
@@ -48,7 +49,7 @@ def test_held_density_and_gradient_are_those_of_the_whole(sharing, noise):
 @pytest.mark.parametrize("sharing", [bm.Hierarchical(), bm.LowRank(2)], ids=repr)
 def test_the_gradient_in_all_coordinates_needs_no_second_decomposition(sharing):
     whole = problem(sharing, noise="task")
-    point = whole.space.initial(np.random.default_rng(1), 1)
+    point = whole.space.initial(np.random.default_rng(seeded(1)), 1)
     value, gradient = whole.value_and_gradient(point)
     held = whole.held(point[0, :2])
     for _ in range(2):  # the kernel's graph is still there
@@ -65,7 +66,7 @@ def symmetric(rng: np.random.Generator, *shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("of", ["functions and noise", "levels"])
 def test_expected_information_is_that_of_all_cells(of):
     """tr(K^-1 dK/di K^-1 dK/dj) / 2, with K of all cells written out."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     m, T, R = 6, 3, 4
     root, loadings = rng.normal(size=(m, m)), rng.normal(size=(T, T))
     kernel, shape = torch.from_numpy(root @ root.T), torch.from_numpy(loadings @ loadings.T)
@@ -95,7 +96,7 @@ def test_information_is_about_the_coordinates_and_counts_weighted_rows():
     """Where all functions are zero the logarithm of the noise scale has 2 for every row."""
     known = bm.LowRank(1, scale=bm.Fixed(0.0), strength=1.0)
     whole = problem(known, m=12)
-    point = whole.space.initial(np.random.default_rng(1), 1)[0]
+    point = whole.space.initial(np.random.default_rng(seeded(1)), 1)[0]
     point[2:-1] = 0.0
     weighted = replace(whole, weight=3.0)
     information = weighted.held(point[:2]).information(point[2:])
@@ -105,7 +106,7 @@ def test_information_is_about_the_coordinates_and_counts_weighted_rows():
 def test_the_mode_is_the_same():
     """That of L-BFGS over all coordinates together, to what slopes of .005 leave open."""
     whole = problem(bm.Hierarchical())
-    starts = whole.space.initial(np.random.default_rng(0), 2)
+    starts = whole.space.initial(np.random.default_rng(seeded(0)), 2)
     together = highest(find_modes(whole, starts))
     nested = climb_nested(whole, starts[0], 0.1 * torch.eye(2, dtype=torch.float64)).mode
     assert together.converged and nested.converged
@@ -115,8 +116,10 @@ def test_the_mode_is_the_same():
 
 def test_loadings_that_turn_freely_are_found_from_afar():
     whole = problem(bm.LowRank(2))
-    together = highest(find_modes(whole, whole.space.initial(np.random.default_rng(0), 2)))
-    start = together.point + torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, len(together.point)))
+    together = highest(find_modes(whole, whole.space.initial(np.random.default_rng(seeded(0)), 2)))
+    start = together.point + torch.from_numpy(
+        np.random.default_rng(seeded(0)).uniform(-1, 1, len(together.point))
+    )
     assert float(whole.value(start[None])) < together.value - 50
     nested = climb_nested(whole, start, 0.1 * torch.eye(2, dtype=torch.float64)).mode
     assert nested.converged and nested.value > together.value - 1e-4
@@ -125,7 +128,7 @@ def test_loadings_that_turn_freely_are_found_from_afar():
 def test_the_curvature_that_the_search_learns_is_that_of_the_best_density():
     """Within a factor of two on both axes: it is a first guess for further data."""
     whole = problem(bm.Hierarchical())
-    start = whole.space.initial(np.random.default_rng(0), 1)[0]
+    start = whole.space.initial(np.random.default_rng(seeded(0)), 1)[0]
     found = climb_nested(whole, start, 0.1 * torch.eye(2, dtype=torch.float64))
     steps = 1e-4 * torch.eye(whole.space.size, dtype=torch.float64)
     hessian = torch.stack(
@@ -143,7 +146,7 @@ def test_a_part_of_the_inputs_leads_to_the_same_mode(monkeypatch):
     monkeypatch.setattr(grids, "_LARGE_GRID", 30)
     monkeypatch.setattr(grids, "_SMALL_GRID", 20)
     whole = problem(bm.Hierarchical(), m=40)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     reduced = whole.reduced(rng)
     assert reduced is not None and reduced.num_held == 2
     starts = whole.space.initial(rng, 2)
@@ -163,7 +166,7 @@ def test_nothing_is_held_where_cells_are_missing_or_the_kernel_is_known():
 
 def test_a_kernel_that_is_not_finite_has_no_density():
     whole = problem(bm.Hierarchical())
-    point = whole.space.initial(np.random.default_rng(1), 1)
+    point = whole.space.initial(np.random.default_rng(seeded(1)), 1)
     value, slopes = whole.held(torch.tensor([-2000.0, 0.0], dtype=torch.float64)).value_and_gradient(
         point[:, 2:]
     )

@@ -40,6 +40,7 @@ from bayesmtl.posteriors.linear.rows import StandardRows
 from benchmarks.common import prepare
 from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions
+from tests.seeds import seeded
 
 PRIORS = {
     "Dirichlet process": bm.DirichletProcess(),
@@ -50,13 +51,13 @@ PRIORS = {
 
 def gaussian(sharing: bm.sharing.Sharing, *, num_tasks: int = 5, num_clusters: int = 2) -> Ascent:
     """Tasks in clusters that are not obvious."""
-    data, *_ = clustered_data(num_clusters, 0.3, 4, num_tasks=num_tasks, rows=4)
+    data, *_ = clustered_data(num_clusters, 0.3, seeded(4), num_tasks=num_tasks, rows=4)
     return Ascent.of(prepare(bm.LinearModel(sharing), data))
 
 
 def binary(sharing: bm.sharing.Sharing, *, num_tasks: int = 4, rows: int = 5, **further: object) -> Ascent:
     """The same with yes/no outcomes."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     task = np.repeat(np.arange(num_tasks), rows)
     X = np.stack([np.ones(len(task)), rng.normal(size=len(task))], axis=1)
     p = 1 / (1 + np.exp(-np.where(task % 2, 1.5, -1.5) * X[:, 1]))
@@ -118,7 +119,7 @@ def test_sticks_are_the_prior_of_partitions(prior):
 
 
 def test_expected_log_weights_are_those_of_beta_variables():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     number = torch.tensor([[3.0, 0.5, 2.0]], dtype=torch.float64)
     for first, second in (([1.0, 1.0, 1.0], [0.6, 0.6, 0.6]), ([2.0, 2.0], [4.0, 2.0])):
         found = expected_log_weights(number, torch.tensor([first]).double(), torch.tensor([second]).double())
@@ -153,12 +154,12 @@ def test_bound_equals_its_monte_carlo_twin(prior):
     for k in range(K):
         own = slice(k * D, (k + 1) * D)
         torch.testing.assert_close(covariance[own, own], V[0, k])
-    torch.manual_seed(0)
+    torch.manual_seed(seeded(0))
     q_Z = torch.distributions.MultivariateNormal(mean, covariance)
     p_Z = torch.distributions.MultivariateNormal(torch.zeros(K * D).double(), prior_covariance)
     Z = q_Z.sample((S,))
     z = Z.reshape(S, K, D)
-    c = drawn_clusters(shares.share, S, np.random.default_rng(0))
+    c = drawn_clusters(shares.share, S, np.random.default_rng(seeded(0)))
     first, second = point.sticks
     own, after = shares.share.sum(0), shares.share.sum(0).flip(0).cumsum(0).flip(0) - shares.share.sum(0)
     n = first.shape[1]
@@ -196,7 +197,7 @@ def test_updates_are_the_best_there_are():
     """No other q(c_t) of one task, and no other bound of the rows, is better while all else stays."""
     ascent = binary(bm.DirichletProcess())
     run = ascend(ascent, somewhere(ascent, 4), 40, "finely")
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     top = ascent.elbo(run.shares)
     for _ in range(20):
         other = torch.from_numpy(rng.dirichlet(np.ones(4), 4))
@@ -243,7 +244,7 @@ def test_moments_of_the_weights_are_those_of_draws():
     mean, second = weight_moments(point.structure, point.terms, *cluster_moments(blocks, point.scales), hard)
     structure = replace(point.structure, membership=cluster[None]).repeat(4000)
     noise = ascent.problem.noise(point.values, 1).expand(4000, -1)
-    drawn = draw_clustered(ascent.problem.tasks, structure, noise, np.random.default_rng(0)).weights
+    drawn = draw_clustered(ascent.problem.tasks, structure, noise, np.random.default_rng(seeded(0))).weights
     square = drawn[..., :, None] * drawn[..., None, :]
     for found, values in ((mean, drawn), (second, square)):
         error = values.std(0) / math.sqrt(4000)
@@ -252,10 +253,10 @@ def test_moments_of_the_weights_are_those_of_draws():
 
 def test_rows_are_bounded_from_below_and_touched():
     """The quadratic in f never exceeds the log likelihood, and meets it at f = xi, offsets or none."""
-    offset = np.random.default_rng(5).normal(size=20)
+    offset = np.random.default_rng(seeded(5)).normal(size=20)
     ascent = binary(bm.DirichletProcess(), offset=offset)
     rows, likelihood = ascent.problem.rows, ascent.problem.rowwise
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seeded(0))
     for _ in range(20):
         f = 2 * torch.randn(rows.size, generator=generator, dtype=torch.float64)
         xi = 3 * torch.rand(rows.size, generator=generator, dtype=torch.float64)
@@ -272,9 +273,9 @@ def test_rows_are_bounded_from_below_and_touched():
 def test_clusters_are_added_while_the_last_is_needed(monkeypatch):
     module = importlib.import_module("bayesmtl.inference.partitions.variational")
     monkeypatch.setattr(module, "MOST_AT_FIRST", 2)
-    data, truth, _ = clustered_data(4, 0.0, 2, num_tasks=16)
+    data, truth, _ = clustered_data(4, 0.0, seeded(2), num_tasks=16)
     ascent = Ascent.of(prepare(bm.LinearModel(bm.DirichletProcess()), data))
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     share = starting_shares(ascent, rng)[-1]
     assert share.shape == (16, 2)
     run = ascend(ascent, ascent.first(ascent.problem.space.initial(rng, 1)[0], share), 30)
@@ -302,13 +303,13 @@ def test_plain_clusters_are_those_of_enumeration():
 
     Where clusters overlap mean field is far off: `benchmarks.partition_variational`.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(np.arange(5), 20)
     y = np.where(np.isin(task, (1, 3)), 4.0, -4.0) + 0.5 * rng.normal(size=100)
     data = bm.TaskData.from_arrays(np.zeros((100, 0)), y, task)
     known = {"scale": bm.Fixed(0.1), "spread": bm.Fixed(1.0)}
     model = bm.LinearModel(bm.DirichletProcess(bm.Fixed(0.01), **known), bm.Gaussian(noise=0.5))
-    fit = model.fit(data, method="mean_field", seed=0, num_draws=50, progress=False)
+    fit = model.fit(data, method="mean_field", seed=seeded(0), num_draws=50, progress=False)
     partitions = all_partitions(5)
     exact = fit.problem.given(partitions).value(torch.zeros(len(partitions), 0).double()).softmax(0)
     together = (partitions[:, :, None] == partitions[:, None]).double()
@@ -320,13 +321,13 @@ def test_plain_clusters_are_those_of_enumeration():
 
 def test_partitions_about_as_probable_share_the_draws():
     """One cluster or two, by enumeration .39 to .61: means exactly as far apart as said."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task, noise = np.repeat(np.arange(6), 20), rng.normal(size=120)
     noise -= np.array([noise[task == t].mean() for t in range(6)])[task]
     data = bm.TaskData.from_arrays(np.zeros((120, 0)), np.where(task % 2, 0.18, -0.18) + 0.5 * noise, task)
     known = {"scale": bm.Fixed(0.05), "spread": bm.Fixed(1.0)}
     model = bm.LinearModel(bm.DirichletProcess(bm.Fixed(0.2), **known), bm.Gaussian(noise=0.5))
-    fit = model.fit(data, method="mean_field", seed=0, num_draws=250, progress=False)
+    fit = model.fit(data, method="mean_field", seed=seeded(0), num_draws=250, progress=False)
     partitions = all_partitions(6)
     exact = fit.problem.given(partitions).value(torch.zeros(len(partitions), 0).double()).softmax(0)
     expected = float(exact[partitions[:, 0] == partitions[:, 1]].sum())
@@ -354,7 +355,7 @@ def test_what_check_says_of_a_bound():
 
 def test_new_tasks_join_the_clusters_of_a_fit():
     """`condition` learns a new task from the clusters of the others, which stay as they are."""
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seeded(2))
     task = np.repeat(np.arange(5), 40)
     x = rng.normal(size=200)
     f = np.where(task % 2, 3.0, -3.0) * x
@@ -363,7 +364,7 @@ def test_new_tasks_join_the_clusters_of_a_fit():
     columns = {"task": "task", "target": "y", "features": ["x"]}
     data = bm.TaskData.from_frame(frame[task < 4], **columns)
     model = bm.LinearModel(bm.Clusters(2, within="none"), bm.Bernoulli())
-    fit = model.fit(data, method="svi", seed=0, num_draws=50, progress=False)
+    fit = model.fit(data, method="svi", seed=seeded(0), num_draws=50, progress=False)
     assert fit.method == "svi" and fit.partition().point.nunique() == 2
     known = fit.condition(frame[task == 4][:12])
     together = known.partition().co_clustering.sel(task="task_4")

@@ -11,6 +11,7 @@ import bayesmtl as bm
 from bayesmtl.errors import DataError, SpecificationError
 from bayesmtl.likelihoods import Given
 from bayesmtl.parameters import Parameter
+from tests.seeds import seeded
 
 pyro = pytest.importorskip("pyro")
 NAMES = list("abc")
@@ -45,7 +46,7 @@ LIKELIHOODS = {
 
 
 def frame() -> pd.DataFrame:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     rows = pd.DataFrame({"g": np.repeat(NAMES, 5), "x": rng.normal(size=15), "times": rng.integers(1, 3, 15)})
     rows["y"] = 2 + rows["x"] + rng.normal(size=15)
     rows["b"] = (rows["y"] > 2).astype(int)
@@ -98,7 +99,7 @@ def test_joint_density(sharing, likelihood, weights):
     model = bm.LinearModel(SHARING[sharing], of_rows)
     program, problem = model.to_pyro(rows), model._posterior(rows)
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seeded(0))
         traces = [pyro.poutine.trace(program).get_trace() for _ in range(10)]
     for trace in traces:
         trace.compute_log_prob()
@@ -160,7 +161,7 @@ def test_weights_integrate_out_to_the_collapsed_density(sharing, likelihood):
     model = bm.LinearModel(SHARING[sharing], of_rows)
     program, problem = model.to_pyro(rows), model._posterior(rows)
     with torch.random.fork_rng():
-        torch.manual_seed(1)
+        torch.manual_seed(seeded(1))
         for _ in range(3):
             check_integral(program, problem)
 
@@ -223,7 +224,7 @@ def test_functions_have_the_collapsed_density(sharing, noise):
     model = bm.MultitaskGP(sharing=FUNCTIONS[sharing], likelihood=bm.Gaussian(noise=noise))
     program, posterior = model.to_pyro(curves("y")), model._posterior(curves("y"))
     with torch.random.fork_rng():
-        torch.manual_seed(2)
+        torch.manual_seed(seeded(2))
         for _ in range(10):
             trace = pyro.poutine.trace(program).get_trace()
             trace.compute_log_prob()
@@ -251,7 +252,7 @@ def test_functions_of_outcomes_and_back():
     model = bm.MultitaskGP(likelihood=bm.Poisson())
     program = model.to_pyro(curves("c"))
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seeded(0))
         draws = pyro.infer.Predictive(program, num_samples=6)()
     assert draws["f"].shape[-1] == 15
     fit = program.to_fit({name: value for name, value in draws.items() if name != "y"})
@@ -259,7 +260,7 @@ def test_functions_of_outcomes_and_back():
     assert np.isfinite(fit.predict(frame().head(3), num_draws=10).mean).all()
     gaussian = bm.MultitaskGP().to_pyro(curves("y"))
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seeded(0))
         draws = pyro.infer.Predictive(gaussian, num_samples=6)()
     fit = gaussian.to_fit({name: value for name, value in draws.items() if name != "y"})
     assert np.isfinite(fit.predict(frame().head(3), num_draws=10).mean).all()
@@ -281,7 +282,7 @@ def test_pyros_sampler_agrees_with_the_exact_engine():
     sampler = pyro.infer.MCMC(kernel, num_samples=400, warmup_steps=200, disable_progbar=True)
     sampler.run()
     ours = program.to_fit(sampler.get_samples(group_by_chain=True))
-    exact = bm.LinearModel().fit(rows, seed=0, progress=False)
+    exact = bm.LinearModel().fit(rows, seed=seeded(0), progress=False)
     for name in ("weights", "population"):
         mine, theirs = ours.posterior[name], exact.posterior[name]
         gap = np.abs(mine.mean(("chain", "draw")) - theirs.mean(("chain", "draw")))

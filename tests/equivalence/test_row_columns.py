@@ -14,8 +14,9 @@ from bayesmtl.algebra.statistics import TaskStatistics
 from bayesmtl.errors import ConvergenceWarning, DataError
 from bayesmtl.likelihoods import Outcomes
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
+from tests.seeds import seeded
 
-RUN = {"seed": 0, "num_chains": 2, "num_draws": 20, "num_warmup": 20, "progress": False}
+RUN = {"seed": seeded(0), "num_chains": 2, "num_draws": 20, "num_warmup": 20, "progress": False}
 
 
 def data_of(draw, seed: int = 0, **further) -> bm.TaskData:
@@ -49,13 +50,13 @@ def test_a_weight_is_a_number_of_repetitions(name):
     """Of the density with its gradient, and of the standardisation."""
     likelihood, draw = OUTCOMES[name]
     data = data_of(draw)
-    times = np.random.default_rng(1).integers(1, 4, data.num_rows)
+    times = np.random.default_rng(seeded(1)).integers(1, 4, data.num_rows)
     weighted = replace(data, weights=times)
     model = bm.LinearModel(likelihood=likelihood)
     for kind in ("pooled", "task") if likelihood.compresses else ("none",):
         pair = [d.with_target_standardization(kind) for d in (weighted, repeated(data, times))]
         (problem, first), (_, second) = (density(model, d) for d in pair)
-        points = problem.space.initial(np.random.default_rng(2), 3)
+        points = problem.space.initial(np.random.default_rng(seeded(2)), 3)
         for one, other in zip(
             first.value_and_gradient(points), second.value_and_gradient(points), strict=True
         ):
@@ -63,7 +64,7 @@ def test_a_weight_is_a_number_of_repetitions(name):
 
 
 def test_weights_in_the_statistics():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     X, y, task = rng.normal(size=(9, 2)), rng.normal(size=9), np.array([2, 0, 1, 0, 2, 2, 0, 1, 1])
     y[3] = np.nan
     weights = rng.uniform(0.5, 2.0, 9)
@@ -81,7 +82,7 @@ def test_a_gaussian_offset_is_taken_off_the_target():
     """The fit is that of y - offset, and predictions have the offset of their rows."""
     likelihood, draw = OUTCOMES["Gaussian"]
     plain = data_of(draw)
-    offset = np.random.default_rng(3).normal(0.0, 20.0, plain.num_rows)
+    offset = np.random.default_rng(seeded(3)).normal(0.0, 20.0, plain.num_rows)
     shifted = replace(plain, y=plain.y + offset, offset=offset, row_columns={"offset": "known"})
     model = bm.LinearModel(likelihood=likelihood)
     with warnings.catch_warnings():
@@ -120,12 +121,12 @@ def test_a_constant_offset_shifts_the_level(name):
     """With known weights: the density at g under an offset is that at offset + g without."""
     likelihood, draw = OUTCOMES[name]
     data = data_of(draw).with_target_standardization("none")
-    offset = np.random.default_rng(4).normal(size=data.num_rows)
+    offset = np.random.default_rng(seeded(4)).normal(size=data.num_rows)
     rows, bare = (
         density(bm.LinearModel(likelihood=likelihood), d)[0].rows
         for d in (replace(data, offset=offset), data)
     )
-    g = torch.from_numpy(np.random.default_rng(5).normal(size=(2, rows.size))) * rows.real
+    g = torch.from_numpy(np.random.default_rng(seeded(5)).normal(size=(2, rows.size))) * rows.real
     found = Outcomes(likelihood, rows).derivatives(g)
     expected = Outcomes(likelihood, bare).derivatives(g + rows.offset)
     for one, other in zip(found, expected, strict=True):
@@ -137,7 +138,7 @@ def test_augmented_rows_with_weights_and_offsets(likelihood):
     """The mean over auxiliary variables of exp(kappa g - omega g^2 / 2), tilted from g0 to g, is the ratio of
     the rows' densities there. 60,000 draws, 5 standard errors, 17 rows: fails by chance once in 100,000."""
     data = data_of(OUTCOMES[type(likelihood).__name__][1])
-    rng = np.random.default_rng(6)
+    rng = np.random.default_rng(seeded(6))
     size = data.num_rows
     data = replace(data, weights=rng.uniform(0.3, 2.5, size), offset=rng.normal(size=size))
     rows = density(bm.LinearModel(likelihood=likelihood), data)[0].rows
@@ -189,7 +190,7 @@ def test_trials_are_known_once_and_are_not_exceeded():
 @pytest.mark.parametrize("likelihood", [bm.Binomial(), bm.Gaussian()], ids=repr)
 def test_files_keep_them(likelihood, tmp_path):
     data = data_of(OUTCOMES[type(likelihood).__name__][1])
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seeded(7))
     further = {"offset": rng.normal(size=17), "weights": rng.uniform(1, 2, 17), "trials": np.full(17, 5.0)}
     data = replace(data, **further, row_columns={role: role for role in further})
     fit = bm.LinearModel(likelihood=likelihood).fit(data, method="laplace", **RUN)

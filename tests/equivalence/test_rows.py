@@ -14,6 +14,7 @@ from bayesmtl.likelihoods import Binomial, Outcomes
 from bayesmtl.likelihoods.base import Given
 from tests.equivalence import dense
 from tests.equivalence.inputs import ROWS, STRUCTURES, make_structure
+from tests.seeds import seeded
 
 BATCH = 2
 
@@ -55,7 +56,7 @@ def test_layout_keeps_every_row(name):
     assert sorted(torch.cat([block.index for block in laid.blocks]).tolist()) == list(range(rows.num_tasks))
     for block in laid.blocks:
         torch.testing.assert_close(block.Q @ block.R, block.X, rtol=1e-8, atol=1e-8)
-    weights = torch.from_numpy(np.random.default_rng(1).normal(size=(BATCH, rows.num_tasks, 3)))
+    weights = torch.from_numpy(np.random.default_rng(seeded(1)).normal(size=(BATCH, rows.num_tasks, 3)))
     expected = torch.einsum("nd,bnd->bn", X, weights[:, task])
     torch.testing.assert_close(laid.predictor(weights)[:, laid.real], expected)
     assert not laid.predictor(weights)[:, ~laid.real].any()
@@ -63,7 +64,7 @@ def test_layout_keeps_every_row(name):
 
 def test_order_of_rows_is_irrelevant():
     rows = ROWS["mixed sizes"]
-    order = np.random.default_rng(0).permutation(len(rows.task))
+    order = np.random.default_rng(seeded(0)).permutation(len(rows.task))
     moved = dense.Rows(rows.X[order], rows.y[order], [rows.task[i] for i in order], rows.num_tasks)
     first, second = laid_out(rows), laid_out(moved)
     assert torch.equal(first.y, second.y)
@@ -72,7 +73,7 @@ def test_order_of_rows_is_irrelevant():
 
 def test_merged_rows_have_the_likelihood_of_the_rows_they_stand_for():
     """Its value and derivatives, task by task, against a sum over the rows as they were given."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     n, T = 90, 4
     X = np.column_stack([np.ones(n), rng.integers(0, 2, n)])
     task, y = rng.integers(0, T, n), rng.integers(0, 3, n).astype(float)
@@ -128,7 +129,7 @@ def test_integral_and_moments(name, structure):
 def test_another_linear_term_is_as_if_made_anew():
     laid, prior = laid_out(ROWS["mixed sizes"]), make_structure("ones", "shared", "some", batch=BATCH)
     omega, kappa = pseudo(laid)
-    _, other = pseudo(laid, seed=1)
+    _, other = pseudo(laid, seed=seeded(1))
     values = [
         log_marginal(made.compressed(), prior, ONE)
         for made in (laid.pseudo_data(omega, kappa).with_linear(other), laid.pseudo_data(omega, other))

@@ -30,6 +30,7 @@ from bayesmtl.likelihoods import Given
 from bayesmtl.posteriors.linear.batches import RowBatches, TaskBatches
 from bayesmtl.posteriors.linear.joint import Joint, informed
 from tests.equivalence.test_laplace import inputs, problem_of
+from tests.seeds import seeded
 
 SHARINGS = {
     "Independent": bm.Independent(),
@@ -120,7 +121,7 @@ def written_out(
 @pytest.mark.parametrize("name", SHARINGS)
 def test_the_density_is_that_of_the_model_written_out(name, outcome, basis_centred):
     joint, data = joint_of(name, outcome, basis_centred)
-    x = 0.7 * torch.from_numpy(np.random.default_rng(1).normal(size=(3, joint.layout.size)))
+    x = 0.7 * torch.from_numpy(np.random.default_rng(seeded(1)).normal(size=(3, joint.layout.size)))
     expected = [written_out(joint, point, *data) for point in x]
     np.testing.assert_allclose(joint.log_density(x), expected, rtol=1e-9)
 
@@ -136,12 +137,12 @@ def test_rows_carry_offsets_weights_and_trials(likelihood):
     problem = problem_of(bm.Hierarchical(), likelihood, y, X, task)
     problem = replace(problem, rows=TaskRows.of(X, y, task, T, **further))
     joint = Joint(problem, CENTRED, True)
-    x = 0.7 * torch.from_numpy(np.random.default_rng(1).normal(size=(3, joint.layout.size)))
+    x = 0.7 * torch.from_numpy(np.random.default_rng(seeded(1)).normal(size=(3, joint.layout.size)))
     expected = [written_out(joint, point, X, y, task, **further) for point in x]
     np.testing.assert_allclose(joint.log_density(x), expected, rtol=1e-9)
 
     white = random_whitening(joint)
-    for v in np.random.default_rng(1).normal(size=(2, joint.layout.size)):
+    for v in np.random.default_rng(seeded(1)).normal(size=(2, joint.layout.size)):
         point = torch.from_numpy(v)[None].requires_grad_()
         (slope,) = torch.autograd.grad(white.log_density(point).sum(), point)
         np.testing.assert_allclose(value_and_gradient(white)(v)[1], slope[0], rtol=1e-7, atol=1e-9)
@@ -149,7 +150,7 @@ def test_rows_carry_offsets_weights_and_trials(likelihood):
     state = joint.state(x[:1])
     rows = problem.rows
     batches = TaskBatches(T, T) if rows is None else RowBatches(rows, T, 100)
-    batch = batches.draw(np.random.default_rng(0))
+    batch = batches.draw(np.random.default_rng(seeded(0)))
     by_task = problem.log_likelihood_of(batch, state.values, state.weights[:, batch.tasks])
     torch.testing.assert_close(by_task.sum(), problem.log_likelihood(state.values, state.weights)[0])
 
@@ -158,7 +159,7 @@ def test_rows_carry_offsets_weights_and_trials(likelihood):
 @pytest.mark.parametrize("name", SHARINGS)
 def test_the_gradient_is_that_of_finite_differences(name, outcome):
     joint, _ = joint_of(name, outcome, basis_centred=True)
-    x = 0.7 * torch.from_numpy(np.random.default_rng(2).normal(size=(2, joint.layout.size)))
+    x = 0.7 * torch.from_numpy(np.random.default_rng(seeded(2)).normal(size=(2, joint.layout.size)))
     assert torch.autograd.gradcheck(joint.log_density, x.requires_grad_(), atol=1e-4, rtol=1e-5)
 
 
@@ -171,7 +172,7 @@ def test_the_gradient_by_hand_is_that_of_the_tape(name, outcome, basis_centred):
         problem = problem_of(SHARINGS[name], bm.Gaussian(noise="task"), y, X, task)
         joint = Joint(problem, CENTRED, basis_centred)
     white = random_whitening(joint)
-    for v in np.random.default_rng(1).normal(size=(2, joint.layout.size)):
+    for v in np.random.default_rng(seeded(1)).normal(size=(2, joint.layout.size)):
         point = torch.from_numpy(v)[None].requires_grad_()
         expected = white.log_density(point)
         value, gradient = value_and_gradient(white)(v)
@@ -182,7 +183,7 @@ def test_the_gradient_by_hand_is_that_of_the_tape(name, outcome, basis_centred):
 
 
 def random_whitening(joint: Joint) -> Whitening:
-    rng, layout = np.random.default_rng(5), joint.layout
+    rng, layout = np.random.default_rng(seeded(5)), joint.layout
 
     def roots(number: int, size: int) -> torch.Tensor:
         lower = np.tril(0.3 * rng.normal(size=(number, size, size)))
@@ -203,7 +204,7 @@ def test_a_point_that_cannot_be_evaluated_is_turned_down():
 @pytest.mark.parametrize("name", SHARINGS)
 def test_coordinates_go_there_and_back(name, basis_centred):
     joint, _ = joint_of(name, "bernoulli", basis_centred)
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     x = torch.from_numpy(rng.normal(size=(4, joint.layout.size)))
     state = joint.state(x)
     factors = joint.factors(state, rng)
@@ -214,7 +215,7 @@ def test_coordinates_go_there_and_back(name, basis_centred):
 def test_factors_of_centred_tasks_are_drawn_given_the_weights():
     """u | e ~ N(F'S^-1 e, I - F'S^-1 F): 4,000 draws, 5 standard errors on 6 means and 12 covariances."""
     joint, _ = joint_of("LowRank", "bernoulli", basis_centred=False)
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(seeded(4))
     x = torch.from_numpy(rng.normal(size=(1, joint.layout.size))).expand(4000, -1)
     state = joint.state(x)
     drawn = joint.factors(state, rng)[:, CENTRED].numpy()
@@ -244,7 +245,7 @@ def test_tasks_are_centred_where_their_rows_say_more_than_the_prior():
 
 
 def lines(rows: tuple[int, ...] = (2, 3, 3, 6, 20, 30)) -> bm.TaskData:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(np.arange(len(rows)), rows)
     x = rng.normal(size=len(task))
     W = np.array([0.4, -0.8]) + 0.7 * rng.normal(size=(len(rows), 2))
@@ -258,9 +259,9 @@ def lines(rows: tuple[int, ...] = (2, 3, 3, 6, 20, 30)) -> bm.TaskData:
 def test_nuts_agrees_with_the_exact_engine():
     """Means within 5 Monte Carlo standard errors, spreads within 40 %: 100 draws of each chain are few."""
     model, data = bm.LinearModel(), lines((3, 5, 6, 8, 10, 10, 12, 12, 15, 20))
-    exact = model.fit(data, method="exact", seed=0, num_draws=400, progress=False)
+    exact = model.fit(data, method="exact", seed=seeded(0), num_draws=400, progress=False)
     sampled = model.fit(
-        data, method="nuts", seed=1, num_chains=2, num_draws=100, num_warmup=40, progress=False
+        data, method="nuts", seed=seeded(1), num_chains=2, num_draws=100, num_warmup=40, progress=False
     )
     assert not sampled.draws.sample_stats["diverging"].mean() > 0.02
     for name, array in sampled.posterior.items():
@@ -336,7 +337,7 @@ def test_getting_it_right():
 
 
 def run(data: bm.TaskData, **changes) -> bm.Fit:
-    settings = {"num_chains": 2, "num_draws": 8, "num_warmup": 20, "progress": False, "seed": 0}
+    settings = {"num_chains": 2, "num_draws": 8, "num_warmup": 20, "progress": False, "seed": seeded(0)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         # with known scales the posterior is normal, and trajectories are short
@@ -385,7 +386,7 @@ def test_divergences_fail_the_check_and_warn(monkeypatch):
 
     monkeypatch.setattr(Chain, "start", staticmethod(careless))
     model = bm.LinearModel(bm.Hierarchical(scale=bm.Fixed(0.7)), bm.Gaussian(noise=0.5))
-    settings = {"num_chains": 2, "num_draws": 8, "num_warmup": 10, "progress": False, "seed": 0}
+    settings = {"num_chains": 2, "num_draws": 8, "num_warmup": 10, "progress": False, "seed": seeded(0)}
     with pytest.warns(ConvergenceWarning, match="16 trajectories diverged; a longer num_warmup"):
         fit = model.fit(lines(), method="nuts", **settings)
     check = fit.check()
@@ -399,7 +400,7 @@ def test_what_a_chain_reports():
     assert set(found) == {"acceptance_rate", "n_steps", "diverging", "lp", "step_size"}
     assert np.all((found["acceptance_rate"] >= 0) & (found["acceptance_rate"] <= 1 + 1e-12))
     assert np.all(found["n_steps"] >= 1) and np.all(found["step_size"] > 0)
-    white = whitening(fit.problem, 2, np.random.default_rng(0))
+    white = whitening(fit.problem, 2, np.random.default_rng(seeded(0)))
     # the log densities that a chain reports are those of the points that it keeps
     chain = Chain.start(white, white.starts[0], 20)
     with private_randomness(1):
@@ -407,7 +408,7 @@ def test_what_a_chain_reports():
             chain.advance(keep=i >= 20)
     density = white.log_density(torch.stack(chain.drawn)).detach()
     np.testing.assert_allclose([stats[3] for stats in chain.stats], density, rtol=1e-9)
-    draws = collect(white, torch.stack(chain.drawn)[None], {}, np.random.default_rng(0))
+    draws = collect(white, torch.stack(chain.drawn)[None], {}, np.random.default_rng(seeded(0)))
     assert draws.weights.shape == (1, 4, 6, 2) and draws.basis.shape == (1, 4, 1, 2)
 
 
@@ -416,8 +417,10 @@ def test_a_fit_of_tasks_that_share_everything_and_know_everything():
     """All that is left unknown is Z."""
     model = bm.LinearModel(bm.Pooled(), bm.Gaussian(noise=0.5))
     data, options = lines(), {"num_chains": 2, "progress": False}
-    expected = model.fit(data, method="exact", seed=0, num_draws=500, **options).posterior["population"]
-    found = model.fit(data, method="nuts", seed=0, num_draws=60, num_warmup=30, **options).posterior
+    expected = model.fit(data, method="exact", seed=seeded(0), num_draws=500, **options).posterior[
+        "population"
+    ]
+    found = model.fit(data, method="nuts", seed=seeded(0), num_draws=60, num_warmup=30, **options).posterior
     gap = np.abs(found["population"].mean(("chain", "draw")) - expected.mean(("chain", "draw")))
     assert np.all(gap < 0.5 * expected.std(("chain", "draw")))
 

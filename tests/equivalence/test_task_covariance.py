@@ -21,6 +21,7 @@ from bayesmtl.errors import ConvergenceWarning
 from bayesmtl.results.linear.condition.jointly import _new_density, _tasks
 from tests.equivalence.dense import Rows
 from tests.equivalence.inputs import ROWS, compress, make_noise, statistics
+from tests.seeds import seeded
 
 T, D, B = 4, 3, 3
 SHARING = bm.TaskCovariance()
@@ -88,12 +89,12 @@ def test_tasks_that_are_all_one_are_pooled():
 
 def test_one_task_is_one_regression():
     # a population and its only task add up: w ~ N(0, mean_scale^2 + task_scale^2 scale^2)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     X, y = rng.normal(size=(9, 2)), rng.normal(size=9)
     data = bm.TaskData.from_arrays(X, y, ["only"] * 9).with_target_standardization("none")
     sharing = bm.TaskCovariance(scale=bm.Fixed(0.6), task_scale=bm.Fixed(1.5), mean_scale=bm.Fixed(1.0))
     fit = bm.LinearModel(sharing, bm.Gaussian(noise=0.7)).fit(
-        data, method="exact", seed=0, num_draws=5000, progress=False
+        data, method="exact", seed=seeded(0), num_draws=5000, progress=False
     )
     Z = fit.standardization.standardize_features(data.X)
     covariance = np.linalg.inv(Z.T @ Z / 0.49 + np.eye(3) / (1 + 0.81))
@@ -107,7 +108,7 @@ def test_one_task_is_one_regression():
 def test_the_prior_of_a_correlation_is_the_known_beta():
     """False-alarm probability 1e-5; the same through simulation from the model."""
     data = bm.TaskData.from_arrays(np.zeros((5, 0)), np.arange(5.0), list("abcde"))
-    prior = bm.LinearModel(bm.TaskCovariance(bm.LKJ(1.3))).sample_prior(data, num_draws=2000, seed=0)
+    prior = bm.LinearModel(bm.TaskCovariance(bm.LKJ(1.3))).sample_prior(data, num_draws=2000, seed=seeded(0))
     omega = prior["task_correlation"].sel(task="b", task_other="e").to_numpy().ravel()
     b = 1.3 - 1 + 5 / 2
     assert stats.kstest((omega + 1) / 2, stats.beta(b, b).cdf).pvalue > 1e-5
@@ -135,7 +136,7 @@ def test_the_density_of_a_new_tasks_rows_is_a_difference_of_collapsed_densities(
 
 def _data_of(signs: dict[str, float], seed: int, num_features: int = 9, rows: int = 20) -> bm.TaskData:
     """Tasks whose weights are +-1 times those of one common vector, with a little of their own."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
     common = rng.normal(size=num_features)
     task, X, y = [], [], []
     for name, sign in signs.items():
@@ -151,8 +152,8 @@ def _fit_of(number: int, seed: int, **options: object) -> bm.Fit:
     data = _data_of(dict(list(signs.items())[:number]), seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        settings = {"method": "empirical_bayes", "seed": 0, "num_draws": 50, "progress": False} | options
-        return bm.LinearModel(bm.TaskCovariance()).fit(data, **settings)
+        settings = {"method": "empirical_bayes", "num_draws": 50, "progress": False} | options
+        return bm.LinearModel(bm.TaskCovariance()).fit(data, seed=seeded(0), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -195,14 +196,14 @@ def test_a_new_task_finds_whom_it_resembles(opposed):
 def test_rows_of_a_known_task_change_its_relatives(opposed):
     """Conditioning is exact: all hyperparameters known, the means are those of one fit to all rows."""
     data = _data_of({"a": 1.0, "b": -1.0, "c": 1.0}, 2, num_features=3, rows=8)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     late = np.flatnonzero(rng.random(data.num_rows) < 0.4)
     frame = data.to_frame()
     first = bm.TaskData.from_frame(
         frame.drop(frame.index[late]), task="task", target="y", features=["x0", "x1", "x2"]
     ).with_target_standardization("none")
     model = bm.LinearModel(bm.TaskCovariance(), bm.Gaussian(noise=0.6))
-    fit = model.fit(first, method="empirical_bayes", seed=0, num_draws=5000, progress=False)
+    fit = model.fit(first, method="empirical_bayes", seed=seeded(0), num_draws=5000, progress=False)
     updated = fit.condition(frame.iloc[late])
     values = {name: value.flatten(0, 1)[:1] for name, value in fit.draws.hyperparameters.items()}
     structure = fit.sharing.structure(values, 3, 4)
@@ -229,7 +230,7 @@ def test_a_new_task_has_the_populations_spread():
     sharing = bm.TaskCovariance(scale=bm.Fixed(0.5), task_scale=bm.Fixed(1.4), mean_scale=bm.Fixed(1.0))
     # so much noise that the two observed rows say nothing
     model = bm.LinearModel(sharing, bm.Gaussian(noise=1e3))
-    fit = model.fit(nothing, method="laplace", seed=0, num_draws=5000, progress=False)
+    fit = model.fit(nothing, method="laplace", seed=seeded(0), num_draws=5000, progress=False)
     grid = nothing.to_frame().iloc[[0]].assign(task="never seen")
     latent = fit.predict(grid, new_tasks="population", kind="latent", num_draws=20_000).draws.to_numpy()[:, 0]
     x = fit.standardization.standardize_features(nothing.X[:1])[0]
@@ -244,7 +245,7 @@ def test_scales_of_zero_are_refused(option):
 
 def test_many_correlations_are_sampled_only_when_asked_for():
     data = _data_of({f"task {t}": 1.0 for t in range(9)}, 0, num_features=1, rows=3)
-    fit = bm.LinearModel(bm.TaskCovariance()).fit(data, seed=0, num_draws=50, progress=False)
+    fit = bm.LinearModel(bm.TaskCovariance()).fit(data, seed=seeded(0), num_draws=50, progress=False)
     assert fit.method == "empirical_bayes"
     assert fit.reason.startswith("9 tasks whose weights are correlated") and 'method="exact"' in fit.reason
 

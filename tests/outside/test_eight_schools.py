@@ -15,6 +15,7 @@ import pytest
 from arviz_stats.base import array_stats
 
 import bayesmtl as bm
+from tests.seeds import seeded
 
 LIMIT = 5.0
 
@@ -28,7 +29,7 @@ def fit(request) -> bm.Fit:
     # so many effective draws as only chains could give, or as weighted points can
     wanted = {"chains": 10**6, "importance": 4000}[request.param]
     run = {"num_chains": 16, "num_draws": 500, "num_effective": wanted, "progress": False}
-    fit = model.fit(data, method="exact", seed=0, **run)
+    fit = model.fit(data, method="exact", seed=seeded(0), **run)
     assert request.param in fit.reason
     return fit
 

@@ -20,6 +20,7 @@ import pytest
 
 import bayesmtl as bm
 from bayesmtl.errors import MissingDataSetError, MissingDependencyError
+from tests.seeds import seeded
 
 CASES = {"sleepstudy": "Days", "exam": "standLRT"}
 
@@ -50,7 +51,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     blups = pd.DataFrame({name: np.asarray(v) + reml.fe_params for name, v in reml.random_effects.items()}).T
     data = bm.TaskData.from_frame(frame, task=dataset.task, target=dataset.target, features=[feature])
     fit = bm.LinearModel(bm.Hierarchical(covariance="full")).fit(
-        data, method="exact", seed=0, num_chains=8, num_draws=400, progress=False
+        data, method="exact", seed=seeded(0), num_chains=8, num_draws=400, progress=False
     )
     return Case(fit, reml, blups, feature)
 

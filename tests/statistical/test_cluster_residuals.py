@@ -24,6 +24,7 @@ from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from benchmarks import partition_calibration
 from benchmarks.common import prepare
 from benchmarks.partition_calibration import advanced, simulate
+from tests.seeds import seeded
 from tests.statistical import test_partition_outcomes
 
 pytestmark = [pytest.mark.statistical]
@@ -43,7 +44,7 @@ def labelled(num_tasks: int, num_clusters: int) -> torch.Tensor:
 
 def toy(sharing: bm.Clusters, num_tasks: int = 4) -> LinearPosterior:
     """Tasks of two to five rows with two features."""
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(seeded(5))
     task = np.repeat(np.arange(num_tasks), 2 + np.arange(num_tasks) % 4)
     X = rng.normal(size=(len(task), 2))
     y = X[:, 0] * (1 + task % 2) - 0.5 * X[:, 1] + 0.5 * rng.normal(size=len(task))
@@ -54,7 +55,7 @@ def toy(sharing: bm.Clusters, num_tasks: int = 4) -> LinearPosterior:
 
 def drawn(problem: LinearPosterior, number: int, seed: int = 0) -> dict[str, torch.Tensor]:
     """Hyperparameters from their prior, the same so many times."""
-    one = problem.space.sample(np.random.default_rng(seed), 1)
+    one = problem.space.sample(np.random.default_rng(seeded(seed)), 1)
     return {name: value.expand(number, *value.shape[1:]) for name, value in one.items()}
 
 
@@ -101,7 +102,7 @@ def dense_density(problem: LinearPosterior, values: dict[str, torch.Tensor], b: 
 def test_density_is_the_dense_one(name):
     problem = toy(bm.Clusters(3, **OWN[name]))
     states = torch.tensor([[0, 0, 0, 0], [2, 1, 2, 1], [0, 1, 2, 2]])
-    values = problem.space.sample(np.random.default_rng(1), 3) | {"cluster": states}
+    values = problem.space.sample(np.random.default_rng(seeded(1)), 3) | {"cluster": states}
     found = log_density(problem, values)
     for b in range(3):
         assert float(found[b]) == pytest.approx(dense_density(problem, values, b), abs=1e-8)
@@ -112,7 +113,7 @@ def test_gradient_of_the_density(name):
     """Analytic against central differences, empty clusters included."""
     posterior = toy(bm.Clusters(3, bm.Gamma(2.0, 2.0), **OWN[name]))
     problem = posterior.given(torch.tensor([[2, 0, 2, 0]]))
-    point = problem.space.initial(np.random.default_rng(3), 1)
+    point = problem.space.initial(np.random.default_rng(seeded(3)), 1)
     _, gradient = problem.value_and_gradient(point)
     step = 1e-5 * torch.eye(point.shape[1], dtype=point.dtype)
     given = posterior.given(torch.tensor([[2, 0, 2, 0]]).expand(point.shape[1], -1))
@@ -128,7 +129,7 @@ def test_what_moves_look_at_is_the_density(name):
     values = drawn(problem, len(states)) | {"cluster": states}
     structure, noise = problem.structure(values), problem.noise(values, len(states))
     evidence = _ByCluster.of(problem.tasks, structure, noise)
-    data = evidence.about_population(states, torch.Generator().manual_seed(0))
+    data = evidence.about_population(states, torch.Generator().manual_seed(seeded(0)))
     found = data.log_density(states.numpy())
     expected = log_density(problem, values).numpy()
     np.testing.assert_allclose(found - found[0], expected - expected[0], atol=1e-6)
@@ -158,7 +159,7 @@ def test_one_cluster_is_low_rank():
     """K = 1 without a spread of cluster means: the same density of the same point."""
     plain = prepare(bm.LinearModel(bm.LowRank(2)), data := _toy_data())
     one = prepare(bm.LinearModel(bm.Clusters(1, basis="low_rank", rank=2, spread=bm.Fixed(0.0))), data)
-    point = plain.space.initial(np.random.default_rng(0), 5)
+    point = plain.space.initial(np.random.default_rng(seeded(0)), 5)
     order = {p.name: p for p in plain.space.parameters}
     assert [p.name for p in one.space.parameters if p.size] == [name for name in order if order[name].size]
     together = torch.zeros(5, data.num_tasks, dtype=torch.long)
@@ -178,7 +179,7 @@ def test_no_directions_and_equal_scales_are_clusters():
 
 
 def _toy_data() -> bm.TaskData:
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seeded(2))
     task = np.array([f"task_{t}" for t in np.repeat(np.arange(5), 4)])
     return bm.TaskData.from_arrays(rng.normal(size=(20, 3)), rng.normal(size=20), task)
 
@@ -189,7 +190,7 @@ def _toy_data() -> bm.TaskData:
 def disagreement(kind: str, *, num_chains: int = 3000, num_clusters: int = 3) -> float:
     """Largest standardised difference of frequencies of states from their enumerated probabilities."""
     prior, T = bm.Clusters(num_clusters, scales="cluster"), 4
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     strength = 0.3 if kind == "split-merge" else 1.0
     root = strength * rng.normal(size=(num_clusters, T, 2, 3))
     matrix, q = torch.from_numpy(root @ np.swapaxes(root, -1, -2)), rng.normal(size=(num_clusters, T, 2))
@@ -214,9 +215,9 @@ def disagreement(kind: str, *, num_chains: int = 3000, num_clusters: int = 3) ->
     exact = np.exp(log_prior + data(len(states)).log_density(states))
     exact /= exact.sum()
     # split-merge leaves the number of a task's own cluster alone: it starts from the right one
-    start = np.random.default_rng(2).choice(len(states), p=exact, size=num_chains)
+    start = np.random.default_rng(seeded(2)).choice(len(states), p=exact, size=num_chains)
     membership = states[start] if kind == "split-merge" else np.zeros((num_chains, T), dtype=int)
-    weights, generator = ShareWeights(prior, values(num_chains)), torch.Generator().manual_seed(3)
+    weights, generator = ShareWeights(prior, values(num_chains)), torch.Generator().manual_seed(seeded(3))
     for _ in range(20 if kind == "split-merge" else 10):
         if kind == "split-merge":
             membership, _ = split_merge(membership, data(num_chains), weights, generator)
@@ -276,7 +277,7 @@ def functions(problem: LinearPosterior, points: torch.Tensor, cluster: torch.Ten
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["scales", "both"])
 def test_the_sampler_leaves_the_joint_distribution_unchanged(name):
-    p_values = geweke(name, num_sets=400, seed=21)
+    p_values = geweke(name, num_sets=400, seed=seeded(21))
     assert min(p_values.values()) > 1e-6, p_values
 
 
@@ -285,7 +286,7 @@ def test_residuals_of_the_wrong_cluster_are_noticed(monkeypatch):
     """Tasks that look at each cluster with the residuals of the other."""
     right = partition_step._all_in
     monkeypatch.setattr(partition_step, "_all_in", lambda structure, k: right(structure, 1 - k))
-    p_values = geweke("both", num_sets=400, seed=22)
+    p_values = geweke("both", num_sets=400, seed=seeded(22))
     assert min(p_values.values()) < 1e-6, p_values
 
 
@@ -293,7 +294,7 @@ def test_residuals_of_the_wrong_cluster_are_noticed(monkeypatch):
 def test_the_sampler_with_outcomes_leaves_the_joint_distribution_unchanged():
     """Given Polya-Gamma variables. Twelve pairs show what is gravely wrong only."""
     model = bm.LinearModel(bm.Clusters(2, bm.Gamma(2.0, 2.0), scales="cluster"), bm.Bernoulli())
-    p_values = test_partition_outcomes.geweke(model, num_pairs=12, seed=5)
+    p_values = test_partition_outcomes.geweke(model, num_pairs=12, seed=seeded(5))
     assert min(p_values.values()) > 1e-6, p_values
 
 
@@ -302,7 +303,7 @@ def test_the_sampler_with_outcomes_leaves_the_joint_distribution_unchanged():
 
 def two_groups(seed: int = 0) -> tuple[bm.TaskData, np.ndarray, np.ndarray]:
     """Sixteen tasks around one mean, half of them along one direction, half along another."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
     T, D, rows = 16, 4, 12
     group = np.arange(T) % 2
     along = np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
@@ -324,7 +325,7 @@ def test_groups_of_tasks_in_subspaces_are_found():
     own = bm.Clusters(2, basis="low_rank", rank=1, spread=bm.Fixed(0.0))
     for name, sharing in {"own": own, "mean": bm.Clusters(2)}.items():
         fit = bm.LinearModel(sharing).fit(
-            data, seed=0, num_chains=1, num_warmup=30, num_draws=15, progress=False
+            data, seed=seeded(0), num_chains=1, num_warmup=30, num_draws=15, progress=False
         )
         found[name] = adjusted_rand_score(group, fit.partition().point.to_numpy())
     assert found["own"] == 1.0 and found["mean"] < 0.3, found
@@ -337,7 +338,7 @@ def test_a_fit_is_named_saved_and_updated(tmp_path):
     sharing = bm.Clusters(2, basis="low_rank", rank=1, scales="cluster")
     first = data.select_tasks(data.task_names[:4])
     fit = bm.LinearModel(sharing).fit(
-        first, seed=0, num_chains=2, num_warmup=10, num_draws=20, progress=False
+        first, seed=seeded(0), num_chains=2, num_warmup=10, num_draws=20, progress=False
     )
     assert fit.posterior["residual_scale"].dims == ("chain", "draw", "task", "feature")
     assert "directions" not in fit.posterior and list(fit.posterior["task"].values) == list(first.task_names)

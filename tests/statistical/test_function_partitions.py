@@ -15,11 +15,12 @@ from bayesmtl.errors import DataError, SpecificationError
 from bayesmtl.inference.partitions import functions as function_partitions
 from bayesmtl.inference.partitions.functions import FunctionPartitionSampler, PartitionedFunctions
 from bayesmtl.sharing.partitions.base import in_order, num_clusters
+from tests.seeds import seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 
 T, EACH = 4, 3
-GIBBS = {"seed": 0, "progress": False, "num_draws": 150, "num_warmup": 20}
+GIBBS = {"seed": seeded(0), "progress": False, "num_draws": 150, "num_warmup": 20}
 PRIORS = {
     "Dirichlet process, diagonal": bm.DirichletProcess(mean_scale=bm.HalfNormal(1.0)),
     "clusters": bm.Clusters(3, within="none", concentration=bm.Gamma(2.0, 2.0)),
@@ -36,7 +37,7 @@ def known(within: str) -> bm.MultitaskGP:
 
 
 def toy(seed: int = 2) -> bm.TaskData:
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
     task = np.repeat(np.arange(T), EACH)
     x = rng.normal(size=T * EACH)
     y = np.where(task < 2, np.sin(2 * x), -np.sin(2 * x)) + 0.3 * rng.normal(size=x.size)
@@ -173,7 +174,7 @@ def geweke(sharing, num_pairs: int, seed: int, *, steps: int = 1) -> dict[str, f
 @pytest.mark.parametrize("name", PRIORS)
 def test_the_sampler_leaves_the_joint_distribution_unchanged(name):
     """Up to eight p-values each, 15 in all: a false alarm with a probability below 15e-6."""
-    p_values = geweke(PRIORS[name], num_pairs=50, seed=11)
+    p_values = geweke(PRIORS[name], num_pairs=50, seed=seeded(11))
     assert min(p_values.values()) > 1e-6, p_values
 
 
@@ -186,7 +187,7 @@ def test_wrong_evidence_is_noticed(monkeypatch):
         return right(self, values | {"noise": 0.1 * values["noise"]}, num_draws)
 
     monkeypatch.setattr(PartitionedFunctions, "evidence", wrong)
-    p_values = geweke(PRIORS["clusters"], num_pairs=50, seed=12)
+    p_values = geweke(PRIORS["clusters"], num_pairs=50, seed=seeded(12))
     assert p_values["number of clusters"] < 1e-4, p_values
 
 
@@ -195,13 +196,13 @@ def test_wrong_evidence_is_noticed(monkeypatch):
 
 @pytest.fixture(scope="module")
 def fit() -> bm.FunctionFit:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(np.arange(6), 6)
     x = rng.uniform(0, 6, len(task))
     y = np.where(task < 3, np.sin(x), np.cos(2 * x)) + 0.1 * rng.normal(size=len(x))
     data = bm.TaskData.from_arrays(x[:, None], y, np.array([f"lab_{t}" for t in task]))
     model = bm.MultitaskGP(sharing=bm.DirichletProcess())
-    return model.fit(data, seed=0, num_chains=2, num_draws=30, num_warmup=30, progress=False)
+    return model.fit(data, seed=seeded(0), num_chains=2, num_draws=30, num_warmup=30, progress=False)
 
 
 def test_partition_is_found_and_named(fit, tmp_path):

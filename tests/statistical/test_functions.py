@@ -15,6 +15,7 @@ from scipy import stats
 
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
+from tests.seeds import seeded
 
 pytestmark = [pytest.mark.slow, pytest.mark.statistical]
 
@@ -23,18 +24,18 @@ REPLICATIONS = 14
 
 def test_hyperparameters_are_calibrated():
     """Ranks of the truth among posterior draws are uniform when data come from the prior (SBC)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(["a", "b", "c"], [7, 5, 3])
     template = bm.TaskData.from_arrays(rng.normal(size=(15, 1)), rng.normal(size=15), task, intercept=False)
     template = template.with_target_standardization("none")
     model = bm.MultitaskGP()
     ranks: dict[str, list[float]] = {}
     for replication in range(REPLICATIONS):
-        data, truth = model.simulate(template, seed=replication)
+        data, truth = model.simulate(template, seed=seeded(replication))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # short runs: their noise is in the ranks
             fit = model.fit(
-                data, method="exact", seed=replication, num_warmup=100, num_draws=60, progress=False
+                data, method="exact", seed=seeded(replication), num_warmup=100, num_draws=60, progress=False
             )
         for name in ("lengthscale", "amplitude", "private_scale", "level_scale", "noise"):
             draws = np.abs(fit.draws.hyperparameters[name].numpy()).ravel()
@@ -52,17 +53,17 @@ def test_importance_sampling_is_calibrated():
 
     Importance weights that are flagged (Pareto k above 0.7) are still counted, which is harder.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(["a", "b", "c"], [12, 9, 6])
     template = bm.TaskData.from_arrays(rng.normal(size=(27, 1)), rng.normal(size=27), task, intercept=False)
     template = template.with_target_standardization("none")
     model = bm.MultitaskGP(sharing=bm.LowRank(rank=1), likelihood=bm.Gaussian(noise="task"))
     ranks: dict[str, list[float]] = {}
     for replication in range(REPLICATIONS):
-        data, truth = model.simulate(template, seed=100 + replication)
+        data, truth = model.simulate(template, seed=seeded(100) + replication)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            fit = model.fit(data, method="laplace", seed=replication, num_draws=100, progress=False)
+            fit = model.fit(data, method="laplace", seed=seeded(replication), num_draws=100, progress=False)
         drawn = {name: value.flatten(0, 1).numpy() for name, value in fit.draws.hyperparameters.items()}
         quantities = {
             "lengthscale": lambda v: np.asarray(v["lengthscale"])[..., 0],
@@ -90,14 +91,14 @@ def mirrored(request):
 
     Under LKJ(2), the default for weights, three points are not enough: P(correlation < 0) is .85.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     x = np.concatenate([rng.uniform(0, 1, 20), [0.15, 0.5, 0.85]])
     sign = np.repeat([1.0, -1.0], [20, 3])
     y = sign * np.sin(2 * np.pi * x) + 0.05 * rng.normal(size=23)
     data = bm.TaskData.from_arrays(x[:, None], y, np.repeat(["long", "short"], [20, 3]))
     sharing, method = request.param
     return bm.MultitaskGP(sharing=sharing).fit(
-        data, method=method, seed=0, num_draws=120, num_warmup=150, progress=False
+        data, method=method, seed=seeded(0), num_draws=120, num_warmup=150, progress=False
     )
 
 
@@ -115,7 +116,7 @@ def test_negative_relations_are_found_and_used(mirrored):
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_an_unseen_task_has_the_spread_of_the_population():
     """Three tasks whose levels spread with sd 1.4: BoTorch gives a fourth one an sd of .12."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     level = np.repeat([-1.4, 0.0, 1.4], 12)
     x = rng.uniform(0, 1, 36)
     y = level + np.sin(2 * np.pi * x) + 0.1 * rng.normal(size=36)
@@ -125,7 +126,9 @@ def test_an_unseen_task_has_the_spread_of_the_population():
         (bm.Hierarchical(), "empirical_bayes"),
         (bm.TaskCovariance(), "laplace"),
     ):
-        fit = bm.MultitaskGP(sharing=sharing).fit(data, method=method, seed=0, num_draws=300, progress=False)
+        fit = bm.MultitaskGP(sharing=sharing).fit(
+            data, method=method, seed=seeded(0), num_draws=300, progress=False
+        )
         new = fit.predict(([[0.25], [0.75]], ["d", "d"]), kind="latent", new_tasks="population")
         assert (new.sd >= 1.0).all() and (new.sd < 5.0).all() and new.new.all()
         if isinstance(sharing, bm.TaskCovariance):

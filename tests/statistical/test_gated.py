@@ -26,6 +26,7 @@ from bayesmtl.inference.partitions.prior_weights import GateWeights
 from bayesmtl.sharing.partitions.base import in_order, num_clusters
 from benchmarks import partition_calibration
 from tests.equivalence.partitions import all_partitions
+from tests.seeds import seeded
 from tests.statistical import test_partition_outcomes, test_partitions
 from tests.statistical.test_partitions import coordinates, moves, toy_evidence
 
@@ -57,7 +58,7 @@ def disagreement(kind: str, *, num_chains: int = 3000, num_tasks: int = 4, num_s
     """Largest standardised difference of frequencies of labelled partitions from their probabilities."""
     # split-merge is tried where one cluster of all tasks is likely: data say little
     strength = 0.05 if kind == "split-merge" else 1.0
-    data = Evidence(strength * toy_evidence(num_tasks, num_chains, seed=1).terms)
+    data = Evidence(strength * toy_evidence(num_tasks, num_chains, seed=seeded(1)).terms)
     prior = bm.Gated(num_slots, ["size"])
     states = labelled(num_tasks, num_slots)
     known = X[:num_tasks]
@@ -66,9 +67,9 @@ def disagreement(kind: str, *, num_chains: int = 3000, num_tasks: int = 4, num_s
     exact = np.exp(exact + one.log_density(states))
     exact /= exact.sum()
     weights = GateWeights(prior, gate_values(num_chains, num_slots), known)
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seeded(3))
     # split-merge leaves the number of a task's own cluster alone: it starts from the right one
-    start = np.random.default_rng(2).choice(len(states), p=exact, size=num_chains)
+    start = np.random.default_rng(seeded(2)).choice(len(states), p=exact, size=num_chains)
     membership = states[start] if kind == "split-merge" else np.zeros((num_chains, num_tasks), dtype=int)
     for _ in range(20 if kind == "split-merge" else 10):
         membership = moves(kind)(membership, data, weights, generator)
@@ -104,7 +105,7 @@ def test_enumeration_notices_a_wrong_gate(monkeypatch):
 
 def prior_probability(prior: bm.Gated, descriptors: torch.Tensor, number: int = 40_000) -> np.ndarray:
     """P(partition) of every partition of the tasks, the gate integrated out by draws from its prior."""
-    rng = np.random.default_rng(8)
+    rng = np.random.default_rng(seeded(8))
     values = {p.name: p.sample(rng, number) for p in prior.partition_parameters()}
     gate = prior.log_gate(values, descriptors).exp().numpy()
     T, K = gate.shape[1:]
@@ -166,7 +167,7 @@ def co_clustering(fit: bm.Fit) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_the_engine_and_conditioning_agree_with_enumeration():
     model, data = known(bm.Gaussian(noise=0.8)), described(test_partitions.toy_rows())
-    run = {"seed": 0, "num_chains": 20, "num_draws": 30, "num_warmup": 60, "progress": False}
+    run = {"seed": seeded(0), "num_chains": 20, "num_draws": 30, "num_warmup": 60, "progress": False}
     fit = model.fit(data, **run)
     assert_close(fit, enumerated(model, data, fit.problem.descriptors))
     partial = model.fit(data.select_tasks(list("abcd")), **run)
@@ -195,7 +196,7 @@ def test_yes_or_no_outcomes_agree_with_enumeration(monkeypatch):
     monkeypatch.setattr(test_partition_outcomes, "SPREAD", 1.0)
     exact = np.clip(test_partition_outcomes.enumerated(model, data, within=False), 0.0, 1.0)
     monkeypatch.undo()
-    fit = model.fit(data, seed=0, num_chains=20, num_draws=30, num_warmup=50, progress=False)
+    fit = model.fit(data, seed=seeded(0), num_chains=20, num_draws=30, num_warmup=50, progress=False)
     assert_close(fit, exact)
 
 
@@ -298,7 +299,7 @@ def test_a_gate_that_hears_too_much_of_the_partition_is_noticed(monkeypatch):
 
 def groups(seed: int, *, informative: bool) -> tuple[bm.TaskData, np.ndarray]:
     """16 tasks of four rows in two groups that a descriptor tells apart, or does not."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
     cluster = np.arange(16) % 2
     table = pd.DataFrame(
         {"size": (2.0 * cluster if informative else 0.0) + rng.normal(size=16)},
@@ -316,7 +317,7 @@ def groups(seed: int, *, informative: bool) -> tuple[bm.TaskData, np.ndarray]:
 def test_a_new_task_is_predicted_by_its_descriptors(tmp_path):
     data, _ = groups(1, informative=True)
     fit = bm.LinearModel(bm.Gated(2, ["size"], within="none")).fit(
-        data, seed=0, num_chains=8, num_draws=30, num_warmup=40, progress=False
+        data, seed=seeded(0), num_chains=8, num_draws=30, num_warmup=40, progress=False
     )
     new = pd.DataFrame({"task": ["large", "small"]})
     table = pd.DataFrame({"size": [4.0, -2.0]}, index=["large", "small"])

@@ -20,9 +20,10 @@ import pytest
 
 import bayesmtl as bm
 from bayesmtl.errors import MissingDataSetError, MissingDependencyError
+from tests.seeds import seeded
 
 STAGES = (0, 1, 5, 20)
-SEEDS = (0, 1, 2)
+SEEDS = (seeded(0), seeded(1), seeded(2))
 NUM_NEW = 15
 FEATURES = ["standLRT"]
 
@@ -56,7 +57,7 @@ def split(frame: pd.DataFrame, seed: int) -> Split:
     data = bm.TaskData.from_frame(frame[~is_new], task="school", target="normexam", features=FEATURES)
     run = {"num_chains": 8, "num_draws": 250, "num_warmup": 100, "progress": False}
     fit = bm.LinearModel().fit(data, method="exact", seed=seed, **run)
-    pupils = frame[is_new].sample(frac=1.0, random_state=seed)
+    pupils = frame[is_new].sample(frac=1.0, random_state=np.random.default_rng(seed))
     place = pupils.groupby("school").cumcount()
     return Split(fit, pupils[place < max(STAGES)], pupils[place >= max(STAGES)])
 

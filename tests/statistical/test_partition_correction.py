@@ -24,6 +24,7 @@ from bayesmtl.samplers.settings import Settings
 from benchmarks.common import prepare
 from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions
+from tests.seeds import seeded
 from tests.statistical import test_partition_outcomes, test_partitions
 
 pytestmark = [pytest.mark.statistical]
@@ -60,11 +61,11 @@ def enumerated(model: bm.LinearModel, data: bm.TaskData) -> np.ndarray:
 def test_svi_agrees_with_enumeration(prior):
     model, data = bm.LinearModel(PRIORS[prior], bm.Gaussian(noise=0.8)), test_partitions.toy_rows()
     exact = enumerated(model, data)
-    fit = model.fit(data, method="svi", seed=0, progress=False)
+    fit = model.fit(data, method="svi", seed=seeded(0), progress=False)
     assert gap(fit, exact) < 4.5
     assert fit.check().ok and "corrected by importance weights" in str(fit.check())
     # which is not to say that mean field, whose draws these would be otherwise, does
-    assert gap(model.fit(data, method="mean_field", seed=0, progress=False), exact) > 6
+    assert gap(model.fit(data, method="mean_field", seed=seeded(0), progress=False), exact) > 6
 
 
 @pytest.mark.parametrize("prior", ["Pitman-Yor", "two clusters"])
@@ -72,7 +73,7 @@ def test_svi_agrees_with_enumeration(prior):
 def test_gibbs_agrees_with_enumeration(prior):
     """Beside the Dirichlet process, which `test_partitions` has; 1000 draws, taken for 400."""
     model, data = bm.LinearModel(PRIORS[prior], bm.Gaussian(noise=0.8)), test_partitions.toy_rows()
-    fit = model.fit(data, seed=0, num_chains=10, num_draws=100, num_warmup=20, progress=False)
+    fit = model.fit(data, seed=seeded(0), num_chains=10, num_draws=100, num_warmup=20, progress=False)
     assert fit.method == "gibbs" and gap(fit, enumerated(model, data)) < 4.5
 
 
@@ -90,7 +91,7 @@ def test_svi_agrees_with_enumeration_for_outcomes(within, likelihood):
     model = test_partition_outcomes.known(within, likelihood)
     data = test_partition_outcomes.toy_outcomes(likelihood)
     exact = np.clip(test_partition_outcomes.enumerated(model, data, within=within != "none"), 0.0, 1.0)
-    fit = model.fit(data, method="svi", seed=0, progress=False)
+    fit = model.fit(data, method="svi", seed=seeded(0), progress=False)
     assert "corrected" in str(fit.check()) and gap(fit, exact) < 4.5
 
 
@@ -98,7 +99,7 @@ def test_hyperparameters_are_those_of_a_grid():
     """Concentration and noise unknown: partitions enumerated at every point of a grid."""
     sharing = bm.DirichletProcess(bm.Gamma(2.0, 2.0), **KNOWN)
     model, data = bm.LinearModel(sharing, bm.Gaussian()), test_partitions.toy_rows()
-    fit = model.fit(data, method="svi", seed=0, progress=False)
+    fit = model.fit(data, method="svi", seed=seeded(0), progress=False)
     partitions, problem = all_partitions(5), fit.problem
     grids = torch.linspace(-7.0, 3.0, 41).double(), torch.linspace(-1.5, 1.5, 41).double()
     grid = torch.cartesian_prod(*grids)
@@ -127,16 +128,16 @@ def test_estimates_of_the_evidence_are_unbiased(prior):
         partitions = partitions[partitions.max(1).values < 2]
     nothing = torch.zeros(4000, 0, dtype=torch.float64)
     exact = problem.given(partitions).value(nothing[: len(partitions)]).logsumexp(0)
-    found = (Allocated(problem, np.random.default_rng(0)).value(nothing) - exact).exp()
+    found = (Allocated(problem, np.random.default_rng(seeded(0))).value(nothing) - exact).exp()
     assert found.std() > 0.01
     assert abs(float(found.mean()) - 1) < 5 * float(found.std()) / np.sqrt(4000)
 
 
 def test_allocation_is_its_plain_twin():
     """Tasks in order: each total is the sum of p(y, partition) over where a task may go, over that before."""
-    data, *_ = clustered_data(2, 0.3, 4, num_tasks=5, rows=4)
+    data, *_ = clustered_data(2, 0.3, seeded(4), num_tasks=5, rows=4)
     problem = prepare(bm.LinearModel(bm.DirichletProcess()), data)
-    values = problem.space.sample(np.random.default_rng(3), 6)
+    values = problem.space.sample(np.random.default_rng(seeded(3)), 6)
     values["cluster"] = torch.zeros(6, 5, dtype=torch.long)
     structure, noise = problem.structure(values), problem.noise(values, 6)
     terms = task_terms(problem.tasks, structure, noise)
@@ -145,7 +146,7 @@ def test_allocation_is_its_plain_twin():
         """Tasks in their order; otherwise as random as ever."""
 
         def __init__(self):
-            self.rng = np.random.default_rng(0)
+            self.rng = np.random.default_rng(seeded(0))
 
         def random(self, shape):
             return np.broadcast_to(np.linspace(0, 0.9, shape[1]), shape)
@@ -194,13 +195,13 @@ def test_enumeration_notices_weights_that_are_forgotten(monkeypatch):
     data = replace(data, y=3.0 * data.y)
     exact = enumerated(model, data)
     monkeypatch.setattr(partition_correction, "allocate", wrong)
-    assert gap(model.fit(data, method="svi", seed=0, progress=False), exact) > 4.5
+    assert gap(model.fit(data, method="svi", seed=seeded(0), progress=False), exact) > 4.5
 
 
 def test_too_many_tasks_stay_uncorrected(monkeypatch):
     """Then draws are those of mean field, and the check says why."""
     data, model = test_partitions.toy_rows(), bm.LinearModel(PRIORS["nothing within"])
-    run = {"seed": 0, "num_draws": 20, "progress": False}
+    run = {"seed": seeded(0), "num_draws": 20, "progress": False}
     plain = model.fit(data, method="mean_field", **run)
     with monkeypatch.context() as patch:
         patch.setattr(partition_correction, "_MOST_ENTRIES", 0)
@@ -215,7 +216,7 @@ def test_too_many_tasks_stay_uncorrected(monkeypatch):
 
 
 def test_twenty_tasks_can_be_corrected():
-    data, *_ = clustered_data(4, 0.0, 3, num_tasks=20)
+    data, *_ = clustered_data(4, 0.0, seeded(3), num_tasks=20)
     problem = prepare(bm.LinearModel(bm.DirichletProcess(within="none")), data)
     stats = partition_variational(problem, Settings(0, progress=False)).sample_stats
     assert stats["pareto_k"][0, 0] < RELIABLE and stats["importance_ess"][0, 0] > 100
@@ -224,14 +225,14 @@ def test_twenty_tasks_can_be_corrected():
 
 def test_weights_that_reach_their_largest_again_and_again_have_no_tail():
     """A few values only, as of few tasks: no larger one can come, unlike where the largest came but once."""
-    log_weight = np.log(np.random.default_rng(0).choice([0.5, 1.0, 1.5], 1000))
+    log_weight = np.log(np.random.default_rng(seeded(0)).choice([0.5, 1.0, 1.5], 1000))
     assert recurs(log_weight)
     assert not recurs(np.r_[log_weight[:20], 5.0])
 
 
 def test_tails_of_few_states_are_judged_by_how_far_they_reach():
     """Bounded weights that come up again are safe; some that are a thousand times as heavy are not."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     states = np.sort(rng.uniform(0.0, 0.6, 300))
     log_weight = states[rng.integers(300, size=10_000)]
     shape = shape_of_ties(log_weight)
@@ -245,5 +246,5 @@ def test_tails_of_few_states_are_judged_by_how_far_they_reach():
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 20])
 def test_few_weights_cannot_be_judged(number):
-    log_weight = np.random.default_rng(0).normal(size=number)
+    log_weight = np.random.default_rng(seeded(0)).normal(size=number)
     assert smooth(log_weight)[1] == (-np.inf if number == 1 else np.inf)

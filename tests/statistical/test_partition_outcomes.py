@@ -24,6 +24,7 @@ from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.results.linear.condition import cluster_rows as update_cluster_rows
 from bayesmtl.sharing.partitions.base import num_clusters
 from tests.equivalence.partitions import all_partitions
+from tests.seeds import seeded
 from tests.statistical.test_partitions import coordinates, design
 
 pytestmark = [pytest.mark.statistical]
@@ -33,7 +34,7 @@ RESIDUAL, SPREAD, LEVEL = 0.4, 1.2, 1.0
 
 def toy_outcomes(likelihood: bm.Bernoulli | bm.Binomial) -> bm.TaskData:
     """Five tasks of six rows with one level each, two pairs alike."""
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(seeded(2))
     level = np.repeat([1.3, 1.0, -1.2, -1.0, 0.0], 6)
     trials = getattr(likelihood, "trials", 1)
     y = rng.binomial(trials, 1 / (1 + np.exp(-level))).astype(float)
@@ -94,7 +95,7 @@ def disagreement(within: str, likelihood: bm.Bernoulli | bm.Binomial) -> float:
 def apart(model: bm.LinearModel, data: bm.TaskData, exact: np.ndarray) -> float:
     """Largest difference of 10 probabilities of two together, in standard errors, 600 draws taken for 250."""
     assert exact.min() < 0.4 and exact[np.triu_indices(5, 1)].max() > 0.5  # there is something to find
-    fit = model.fit(data, seed=0, num_chains=10, num_draws=60, num_warmup=20, progress=False)
+    fit = model.fit(data, seed=seeded(0), num_chains=10, num_draws=60, num_warmup=20, progress=False)
     found = fit.partition().co_clustering.to_numpy()
     return float(np.max(np.abs(found - exact) / (0.001 + np.sqrt(exact * (1 - exact) / 250))))
 
@@ -120,7 +121,7 @@ FURTHER = {
 
 def further_rows(kind: str) -> tuple[bm.TaskData, np.ndarray]:
     """Five tasks of eight rows with one level each, and the log densities of the rows, from SciPy."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seeded(3))
     name = np.repeat(list("abcde"), 8)
     level = np.repeat([1.3, 1.0, -1.0, -0.8, 0.2], 8)
     count = stats.nbinom(2.0, 1 / (1 + 0.5 * np.exp(level)))  # of mean exp(level)
@@ -180,7 +181,7 @@ def after_conditioning(within: str) -> float:
     model, data = known(within, likelihood), toy_outcomes(likelihood)
     exact = np.clip(enumerated(model, data, within=within != "none"), 0.0, 1.0)
     first, later = data.select_tasks(list("abd")), data.select_tasks(list("ce"))
-    fit = model.fit(first, seed=0, num_chains=10, num_draws=60, num_warmup=20, progress=False)
+    fit = model.fit(first, seed=seeded(0), num_chains=10, num_draws=60, num_warmup=20, progress=False)
     updated = fit.condition(later)
     assert updated.task_names == tuple("abdce") and updated.added_tasks == ("c", "e")
     found = updated.partition().co_clustering.sel(task=list("abcde"), task_other=list("abcde")).to_numpy()
@@ -205,7 +206,7 @@ def test_conditioning_moves_the_weights_as_refitting_does():
         )
         return made.with_target_standardization("none")
 
-    run = {"seed": 0, "num_chains": 10, "num_draws": 60, "num_warmup": 20, "progress": False}
+    run = {"seed": seeded(0), "num_chains": 10, "num_draws": 60, "num_warmup": 20, "progress": False}
     updated = model.fit(data_of(frame[~late]), **run).condition(frame[late])
     refit = model.fit(data_of(frame), **run)
     ours, theirs = (
@@ -320,7 +321,7 @@ def geweke(model: bm.LinearModel, num_pairs: int, seed: int, *, steps: int = 2) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GEWEKE)
 def test_the_sampler_leaves_the_joint_distribution_unchanged(name):
-    p_values = geweke(GEWEKE[name], num_pairs=80, seed=21)
+    p_values = geweke(GEWEKE[name], num_pairs=80, seed=seeded(21))
     assert min(p_values.values()) > 1e-6, p_values
 
 
@@ -340,7 +341,7 @@ def test_a_wrong_linear_term_is_noticed(monkeypatch):
     monkeypatch.setattr(
         bm.Binomial, "polya_gamma", lambda self, y, given: right(self, y, given)._replace(kappa=y)
     )
-    p_values = geweke(GEWEKE["three clusters, full, Binomial"], num_pairs=40, seed=22)
+    p_values = geweke(GEWEKE["three clusters, full, Binomial"], num_pairs=40, seed=seeded(22))
     assert p_values["level"] < 1e-6, p_values
 
 

@@ -26,6 +26,7 @@ from benchmarks import partition_calibration
 from benchmarks.partition_calibration import advanced, exact, pairs, ranks, sampled, shown, simulate
 from benchmarks.partitions import clustered_data
 from tests.equivalence.partitions import all_partitions
+from tests.seeds import seeded
 
 pytestmark = [pytest.mark.statistical]
 
@@ -41,7 +42,7 @@ def test_prior_of_the_dirichlet_process(concentration):
     """P(two together) = 1 / (1 + alpha), and the books' mean and variance of the number of clusters."""
     S, T = 20_000, 12
     values = {"concentration": torch.full((S,), concentration, dtype=torch.float64)}
-    drawn = bm.DirichletProcess().sample_partition(values, T, np.random.default_rng(0))
+    drawn = bm.DirichletProcess().sample_partition(values, T, np.random.default_rng(seeded(0)))
     open_ = concentration / (concentration + np.arange(T))
     number = num_clusters(drawn).double()
     variance = float((open_ * (1 - open_)).sum())
@@ -91,7 +92,7 @@ def disagreement(kind: str, prior: str, *, num_chains: int = 2000, num_tasks: in
 
     All chains start with all tasks together; the last state of each is used, so that draws are independent.
     """
-    data = toy_evidence(num_tasks, num_chains, seed=1)
+    data = toy_evidence(num_tasks, num_chains, seed=seeded(1))
     partitions = all_partitions(num_tasks)
     values = {"concentration": torch.ones(len(partitions), dtype=torch.float64)}
     exact = PRIORS[prior].log_partition(partitions, values)
@@ -100,7 +101,10 @@ def disagreement(kind: str, prior: str, *, num_chains: int = 2000, num_tasks: in
     weights = Weights(
         PRIORS[prior], {"concentration": torch.ones(num_chains, dtype=torch.float64)}, num_tasks
     )
-    generator, membership = torch.Generator().manual_seed(3), np.zeros((num_chains, num_tasks), dtype=int)
+    generator, membership = (
+        torch.Generator().manual_seed(seeded(3)),
+        np.zeros((num_chains, num_tasks), dtype=int),
+    )
     for _ in range(12):
         membership = moves(kind)(membership, data, weights, generator)
     found = (membership[:, None] == partitions.numpy()).all(2).mean(0)
@@ -137,7 +141,7 @@ def test_enumeration_notices_a_wrong_prior(monkeypatch):
 
 def test_evidence_is_the_collapsed_density():
     """Differences over partitions of what the moves use are those of a dense Gaussian density."""
-    data, partitions = toy_evidence(4, 15, seed=2), all_partitions(4)
+    data, partitions = toy_evidence(4, 15, seed=seeded(2)), all_partitions(4)
     Q, q = data.terms[0, :, :-1, :-1], data.terms[0, :, :-1, -1]
     for membership, found in zip(partitions.numpy(), data.log_density(partitions.numpy()), strict=True):
         A = np.eye(4)[membership][:, : membership.max() + 1]
@@ -161,7 +165,7 @@ GEWEKE = {
 
 
 def design(num_tasks: int = 5, rows: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(np.arange(num_tasks), rows)
     return np.stack([np.ones(len(task)), rng.normal(size=len(task))], axis=1), task
 
@@ -205,7 +209,7 @@ def geweke(model: bm.LinearModel, num_sets: int, seed: int, *, steps: int = 3) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GEWEKE)
 def test_the_sampler_leaves_the_joint_distribution_unchanged(name):
-    p_values = geweke(GEWEKE[name], num_sets=600, seed=11)
+    p_values = geweke(GEWEKE[name], num_sets=600, seed=seeded(11))
     assert min(p_values.values()) > 1e-6, p_values
 
 
@@ -218,7 +222,7 @@ def test_a_wrong_density_of_the_hyperparameters_is_noticed(monkeypatch):
         return right(tasks, structure, noise) + structure.residual_scale[:, 0].abs().log().sum(-1)
 
     monkeypatch.setattr(problem_module, "log_marginal_clusters", wrong)
-    p_values = geweke(GEWEKE["two clusters, spread not normal"], num_sets=600, seed=12)
+    p_values = geweke(GEWEKE["two clusters, spread not normal"], num_sets=600, seed=seeded(12))
     assert p_values["residual_scale"] < 1e-6, p_values
 
 
@@ -230,7 +234,7 @@ def test_a_scale_within_clusters_that_counts_tasks_again_is_noticed(monkeypatch)
         return right(parameter, tau, b, occupied * (4 if parameter.name == "residual_scale" else 1), rng)
 
     monkeypatch.setattr(partition_scales, "_given_departures", wrong)
-    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_sets=600, seed=14)
+    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_sets=600, seed=seeded(14))
     assert p_values["residual_scale"] < 1e-6, p_values
 
 
@@ -242,7 +246,7 @@ def test_a_spread_that_counts_empty_clusters_is_noticed(monkeypatch):
         return right(parameter, tau, b, torch.full_like(occupied, b.shape[1]), rng)
 
     monkeypatch.setattr(partition_scales, "_given_departures", wrong)
-    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_sets=600, seed=13)
+    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_sets=600, seed=seeded(13))
     assert p_values["cluster_scale"] < 1e-6, p_values
 
 
@@ -255,7 +259,7 @@ def test_canonical_numbers():
 
 def toy_rows(seed: int = 4) -> bm.TaskData:
     """Five tasks of three rows, two pairs alike; not standardised, so that known scales mean the same."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
     task = np.repeat(list("abcde"), 3)
     level = np.repeat([0.6, 0.72, -0.48, -0.6, 0.12], 3)
     data = bm.TaskData.from_arrays(np.ones((15, 1)), level + 0.8 * rng.normal(size=15), task, intercept=False)
@@ -281,7 +285,7 @@ def enumerated(model: bm.LinearModel, data: bm.TaskData) -> tuple[np.ndarray, np
 
 
 def fitted(model: bm.LinearModel, data: bm.TaskData) -> bm.Fit:
-    return model.fit(data, seed=0, num_chains=10, num_draws=100, num_warmup=20, progress=False)
+    return model.fit(data, seed=seeded(0), num_chains=10, num_draws=100, num_warmup=20, progress=False)
 
 
 @pytest.mark.parametrize("within", ["none", "diagonal", "full"])
@@ -370,8 +374,8 @@ def test_clusters_are_recovered(seed):
     Two means of seed 1 are but 0.63 apart (a task's weights have standard errors of 0.13), and even that one
     errs.
     """
-    data, truth, known_means = clustered_data(4, 0.0, seed)
-    fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=0, **SHORT)
+    data, truth, known_means = clustered_data(4, 0.0, seeded(seed))
+    fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=seeded(0), **SHORT)
     point = fit.partition().point.reindex([f"task_{t:02d}" for t in range(30)])
     assert adjusted_rand_score(truth, point) >= min(0.95, adjusted_rand_score(truth, known_means))
 
@@ -383,9 +387,9 @@ def test_exchangeable_tasks_are_not_split():
 
     One cluster has probability .41, two .21 (4000 corrected draws of svi); their number mixes slowly.
     """
-    data, _, _ = clustered_data(1, 0.5, seed=2)
+    data, _, _ = clustered_data(1, 0.5, seed=seeded(2))
     length = SHORT | {"num_chains": 4, "num_draws": 200}
-    fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=0, **length)
+    fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=seeded(0), **length)
     found = fit.partition()
     assert found.point.nunique() == 1
     assert found.num_clusters.idxmax() == 1
@@ -400,7 +404,7 @@ def test_co_clustering_probabilities_are_calibrated():
     by exact p - 1/2, between the truth and sampled probabilities, and between these and exact ones. Beyond
     4.5 standard errors with probability 3e-5, if all is right.
     """
-    simulated = simulate(partition_calibration.KNOWN, 400, 5, 5, seed=3)
+    simulated = simulate(partition_calibration.KNOWN, 400, 5, 5, seed=seeded(3))
     found = pairs(sampled(simulated, 15, 40, 3)[0]).mean(1)
     assert found.std(1).mean() > 0.1  # the data say something about pairs
     right = exact(simulated)
@@ -414,4 +418,4 @@ def test_co_clustering_probabilities_are_calibrated():
 def test_hyperparameters_are_calibrated():
     """Ranks of the true values among chains that started elsewhere; 8 quantities, together at 1e-5."""
     model = bm.LinearModel(bm.DirichletProcess())
-    assert ranks(simulate(model, 30, 6, 5, seed=4), 30, 4).p_value() > 1e-5
+    assert ranks(simulate(model, 30, 6, 5, seed=seeded(4)), 30, 4).p_value() > 1e-5

@@ -17,6 +17,7 @@ import pytest
 import bayesmtl as bm
 from bayesmtl.errors import ConvergenceWarning
 from benchmarks.calibration import Ranks, calibrate
+from tests.seeds import seeded
 
 LIMIT = 1e-4 / 10
 LONG = os.environ.get("BAYESMTL_LONG") == "1"
@@ -61,7 +62,7 @@ def test_calibration(likelihood, method, rows_per_task, number):
     """Of the whole posterior, hyperparameters and weights."""
     model = bm.LinearModel(bm.Hierarchical(), likelihood)
     number = 200 if LONG else number
-    ranks = calibrate(model, number, method=method, rows_per_task=rows_per_task, seed=7000, **FEW)
+    ranks = calibrate(model, number, method=method, rows_per_task=rows_per_task, seed=seeded(7000), **FEW)
     assert_calibrated(ranks)
 
 
@@ -70,7 +71,7 @@ def test_power_against_a_wrong_link():
     simulator = bm.LinearModel(bm.Pooled(), bm.Bernoulli("probit"))
     fitter = bm.LinearModel(bm.Pooled(), bm.Bernoulli("logit"))
     ranks = calibrate(
-        simulator, 40, fitter=fitter, method="laplace", rows_per_task=(100, 100), seed=8000, **FEW
+        simulator, 40, fitter=fitter, method="laplace", rows_per_task=(100, 100), seed=seeded(8000), **FEW
     )
     assert ranks.p_value() < LIMIT
 
@@ -91,10 +92,10 @@ def test_laplace_agrees_with_gibbs_on_contraception(women):
     Laplace's method, which 2,000 draws of each put at about .1.
     """
     model = bm.LinearModel(bm.Hierarchical(), bm.Bernoulli())
-    laplace = model.fit(women, method="laplace", seed=0, num_draws=200, progress=False)
+    laplace = model.fit(women, method="laplace", seed=seeded(0), num_draws=200, progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a short run
-        gibbs = model.fit(women, method="gibbs", seed=0, num_draws=200, num_warmup=60, progress=False)
+        gibbs = model.fit(women, method="gibbs", seed=seeded(0), num_draws=200, num_warmup=60, progress=False)
     assert laplace.check().ok and float(laplace.draws.sample_stats["pareto_k"].max()) < 0.5
     for name in ("summary", "coefficients"):
         first, second = getattr(laplace, name)(), getattr(gibbs, name)()

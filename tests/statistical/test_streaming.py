@@ -22,6 +22,7 @@ from bayesmtl.posteriors.linear import streamed as stream
 from bayesmtl.posteriors.linear.outcomes import LaplaceMarginal
 from bayesmtl.posteriors.linear.posterior import gram_and_cross
 from bayesmtl.posteriors.linear.streamed import StreamedBatches
+from tests.seeds import seeded
 
 pytest.importorskip("pyarrow")
 
@@ -33,12 +34,12 @@ LIKELIHOODS = {
     "negative_binomial": bm.NegativeBinomial(),
     "student": bm.StudentT(),
 }
-SETTINGS = {"seed": 0, "progress": False, "num_chains": 2, "num_draws": 200}
+SETTINGS = {"seed": seeded(0), "progress": False, "num_chains": 2, "num_draws": 200}
 
 
 def rows_of(num_tasks: int, rows_per_task: int, seed: int = 0) -> pd.DataFrame:
     """Sorted by task, and by target inside: the worst order there is. Sizes differ, some targets miss."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seeded(seed))
     size = rng.integers(1, 2 * rows_per_task, size=num_tasks)
     t = np.repeat(np.arange(num_tasks), size)
     frame = pd.DataFrame({"t": t, "a": rng.normal(size=len(t)), "b": rng.normal(size=len(t))})
@@ -80,7 +81,7 @@ def test_a_sample_has_every_row_of_a_task_as_often(tmp_path, small_chunks):
     X, times = (np.concatenate([getattr(chunk, name) for chunk in rows]) for name in ("X", "weights"))
     task = np.concatenate([chunk.task for chunk in rows])
     place = {tuple(row): i for i, row in enumerate(X)}
-    rng, drawn, N = np.random.default_rng(0), np.zeros(len(X)), 300
+    rng, drawn, N = np.random.default_rng(seeded(0)), np.zeros(len(X)), 300
     for _ in range(N):
         held = streamed.stream.sample(4, 5, rng)
         of_task = np.repeat(held.tasks, held.count)
@@ -98,7 +99,7 @@ def test_a_sample_has_every_row_of_a_task_as_often(tmp_path, small_chunks):
 def test_subsets_are_as_likely_as_any_other(keys, monkeypatch):
     """All 1, 10 and 20 sets of three out of 3, 5 and 6, 4,000 times: 5 standard errors."""
     monkeypatch.setattr(stream, "_KEYS", keys)
-    rng, n, found = np.random.default_rng(0), np.array([6, 2, 5, 3, 0]), Counter()
+    rng, n, found = np.random.default_rng(seeded(0)), np.array([6, 2, 5, 3, 0]), Counter()
     for _ in range(4000):
         drawn = np.split(stream.subsets(n, 3, rng), [3, 5, 8, 11])
         assert drawn[1].tolist() == [0, 1] and drawn[4].size == 0
@@ -114,7 +115,7 @@ def test_subsets_are_as_likely_as_any_other(keys, monkeypatch):
 def test_minibatches_of_a_sorted_file_are_unbiased(tmp_path, small_chunks, most):
     """The likelihood's part of the bound at fixed weights, over 2,500 minibatches: 5 standard errors."""
     streamed, held = problems(rows_of(8, 10), tmp_path, bm.Bernoulli(), **CARRIED)
-    rng, T = np.random.default_rng(0), 8
+    rng, T = np.random.default_rng(seeded(0)), 8
     weights = torch.from_numpy(rng.normal(size=(1, T, 3)))
     exact = float(held.outcomes({}).value(held.rows.predictor(weights)).sum())
     batches = StreamedBatches(streamed.stream, 3, 4, most)
@@ -136,7 +137,7 @@ def test_memory_does_not_grow_with_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "_KEYS", 2_000)
     peaks = []
     for n in (10_000, 80_000):
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(seeded(0))
         frame = pd.DataFrame(rng.normal(size=(n, 2)), columns=["a", "b"])
         frame["t"], frame["y"] = np.arange(n) % 20, rng.integers(2, size=n)
         frame.to_parquet(tmp_path / f"{n}.parquet", row_group_size=2_000)
@@ -159,7 +160,7 @@ def test_pseudo_rows_start_at_the_mode(tmp_path, small_chunks, name):
     """G_t and b_t are those of Laplace's method on the rows in memory, to a thousandth after a few steps."""
     carried = CARRIED if name != "student" else {}
     streamed, held = problems(rows_of(10, 25), tmp_path, LIKELIHOODS[name], **carried)
-    point = streamed.space.initial(np.random.default_rng(1), 1)
+    point = streamed.space.initial(np.random.default_rng(seeded(1)), 1)
     values = streamed.space.constrain(point)
     gram, linear = streamed.sums_at(values)
     expected = gram_and_cross(LaplaceMarginal(held).data(held.structure(values), 1, values))
@@ -255,7 +256,7 @@ def test_files_that_are_damaged_after_they_were_summed_up(tmp_path):
     frame = rows_of(5, 6)
     write(frame, tmp_path)
     data = bm.TaskData.from_parquet(tmp_path, **COLUMNS)
-    model, settings = bm.LinearModel(likelihood=bm.Bernoulli()), {"seed": 0, "progress": False}
+    model, settings = bm.LinearModel(likelihood=bm.Bernoulli()), {"seed": seeded(0), "progress": False}
     content = (tmp_path / "1.parquet").read_bytes()
     (tmp_path / "1.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="1.parquet, which cannot be read"):

@@ -17,11 +17,12 @@ from bayesmtl.inference.svi.guide import Guide, pseudo_rows
 from bayesmtl.posteriors.linear.batches import RowBatches
 from bayesmtl.posteriors.linear.posterior import gram_and_cross
 from tests.equivalence.test_sampled_jointly import SHARINGS, joint_of
+from tests.seeds import seeded
 
 
 def guide_of(name: str, outcome: str = "bernoulli") -> Guide:
     problem = joint_of(name, outcome, basis_centred=True)[0].problem
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seeded(1))
     point = problem.space.initial(rng, 1)
     values = problem.space.constrain(point)
     structure = problem.structure(values)
@@ -41,7 +42,7 @@ def test_the_guide_is_the_posterior_given_pseudo_rows(name, outcome):
     means, root = guide.of_tasks(structure, Z, every)
     with torch.no_grad():
         mean, precision = guide.conditional(values, means, root, every)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     fresh = torch.from_numpy(rng.normal(size=(S, *mean.shape[1:], 1)))
     L = torch.linalg.cholesky(precision)
     x = mean + torch.linalg.solve_triangular(L.transpose(-1, -2), fresh, upper=True)[..., 0]
@@ -59,8 +60,8 @@ def test_the_model_is_the_joint_density(name, outcome):
     """The program's log density is that of `Joint`, which is compared with the model written out."""
     guide = guide_of(name, outcome)
     joint = joint_of(name, outcome, basis_centred=True)[0]
-    batch = guide.problem.batches(100, 100).draw(np.random.default_rng(0))
-    rng = np.random.default_rng(2)
+    batch = guide.problem.batches(100, 100).draw(np.random.default_rng(seeded(0)))
+    rng = np.random.default_rng(seeded(2))
     model, program = guide.programs(pyro, batch)
     with torch.random.fork_rng(devices=[]):
         traced = pyro.poutine.trace(program).get_trace()
@@ -78,7 +79,7 @@ def test_the_model_is_the_joint_density(name, outcome):
 def test_minibatches_are_unbiased():
     """Means over 3,000 batches of 2 tasks and at most 3 rows: 6 standard errors of 4 totals."""
     problem = joint_of("Hierarchical", "bernoulli", basis_centred=True)[0].problem
-    batches, rng = RowBatches(problem.rows, 2, 3), np.random.default_rng(0)
+    batches, rng = RowBatches(problem.rows, 2, 3), np.random.default_rng(seeded(0))
     totals = []
     for _ in range(3000):
         batch = batches.draw(rng)
@@ -93,7 +94,7 @@ def test_minibatches_are_unbiased():
 
 
 def test_a_rise_is_told_from_noise():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     noise = rng.normal(size=2000)
     rise, error = rise_of(noise)
     assert abs(rise) < 4 * error and error == pytest.approx(np.sqrt(12 / 2000), rel=0.5)
@@ -108,14 +109,14 @@ def test_a_rise_is_told_from_noise():
 @pytest.mark.filterwarnings("ignore::bayesmtl.errors.ConvergenceWarning")
 def test_svi_is_near_the_exact_engine():
     """Means within .5 posterior sd, spreads within a factor of 1.6: what is claimed for 12 tasks."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeded(0))
     task = np.repeat(np.arange(12), 15)
     x = rng.normal(size=len(task))
     W = np.array([0.4, -0.8]) + 0.7 * rng.normal(size=(12, 2))
     y = W[task, 0] + W[task, 1] * x + 0.5 * rng.normal(size=len(task))
     data, model = bm.TaskData.from_arrays(x[:, None], y, task), bm.LinearModel()
-    exact = model.fit(data, method="laplace", seed=0, progress=False)  # exact with Gaussian noise
-    fit = model.fit(data, method="svi", seed=0, num_warmup=100, progress=False)
+    exact = model.fit(data, method="laplace", seed=seeded(0), progress=False)  # exact with Gaussian noise
+    fit = model.fit(data, method="svi", seed=seeded(0), num_warmup=100, progress=False)
     for name in ("summary", "coefficients"):
         ours, theirs = getattr(fit, name)(), getattr(exact, name)()
         assert np.all(np.abs(ours["mean"] - theirs["mean"]) < 0.5 * theirs["sd"]), name

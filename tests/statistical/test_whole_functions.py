@@ -17,6 +17,7 @@ from bayesmtl.algebra.functions import function_covariance
 from bayesmtl.errors import SpecificationError, UnknownTaskError
 from bayesmtl.posteriors.functions.posterior import FunctionPosterior, known_fields
 from bayesmtl.results.functions import whole as gp_functions
+from tests.seeds import seeded
 
 NAMES = ("a", "b", "c")
 ROWS = (np.array([[-1.5], [0.2], [0.9], [2.5], [0.2], [1.4]]), ["a", "a", "b", "b", "c", "c"])
@@ -29,12 +30,12 @@ MODELS = {
 
 
 def fitted(name: str) -> bm.FunctionFit:
-    rng = np.random.default_rng(4)
+    rng = np.random.default_rng(seeded(4))
     x = np.sort(rng.normal(size=7))
     Y = np.sin(2 * x)[:, None] * np.array([1.0, -1.0, 0.5]) + 0.2 * rng.normal(size=(7, 3))
     Y[2, 1] = np.nan  # a grid with a missing cell
     data = bm.TaskData.from_wide(x[:, None], Y, NAMES)
-    return MODELS[name].fit(data, method="empirical_bayes", seed=0, progress=False)
+    return MODELS[name].fit(data, method="empirical_bayes", seed=seeded(0), progress=False)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -96,6 +97,8 @@ def test_what_cannot_be_drawn_says_so():
         fit.sample_functions(2)(([[0.0]], ["d"]))
     kernels = pytest.importorskip("gpytorch").kernels
     data = bm.TaskData.from_arrays([[0.0], [0.5], [1.0], [2.0]], [1.0, 2.0, 0.0, 1.0], list("abab"))
-    other = bm.MultitaskGP(kernels.RBFKernel()).fit(data, method="empirical_bayes", seed=0, progress=False)
+    other = bm.MultitaskGP(kernels.RBFKernel()).fit(
+        data, method="empirical_bayes", seed=seeded(0), progress=False
+    )
     with pytest.raises(SpecificationError, match="spectral density"):
         other.sample_functions(2)

@@ -21,7 +21,7 @@ from bayesmtl.algebra.functions import (
 )
 from bayesmtl.kernels import Kernels
 from bayesmtl.likelihoods import Likelihood
-from bayesmtl.parameters import ParameterSpace, Values
+from bayesmtl.parameters import ParameterSpace, Reported, Values
 from bayesmtl.posteriors.draws import HyperparameterDraws
 from bayesmtl.posteriors.posterior import Posterior, Trait
 from bayesmtl.sharing import Dependence
@@ -107,6 +107,10 @@ class FunctionPosterior(Posterior):
     def of_rows(self) -> Likelihood:
         """The likelihood that tells these tasks apart by their positions."""
         return self.likelihood.of_tasks(self.task_names, self.target_scale)
+
+    def reported(self, values: Values) -> dict[str, Reported]:
+        """See `Posterior.reported`."""
+        return self.kernels.report(values) | self.sharing.report(values) | self.of_rows.report(values)
 
     @property
     def unseen(self) -> np.ndarray:

@@ -16,7 +16,7 @@ from bayesmtl.algebra.conditional import WeightDraws, draw_posterior
 from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.likelihoods import Likelihood
-from bayesmtl.parameters import ParameterSpace, Values
+from bayesmtl.parameters import ParameterSpace, Reported, Values
 from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.posteriors.linear.batches import Batch, Batches, TaskBatches
 from bayesmtl.posteriors.posterior import Posterior, Trait
@@ -108,6 +108,11 @@ class LinearPosterior(Posterior):
         if not self.likelihood.compresses:
             return torch.ones(num_draws, 1, dtype=torch.float64)
         return self.likelihood.noise_sd(values, self.task_names, self.target_scale, num_draws)
+
+    def reported(self, values: Values) -> dict[str, Reported]:
+        """See `Posterior.reported`."""
+        of_tasks = self.likelihood.of_tasks(self.task_names, self.target_scale)
+        return self.sharing.report(values) | of_tasks.report(values)
 
     def density(self) -> Density:
         """log p(y, hyperparameters) as engines explore it: this posterior's own."""

@@ -52,7 +52,7 @@ def _with_own(fit: FunctionState, wider: FunctionState, num_new: int) -> dict[st
     if fit.inducing is not None:
         return _with_own_at_a_point(fit, wider, num_new)
     flat = fit.flat()
-    rng = fit.generator(3 + len(fit.added_tasks))
+    rng = fit.generator(3, str(len(fit.added_tasks)), *wider.added_tasks[len(fit.added_tasks) :])
     own = fit.sharing.dependence is Dependence.PARTITION or any(
         "task" in p.dims and p.size for p in fit.problem.space.parameters
     )
@@ -76,7 +76,7 @@ def _with_own_at_a_point(fit: FunctionState, wider: FunctionState, num_new: int)
     """
     C, N = fit.num_chains_and_draws
     flat = fit.flat()
-    rng = fit.generator(3 + len(fit.added_tasks))
+    rng = fit.generator(3, str(len(fit.added_tasks)), *wider.added_tasks[len(fit.added_tasks) :])
     pick = torch.arange(C * N)
     values = with_fresh_tasks(fit, flat, num_new, rng)
     if any("task" in p.dims and p.size for p in fit.problem.space.parameters):

@@ -102,10 +102,8 @@ class FunctionFit(FunctionState):
             largest = max(largest, float(self.known_rows(part).jitter.max()))
         return largest
 
-    def _latent(
-        self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool, rng: np.random.Generator
-    ) -> Latent:
-        return predict.latent(self, asked, num_draws, rng, joint=joint)
+    def _latent(self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool) -> Latent:
+        return predict.latent(self, asked, num_draws, joint=joint)
 
     def _conditioned(self, further: FurtherRows) -> Self:
         return cast(Self, condition(self, further))

@@ -103,9 +103,7 @@ def _root(covariance: torch.Tensor, prior_variance: torch.Tensor) -> torch.Tenso
     return root
 
 
-def latent(
-    fit: FunctionState, asked: AskedRows, num_draws: int, rng: np.random.Generator, *, joint: bool
-) -> Latent:
+def latent(fit: FunctionState, asked: AskedRows, num_draws: int, *, joint: bool) -> Latent:
     """Draws of the functions at rows; those of unknown tasks come from the population."""
     num_draws = whole_number("num_draws", num_draws, 2)
     if joint:
@@ -117,13 +115,17 @@ def latent(
             "the rows and not with their square.",
         )
     unknown = asked.unknown
+    rng = fit.generator(2, *unknown)
     standardization = fit.likelihood.extended(fit.standardization, fit.task_names, unknown)
     names = (*fit.task_names, *unknown)
     values = with_fresh_tasks(fit, fit.chosen_values(num_draws, fresh=bool(unknown)), len(unknown), rng)
     S = length(values)
     num_each = -(-num_draws // S)
-    rows = Rows(fit.inputs(asked.rows.X), torch.from_numpy(asked.codes), unknown)
+    order = asked.order
+    rows = Rows(fit.inputs(asked.rows.X[order]), torch.from_numpy(asked.codes[order]), unknown)
     mean, draws = function_values(fit, rows, values, num_each, rng, joint=joint)
+    back = np.argsort(order)
+    mean, draws = mean[back], draws[:, back]
     repeated = {name: value.repeat_interleave(num_each, 0) for name, value in values.items()}
     noise = fit.likelihood.noise_sd(values, names, standardization.target_scale, S)
     noise = noise.expand(-1, len(names)).repeat_interleave(num_each, 0)

@@ -73,10 +73,8 @@ class LinearFit(LinearState):
     def _causes(self) -> list[str]:
         return causes(self, [str(name) for name in self.posterior.data_vars])
 
-    def _latent(
-        self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool, rng: np.random.Generator
-    ) -> Latent:
-        return predict.latent(self, asked, kind, num_draws, rng)
+    def _latent(self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool) -> Latent:
+        return predict.latent(self, asked, kind, num_draws)
 
     def _conditioned(self, further: FurtherRows) -> Self:
         return cast(Self, condition(self, further))

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import bayesmtl as bm
-from bayesmtl.posteriors.functions.noise_coordinates import Centred
-from bayesmtl.samplers.importance import ENOUGH, ENOUGH_POINTS, Proposal, pooled_sample
+from bayesmtl.posteriors.noise_coordinates import NoiseCoordinates
+from bayesmtl.samplers.importance import ENOUGH, ENOUGH_POINTS, Mixture, Proposal, pooled_sample
+from bayesmtl.samplers.modes import measured_root
 
 
 class _Known:
@@ -122,30 +123,104 @@ def problem(noise):
     return bm.MultitaskGP(likelihood=bm.Gaussian(noise))._posterior(data)
 
 
-def test_centred_coordinates_are_a_change_of_variables():
-    """There and back is the identity; the density gains the Jacobian's logarithm."""
+@pytest.mark.parametrize("spread", [1e-3, 0.4, -0.8])
+def test_noise_coordinates_are_a_change_of_variables(spread):
+    """There and back is the identity; the density gains the Jacobian's logarithm, also near no spread."""
     target = problem("task")
-    density = Centred(target)
     points = target.space.initial(np.random.default_rng(1), 3) + 0.3
+    names = [p.name for p in target.space.parameters for _ in range(p.size)]
+    points[:, names.index("noise_spread")] = spread
+    density = NoiseCoordinates.around(target, points[0])
     there = density.there(points)
-    np.testing.assert_allclose(density.back(there), points, rtol=1e-12)
+    np.testing.assert_allclose(density.back(there), points, rtol=1e-10)
     jacobian = torch.autograd.functional.jacobian(lambda u: density.back(u[None])[0], there[0])
     expected = target.value(points)[0] + torch.linalg.slogdet(jacobian)[1]
-    np.testing.assert_allclose(density.value(there)[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(density.value(there)[0], expected, rtol=1e-10)
     value, gradient = density.value_and_gradient(there)
     np.testing.assert_allclose(value, density.value(there), rtol=1e-12)
     h = 1e-5
     steps = h * torch.eye(there.shape[1], dtype=torch.float64)
     differences = [(density.value(there + e) - density.value(there - e)) / (2 * h) for e in steps]
-    np.testing.assert_allclose(gradient, torch.stack(differences, dim=1), rtol=1e-5, atol=1e-6)
-    names = [p.name for p in target.space.parameters for _ in range(p.size)]
-    assert not density.signed[names.index("noise_spread")]
+    np.testing.assert_allclose(gradient, torch.stack(differences, dim=1), rtol=1e-5, atol=1e-5)
+    assert torch.equal(density.signed, target.space.signed())
 
 
-def test_centred_coordinates_without_noise_per_task_are_the_targets_own():
+def test_noise_coordinates_know_what_rows_say_of_noise():
+    """With weights that are known to be zero, rows say exactly that log sigma_t is log of their root mean
+    square, with a precision of twice their number."""
+    rng = np.random.default_rng(3)
+    sd, task = np.array([0.5, 1.0, 2.0]), np.repeat(np.arange(3), 40)
+    y = sd[task] * rng.normal(size=120)
+    data = bm.TaskData.from_arrays(rng.normal(size=(120, 1)), y, task.astype(str), intercept=False)
+    model = bm.LinearModel(bm.Independent(scale=bm.Fixed(1e-6)), bm.Gaussian("task"))
+    target = model._posterior(data)
+    density = NoiseCoordinates.around(target, torch.zeros(target.space.size, dtype=torch.float64))
+    standardised = data.standardization().standardize_target(data.y, data.task)
+    square = np.array([(standardised[task == t] ** 2).mean() for t in range(3)])
+    np.testing.assert_allclose(density.observed, 0.5 * np.log(square), atol=0.02)  # to two decimals
+    np.testing.assert_allclose(density.precision, 80.0, rtol=0.02)
+
+
+def test_two_modes_get_their_shares():
+    """A mixture of two normal distributions 14 standard deviations apart, the further with a quarter.
+
+    Its mass by at least 1000 effective points has a standard error below .014: the limit is five of them.
+    One proposal alone around the first would not see the second, and Pareto k would not tell.
+    """
+
+    class Two:
+        def value(self, points: torch.Tensor) -> torch.Tensor:
+            near = -0.5 * (points**2).sum(1) + np.log(0.75)
+            return torch.logaddexp(near, -0.5 * ((points - 10.0) ** 2).sum(1) + np.log(0.25))
+
+    unsigned = torch.zeros(2, dtype=torch.bool)
+    at = [torch.zeros(2, dtype=torch.float64), torch.full((2,), 9.5, dtype=torch.float64)]
+    parts = tuple(Proposal(c, torch.eye(2, dtype=torch.float64), unsigned, c, 7.0) for c in at)
+    first = Mixture(parts, torch.tensor([0.9, 0.1], dtype=torch.float64))
+    sample = pooled_sample(Two(), first, 500, 6000, np.random.default_rng(0))
+    assert sample.pareto_k < ENOUGH
+    assert float(sample.weights[sample.points[:, 0] > 5].sum()) == pytest.approx(0.25, abs=0.07)
+    assert sample.log_total == pytest.approx(np.log(2 * np.pi), abs=0.1)
+
+
+def test_a_mixture_is_a_density():
+    """It integrates to 1 over a fine lattice, and draws come from its parts by their shares."""
+    parts = (correlated([0.2, -0.1]), correlated([3.0, -1.0]))
+    mixture = Mixture(parts, torch.tensor([0.3, 0.7], dtype=torch.float64))
+    x = torch.linspace(0.0, 24.0, 1201, dtype=torch.float64) + 0.01
+    lattice = torch.cartesian_prod(x, -x)
+    mass = mixture.log_density(lattice).exp() * 0.02**2
+    assert float(mass.sum()) == pytest.approx(1.0, abs=2e-3)
+    drawn = mixture.draw(40_000, np.random.default_rng(0))
+    share = float(mass[lattice[:, 0] > 2].sum())
+    assert float((drawn[:, 0] > 2).double().mean()) == pytest.approx(share, abs=0.0125)  # 5 standard errors
+
+
+def test_widths_are_measured_where_curvature_tells_nothing():
+    """-x^4 / 4 is flat at its mode; its width at a fall of 1 is sqrt(2), which makes one of 1."""
+
+    class Flat:
+        def value(self, points: torch.Tensor) -> torch.Tensor:
+            return -0.25 * points[:, 0] ** 4 - 0.5 * (points[:, 1] / 0.1) ** 2
+
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+
+    class Turned(Flat):
+        def value(self, points: torch.Tensor) -> torch.Tensor:
+            return super().value(points @ turn)
+
+    root = turn @ torch.diag(torch.tensor([40.0, 0.1], dtype=torch.float64)) @ turn.T
+    measured = turn.T @ measured_root(Turned(), torch.zeros(2, dtype=torch.float64), root) @ turn
+    # from a width forty times too large three steps come down to within a factor of two
+    assert 0.5 < float(measured[0, 0]) < 2.0
+    assert float(measured[1, 1]) == pytest.approx(0.1, rel=1e-6)
+    assert abs(float(measured[0, 1])) < 1e-6
+
+
+def test_noise_coordinates_without_noise_per_task_are_the_targets_own():
     target = problem("shared")
-    density = Centred(target)
     points = target.space.initial(np.random.default_rng(1), 3)
+    density = NoiseCoordinates.around(target, points[0])
     assert torch.equal(density.there(points), points) and torch.equal(density.back(points), points)
     np.testing.assert_allclose(density.value(points), target.value(points))
     assert torch.equal(density.signed, target.space.signed())

@@ -35,7 +35,7 @@ def condition(fit: LinearState, further: FurtherRows) -> LinearState:
     standard = StandardRows.of(further.rows, further.codes, further.standardization, further.likelihood)
     before = fit.statistics.with_empty(len(added))
     after = before + standard.statistics(len(names))
-    rng = fit.generator(3 + len(fit.added_tasks))
+    rng = fit.generator(3, str(len(fit.added_tasks)), *added)
     basis, data = fit.draws.basis.flatten(0, 1), fit.data
     if not fit.likelihood.compresses:
         if isinstance(data, TaskSummaries):
