@@ -82,12 +82,10 @@ class DeepFit(DeepState):
                 remedy="Hold rows out: compare predictions of rows that the fit has not seen.",
             )
 
-    def _latent(
-        self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool, rng: np.random.Generator
-    ) -> Latent:
+    def _latent(self, asked: AskedRows, kind: Kind, num_draws: int, joint: bool) -> Latent:
         number = self._per_member(num_draws)
         parts = [
-            head._latent(own, kind, number, joint, rng)
+            head._latent(own, kind, number, joint)
             for head, own in zip(self.heads, self.asked_of(asked), strict=True)
         ]
         values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
