@@ -4,7 +4,7 @@ Every set is fitted as `model.fit(data, seed=seed)` would by default. A fit has 
 with a long run of the same posterior, hold lme4's estimates in its intervals where those are recorded, and
 cost little beside a point estimate of the same model.
 
-lme4's estimates are those that its documentation and Pinheiro and Bates (2000) print of the same formula.
+lme4's estimates are those of its documentation and of Pinheiro and Bates (2000), written down from memory.
 """
 
 from __future__ import annotations

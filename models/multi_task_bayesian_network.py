@@ -11,9 +11,9 @@ skip the hidden units, as in the paper; the last line lets them.
 Data: School, the protocol of `_common`.
 
 In full (the command below, about a minute), three splits: 37.7 % with the full covariance, 37.9 with the
-diagonal one and 37.9 beside the raw columns; pooled 34.5, single-task 33.2, random intercept 37.6. The hidden
-units cost nothing beside the random intercept and gain at most its spread: School is nearly linear in these
-columns.
+diagonal one and 37.9 beside the raw columns; pooled 34.5, single-task 33.2, random intercept 37.6. The
+hidden units cost nothing beside the random intercept and gain at most its spread: School is nearly linear
+in these columns.
 
 Source: Bakker and Heskes (2003). Task clustering and gating for Bayesian multitask learning. Journal of
 Machine Learning Research 4, 83-99, whose best variant clusters the tasks on top of this.

@@ -11,11 +11,11 @@ sharing (heads that know nothing of each other), and linear models without a tru
 Data: seven torques of a robot arm (sarcos) from 100 and 500 states, every torque standardised; mean squared
 error at 1,000 other states, over the variance of each torque, in per cent.
 
-In full (the command below, three minutes), two splits: from 100 states heads around a population err by 13.3
-%, heads of rank 2 by 14.2 and hard sharing by 13.8; from 500 states 6.6, 6.7 and 6.3. Linear models err by
-14.3 and 12.1 task by task, 14.4 and 12.1 around a population, 123.8 and 106.6 pooled. So torques, whose
-functions differ in sign and size, gain nothing sure from heads that are drawn together; the trunk is what
-they share.
+In full (the command below, three minutes), two splits: from 100 states heads around a population err by
+13.3 %, heads of rank 2 by 14.2 and hard sharing by 13.8; from 500 states 6.6, 6.7 and 6.3. Linear models
+err by 14.3 and 12.1 task by task, 14.4 and 12.1 around a population, 123.8 and 106.6 pooled. So torques,
+whose functions differ in sign and size, gain nothing sure from heads that are drawn together; the trunk is
+what they share.
 
 Source: Duong, Cohn, Bird and Cook (2015). Low resource dependency parsing: cross-lingual parameter sharing in
 a neural network parser. ACL. Yang and Hospedales (2017). Trace norm regularised deep multi-task learning.

@@ -2,6 +2,9 @@
 
 `BAYESMTL_TEST_SEED=7 python -m pytest ...` runs such tests with other random numbers. Their outcome must not
 depend on it, except with the false-alarm probability that each states. `make test-seeds` counts failures.
+
+What moves is what the claim is about. A sampler that must agree with an exact answer moves, and the data of
+that answer stay; where the claim is that something is found in data of a kind, the data move.
 """
 
 import os

@@ -40,10 +40,9 @@ def exact(problem: Posterior, settings: Settings) -> Draws:
     Approximates nothing but by the number of draws. The hyperparameters, few, have a density with W and Z, or
     functions, integrated out. First points around its modes are weighted (adaptive importance sampling, a
     few hundred to a few thousand evaluations), until `num_effective` of them are effective and the tail of
-    their weights is light (Pareto k below .5). They are the answer where that is reached, or at the end of
-    the budget where so many are effective and the tail is one that can be used (below .7). Elsewhere
-    Hamiltonian chains start from them, and go on, up to four times as long, until R-hat and effective sizes
-    of the hyperparameters hold; of longer chains every second or fourth draw is kept.
+    their weights is light (Pareto k below .5). They are the answer where that is reached within a budget.
+    Elsewhere Hamiltonian chains start from them, and go on, up to four times as long, until R-hat and
+    effective sizes of the hyperparameters hold; of longer chains every second or fourth draw is kept.
 
     Z and W are drawn from their Gaussian conditional, one draw for each hyperparameter draw; functions are
     drawn where they are asked for. `sample_stats` say which way was taken: `pareto_k` and `importance_ess`,

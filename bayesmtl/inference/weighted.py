@@ -13,8 +13,8 @@ from bayesmtl.posteriors.functions.rotation_coordinates import Turned
 from bayesmtl.posteriors.noise_coordinates import NoiseCoordinates
 from bayesmtl.posteriors.target import Density, Target
 from bayesmtl.samplers.importance import (
+    ENOUGH,
     ENOUGH_POINTS,
-    RELIABLE,
     Mixture,
     Proposal,
     WeightedSample,
@@ -67,8 +67,8 @@ class Weighted:
         return 1 / float((self.sample.weights**2).sum())
 
     def is_sound(self, num_effective: int) -> bool:
-        """Whether there are so many effective points and the weights' tail is light enough to use them."""
-        return self.sample.pareto_k < RELIABLE and self.effective >= num_effective
+        """Whether there are so many effective points and the weights' tail is light."""
+        return self.sample.pareto_k < ENOUGH and self.effective >= num_effective
 
     def points(self, num_chains: int, num_draws: int, rng: np.random.Generator) -> torch.Tensor:
         """Equally weighted points (C, N, P) in a random order, in the target's coordinates."""

@@ -665,7 +665,11 @@ def check_order_of_requests(subject: Subject) -> None:
     moved = fit.predict(rows.iloc[order], new_tasks="population")
     assert_rounding_only(whole.draws.to_numpy()[:, order], moved.draws.to_numpy())
     alone = [fit.predict(asked, new_tasks="population").draws.to_numpy() for asked in (newer, new)]
-    assert not np.array_equal(*alone), "two tasks have the same random numbers"
+    assert not np.array_equal(*alone), "two tasks have the same noise"
+    if not isinstance(subject.model.sharing, bm.Pooled):
+        of_function = {"kind": "latent", "new_tasks": "population"}
+        latent = [fit.predict(asked, **of_function).draws.to_numpy() for asked in (newer, new)]
+        assert not np.array_equal(*latent), "two tasks have the same weights"
     if subject.model.sharing.dependence is bm.sharing.Dependence.GIVEN_Z:
         assert_rounding_only(alone[1], whole.draws.to_numpy()[:, 5:8])
     if not subject.conditions:

@@ -119,15 +119,16 @@ def test_tasks_that_share_nothing_are_models_of_their_own():
     torch.testing.assert_close(gradient, slopes, rtol=1e-6, atol=1e-6)
 
 
-def test_a_density_that_rounding_has_eaten_is_none():
-    """A search that tries a noise of e^-60 is sent back; at e^-6 there are ten digits left."""
+def test_hardly_any_noise_leaves_a_density():
+    """A search that tries a noise of e^-60 is sent back: that counts as the least noise, and rounding cannot
+    eat the density; at e^-6 there are ten digits left."""
     problem = problem_of(bm.LinearModel(bm.Hierarchical(), KINDS_OF_TARGETS), data_of(targets()))
     assert [p.name for p in problem.space.parameters][-4:] == ["noise", "dispersion", "scale", "degrees"]
     points = problem.space.initial(np.random.default_rng(seeded(3)), 2)
     points[:, -4] = torch.tensor([-6.0, -60.0], dtype=torch.float64)
     value, gradient = problem.density().value_and_gradient(points)
-    assert bool(torch.isfinite(value[0])) and value[1] == -torch.inf
-    assert bool(torch.isfinite(gradient).all()) and bool((gradient[1] == 0).all())
+    assert bool(torch.isfinite(value).all()) and value[1] < value[0] - 54  # the prior alone takes that
+    assert bool(torch.isfinite(gradient).all()) and float(gradient[1, -4]) > 0
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def labelled(num_tasks: int, num_clusters: int) -> torch.Tensor:
 
 def toy(sharing: bm.Clusters, num_tasks: int = 4) -> LinearPosterior:
     """Tasks of two to five rows with two features."""
-    rng = np.random.default_rng(seeded(5))
+    rng = np.random.default_rng(5)
     task = np.repeat(np.arange(num_tasks), 2 + np.arange(num_tasks) % 4)
     X = rng.normal(size=(len(task), 2))
     y = X[:, 0] * (1 + task % 2) - 0.5 * X[:, 1] + 0.5 * rng.normal(size=len(task))

@@ -37,7 +37,7 @@ def known(within: str) -> bm.MultitaskGP:
 
 
 def toy(seed: int = 2) -> bm.TaskData:
-    rng = np.random.default_rng(seeded(seed))
+    rng = np.random.default_rng(seed)
     task = np.repeat(np.arange(T), EACH)
     x = rng.normal(size=T * EACH)
     y = np.where(task < 2, np.sin(2 * x), -np.sin(2 * x)) + 0.3 * rng.normal(size=x.size)
@@ -196,7 +196,7 @@ def test_wrong_evidence_is_noticed(monkeypatch):
 
 @pytest.fixture(scope="module")
 def fit() -> bm.FunctionFit:
-    rng = np.random.default_rng(seeded(0))
+    rng = np.random.default_rng(0)
     task = np.repeat(np.arange(6), 6)
     x = rng.uniform(0, 6, len(task))
     y = np.where(task < 3, np.sin(x), np.cos(2 * x)) + 0.1 * rng.normal(size=len(x))

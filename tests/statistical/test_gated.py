@@ -58,7 +58,7 @@ def disagreement(kind: str, *, num_chains: int = 3000, num_tasks: int = 4, num_s
     """Largest standardised difference of frequencies of labelled partitions from their probabilities."""
     # split-merge is tried where one cluster of all tasks is likely: data say little
     strength = 0.05 if kind == "split-merge" else 1.0
-    data = Evidence(strength * toy_evidence(num_tasks, num_chains, seed=seeded(1)).terms)
+    data = Evidence(strength * toy_evidence(num_tasks, num_chains, seed=1).terms)
     prior = bm.Gated(num_slots, ["size"])
     states = labelled(num_tasks, num_slots)
     known = X[:num_tasks]

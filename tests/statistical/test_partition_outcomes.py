@@ -34,7 +34,7 @@ RESIDUAL, SPREAD, LEVEL = 0.4, 1.2, 1.0
 
 def toy_outcomes(likelihood: bm.Bernoulli | bm.Binomial) -> bm.TaskData:
     """Five tasks of six rows with one level each, two pairs alike."""
-    rng = np.random.default_rng(seeded(2))
+    rng = np.random.default_rng(2)
     level = np.repeat([1.3, 1.0, -1.2, -1.0, 0.0], 6)
     trials = getattr(likelihood, "trials", 1)
     y = rng.binomial(trials, 1 / (1 + np.exp(-level))).astype(float)
@@ -121,7 +121,7 @@ FURTHER = {
 
 def further_rows(kind: str) -> tuple[bm.TaskData, np.ndarray]:
     """Five tasks of eight rows with one level each, and the log densities of the rows, from SciPy."""
-    rng = np.random.default_rng(seeded(3))
+    rng = np.random.default_rng(3)
     name = np.repeat(list("abcde"), 8)
     level = np.repeat([1.3, 1.0, -1.0, -0.8, 0.2], 8)
     count = stats.nbinom(2.0, 1 / (1 + 0.5 * np.exp(level)))  # of mean exp(level)

@@ -92,7 +92,7 @@ def disagreement(kind: str, prior: str, *, num_chains: int = 2000, num_tasks: in
 
     All chains start with all tasks together; the last state of each is used, so that draws are independent.
     """
-    data = toy_evidence(num_tasks, num_chains, seed=seeded(1))
+    data = toy_evidence(num_tasks, num_chains, seed=1)
     partitions = all_partitions(num_tasks)
     values = {"concentration": torch.ones(len(partitions), dtype=torch.float64)}
     exact = PRIORS[prior].log_partition(partitions, values)
@@ -101,10 +101,8 @@ def disagreement(kind: str, prior: str, *, num_chains: int = 2000, num_tasks: in
     weights = Weights(
         PRIORS[prior], {"concentration": torch.ones(num_chains, dtype=torch.float64)}, num_tasks
     )
-    generator, membership = (
-        torch.Generator().manual_seed(seeded(3)),
-        np.zeros((num_chains, num_tasks), dtype=int),
-    )
+    generator = torch.Generator().manual_seed(seeded(3))
+    membership = np.zeros((num_chains, num_tasks), dtype=int)
     for _ in range(12):
         membership = moves(kind)(membership, data, weights, generator)
     found = (membership[:, None] == partitions.numpy()).all(2).mean(0)
@@ -141,7 +139,7 @@ def test_enumeration_notices_a_wrong_prior(monkeypatch):
 
 def test_evidence_is_the_collapsed_density():
     """Differences over partitions of what the moves use are those of a dense Gaussian density."""
-    data, partitions = toy_evidence(4, 15, seed=seeded(2)), all_partitions(4)
+    data, partitions = toy_evidence(4, 15, seed=2), all_partitions(4)
     Q, q = data.terms[0, :, :-1, :-1], data.terms[0, :, :-1, -1]
     for membership, found in zip(partitions.numpy(), data.log_density(partitions.numpy()), strict=True):
         A = np.eye(4)[membership][:, : membership.max() + 1]
@@ -234,7 +232,7 @@ def test_a_scale_within_clusters_that_counts_tasks_again_is_noticed(monkeypatch)
         return right(parameter, tau, b, occupied * (4 if parameter.name == "residual_scale" else 1), rng)
 
     monkeypatch.setattr(partition_scales, "_given_departures", wrong)
-    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_sets=600, seed=seeded(14))
+    p_values = geweke(GEWEKE["Dirichlet process, diagonal"], num_sets=2000, seed=seeded(14))
     assert p_values["residual_scale"] < 1e-6, p_values
 
 
@@ -259,7 +257,7 @@ def test_canonical_numbers():
 
 def toy_rows(seed: int = 4) -> bm.TaskData:
     """Five tasks of three rows, two pairs alike; not standardised, so that known scales mean the same."""
-    rng = np.random.default_rng(seeded(seed))
+    rng = np.random.default_rng(seed)
     task = np.repeat(list("abcde"), 3)
     level = np.repeat([0.6, 0.72, -0.48, -0.6, 0.12], 3)
     data = bm.TaskData.from_arrays(np.ones((15, 1)), level + 0.8 * rng.normal(size=15), task, intercept=False)
