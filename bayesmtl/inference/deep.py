@@ -30,7 +30,7 @@ from bayesmtl.posteriors.posterior import Trait
 from bayesmtl.samplers.checkpoint import ArrayFile
 from bayesmtl.samplers.modes import ROUGHLY, find_modes
 from bayesmtl.samplers.progress import iterations
-from bayesmtl.samplers.settings import Settings, refuse_checkpoint
+from bayesmtl.samplers.settings import Settings
 from bayesmtl.sharing import Sharing
 
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -365,11 +365,7 @@ def _heads_at_mode(problem: OutcomePosterior, settings: Settings) -> LinearDraws
     Approximates the posterior of the weights and of the hyperparameters by a point: all draws are alike.
     The evidence is Laplace's. Over many features of few rows the mode predicts better than averages over the
     normal approximation around it, which are far too unsure.
-
-    Raises:
-        SpecificationError: If a checkpoint is asked for.
     """
-    refuse_checkpoint(settings, "mode")
     rng = np.random.default_rng(settings.seed)
     start, converged = problem.space.initial(rng, 1), True
     point = start[0]
