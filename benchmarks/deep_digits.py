@@ -9,11 +9,11 @@ Peers in the same run: a point network (the same trunk and softmax heads, traine
 weights as they are), the ensemble of as many of them, and a support vector machine with a radial kernel
 (pixels / 16, C = 10), plain and on ten copies of every image, nine of them moved.
 
-The scale of our heads is known, 4: of .5, 1, 2 and 4 the best on the test images of the first three draws of
-n = 30 and 50, which are among the ten (those of n = 100 and 200 had been looked at, too): calibration and log
-losses are optimistic by that. Learned by Laplace's evidence it is 1.5 to 2.3, under which log losses are the same to .02 and
-probabilities too unsure (calibration error 8.8, 5.5, 3.4 and 1.6 % on two draws): that approximation
-prefers small scales where classes are told apart.
+The scale of our heads is known, 4: of .5, 1, 2 and 4 the best on the test images of the first three draws
+of n = 30 and 50, which are among the ten (those of n = 100 and 200 had been looked at, too): calibration
+and log losses are optimistic by that. Learned by Laplace's evidence it is 1.5 to 2.3, under which log
+losses are the same to .02 and probabilities too unsure (calibration error 8.8, 5.5, 3.4 and 1.6 % on two
+draws): that approximation prefers small scales where classes are told apart.
 """
 
 from __future__ import annotations
