@@ -40,7 +40,7 @@ test: lint ## lint, check types, run every test
 
 # Hours: not part of `make test`.
 test-seeds: $(VENV)/.test ## run the statistical tests with SEEDS other seeds, count failures
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.over_seeds --seeds $(SEEDS) -- -n $(WORKERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python tests/over_seeds.py --seeds $(SEEDS) -- -n $(WORKERS) $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench ## speed and accuracy beside peers, on one core
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m benchmarks.run $(BENCH_ARGS)

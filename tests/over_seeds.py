@@ -1,6 +1,6 @@
 """Run the statistical tests with many seeds, and say which fail more often than they state.
 
-    python -m tests.over_seeds --seeds 20 -- -n 2 tests/statistical/test_svi.py
+    python tests/over_seeds.py --seeds 20 -- -n 2 tests/statistical/test_svi.py
 
 What comes after `--` goes to pytest. A test that fails k times of n, where k or more have a probability below
 1e-3 at the rate that it states, is not sound. Exit status 1 if there is one.

@@ -1,7 +1,7 @@
 """Clusters with scales or subspaces of their own: densities, moves, the whole sampler, and what it finds.
 
 False-alarm budget: 1e-4 for this file, which has some 30 comparisons of probabilities at 5 standard errors
-(6e-7 each) and some 12 paired tests at 1e-6; seeds are fixed. A sampler broken on purpose is noticed.
+(6e-7 each) and some 12 paired tests at 1e-6. A sampler broken on purpose is noticed.
 """
 
 from __future__ import annotations

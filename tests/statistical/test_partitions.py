@@ -372,7 +372,7 @@ def test_clusters_are_recovered(seed):
     Two means of seed 1 are but 0.63 apart (a task's weights have standard errors of 0.13), and even that one
     errs.
     """
-    data, truth, known_means = clustered_data(4, 0.0, seeded(seed))
+    data, truth, known_means = clustered_data(4, 0.0, seed)
     fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=seeded(0), **SHORT)
     point = fit.partition().point.reindex([f"task_{t:02d}" for t in range(30)])
     assert adjusted_rand_score(truth, point) >= min(0.95, adjusted_rand_score(truth, known_means))
@@ -385,7 +385,7 @@ def test_exchangeable_tasks_are_not_split():
 
     One cluster has probability .41, two .21 (4000 corrected draws of svi); their number mixes slowly.
     """
-    data, _, _ = clustered_data(1, 0.5, seed=seeded(2))
+    data, _, _ = clustered_data(1, 0.5, seed=2)
     length = SHORT | {"num_chains": 4, "num_draws": 200}
     fit = bm.LinearModel(bm.DirichletProcess()).fit(data, seed=seeded(0), **length)
     found = fit.partition()

@@ -15,6 +15,7 @@ from bayesmtl.algebra.statistics import CompressedTasks
 from bayesmtl.algebra.structure import Structure
 from bayesmtl.inference.partitions.moves import Evidence, EvidenceByCluster, gibbs_sweep, split_merge
 from bayesmtl.inference.partitions.prior_weights import weights_of
+from bayesmtl.inference.partitions.starts import k_means, k_subspaces
 from bayesmtl.parameters import ParameterSpace
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.posteriors.target import Density
@@ -181,12 +182,21 @@ def starting_partitions(
 def dispersed_partitions(
     sharing: PartitionSharing, estimates: np.ndarray, num_chains: int, rng: np.random.Generator
 ) -> torch.Tensor:
-    """All tasks together, all apart, and k-means of estimates (T, D) with 2, 4 .. clusters: (C, T)."""
+    """All tasks together, all apart, and k-means of estimates (T, D) with 2, 4 .. clusters: (C, T).
+
+    Where clusters have subspaces, whose directions no chain finds while tasks are together, every fourth
+    chain starts at tasks grouped by subspaces, the first one among them.
+    """
     T = len(estimates)
     most = sharing.most_clusters(T)
     partitions = []
     for chain in range(num_chains):
         kind, again = chain % 4, chain // 4
+        if sharing.num_directions:
+            if kind == 0:
+                partitions.append(k_subspaces(estimates, min(most, T), sharing.num_directions, rng))
+                continue
+            kind -= 1
         if kind == 0:
             number = 1
         elif kind == 1:
@@ -264,19 +274,3 @@ def neighbours(tasks: CompressedTasks) -> np.ndarray | None:
         for part in estimates.split(_AT_ONCE)
     ]
     return torch.cat(found).numpy()
-
-
-def k_means(points: np.ndarray, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """Cluster of every point (T, D): k-means++, then ten rounds of Lloyd's algorithm."""
-    if num_clusters >= len(points):
-        return np.arange(len(points))
-    centers = points[[rng.integers(len(points))]]  # a copy: centres move, points stay
-    for _ in range(num_clusters - 1):
-        distance = ((points[:, None] - centers) ** 2).sum(-1).min(1)
-        share = distance / distance.sum() if distance.sum() > 0 else np.full(len(points), 1 / len(points))
-        centers = np.concatenate([centers, points[rng.choice(len(points), p=share)][None]])
-    for _ in range(10):
-        nearest = ((points[:, None] - centers) ** 2).sum(-1).argmin(1)
-        for k in np.unique(nearest):
-            centers[k] = points[nearest == k].mean(0)
-    return np.asarray(nearest)

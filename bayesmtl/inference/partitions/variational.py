@@ -13,7 +13,8 @@ from bayesmtl.algebra.random import standard_normal
 from bayesmtl.inference.partitions.bound import Ascent, How, Shares
 from bayesmtl.inference.partitions.correction import Sample, padded_rows, weighted_partitions
 from bayesmtl.inference.partitions.engine import complete_given_partitions
-from bayesmtl.inference.partitions.steps import k_means, own_estimates
+from bayesmtl.inference.partitions.starts import k_means
+from bayesmtl.inference.partitions.steps import own_estimates
 from bayesmtl.posteriors.draws import LinearDraws
 from bayesmtl.posteriors.linear.posterior import LinearPosterior
 from bayesmtl.samplers.importance import Proposal

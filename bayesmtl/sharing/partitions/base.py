@@ -55,6 +55,11 @@ class PartitionSharing(Sharing):
         """Whether clusters have hyperparameters of their own, and so numbers that mean something."""
         return False
 
+    @property
+    def num_directions(self) -> int:
+        """Dimension of the subspace that each cluster has for itself; 0 without."""
+        return 0
+
     def most_clusters(self, num_tasks: int) -> int:
         """How many clusters there can be of so many tasks."""
         return num_tasks

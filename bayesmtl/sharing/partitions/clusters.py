@@ -84,6 +84,11 @@ class Clusters(ExchangeablePartition):
         """Whether clusters have hyperparameters of their own, and so numbers that mean something."""
         return self.scales == "cluster" or self.basis == "low_rank"
 
+    @property
+    def num_directions(self) -> int:
+        """See `PartitionSharing.num_directions`."""
+        return self.rank or 0
+
     def most_clusters(self, num_tasks: int) -> int:
         """See `PartitionSharing.most_clusters`."""
         return min(self.num_clusters, num_tasks)

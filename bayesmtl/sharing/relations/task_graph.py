@@ -43,8 +43,8 @@ class TaskGraph(Sharing):
             correlation between .08 and .92. Fixed(0.0) makes the graph mean nothing.
         scale: Prior of the scales of the features for a task without edges; the default HalfNormal(1) puts
             90 % of its mass below 1.64 standardised units.
-        mean_scale: Scale of mu ~ N(0, mean_scale^2 I). With Fixed(1e-6) there is no population, and tasks
-            share what edges give them.
+        mean_scale: Scale of mu ~ N(0, mean_scale^2 I); its default HalfNormal(1) puts 90 % of its mass below
+            1.64. With Fixed(1e-6) there is no population, and tasks share what edges give them.
 
     Raises:
         SpecificationError: If the graph has unnamed tasks, or weights that are missing, negative or different
