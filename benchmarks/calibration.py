@@ -118,7 +118,8 @@ def template(seed: int = 0, rows_per_task: tuple[int, ...] = ROWS_PER_TASK) -> b
 
 def _standard_scale(scale: np.ndarray, standardization: Standardization) -> np.ndarray:
     """Scales (S, D) of independent standardised coefficients from those of the user's coefficients."""
-    return np.sqrt(scale**2 @ np.linalg.inv(standardization.departures_to_user**2).T)
+    variance = scale**2 @ np.linalg.inv(standardization.departures_to_user**2).T
+    return np.sqrt(np.maximum(variance, 1e-12 * (scale**2).max()))  # where one is 0, rounding may cross it
 
 
 def _log_density(

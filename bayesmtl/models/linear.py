@@ -170,8 +170,8 @@ class LinearModel:
 
         Example:
             >>> data = TaskData.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.1, 1.0, 2.2, 2.9], list("aabb"))
-            >>> print(LinearModel(Pooled()).to_pyro(data).source.splitlines()[7])
-                A = prior.loadings
+            >>> print(LinearModel().to_pyro(data).source.splitlines()[8].strip())
+            prior = sharing.structure(values, num_tasks, num_features)
         """
         if isinstance(data, TaskSummaries):
             raise data.need_rows("LinearModel.to_pyro")

@@ -122,7 +122,9 @@ def latent(fit: FunctionState, asked: AskedRows, num_draws: int, *, joint: bool)
     S = length(values)
     num_each = -(-num_draws // S)
     order = asked.order
-    rows = Rows(fit.inputs(asked.rows.X[order]), torch.from_numpy(asked.codes[order]), unknown)
+    rows = Rows(
+        fit.inputs(asked.rows.X)[torch.from_numpy(order)], torch.from_numpy(asked.codes[order]), unknown
+    )
     mean, draws = function_values(fit, rows, values, num_each, rng, joint=joint)
     back = np.argsort(order)
     mean, draws = mean[back], draws[:, back]
