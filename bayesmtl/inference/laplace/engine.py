@@ -84,11 +84,11 @@ def laplace(problem: OutcomePosterior, settings: Settings) -> LinearDraws:
 def function_laplace(problem: Posterior, settings: Settings) -> Draws:
     """Draw the hyperparameters of functions by importance sampling around their mode.
 
-    For likelihoods that are not Gaussian: approximates the density by a bound of the evidence. Under Gaussian
-    noise the exact engine does the same. As `laplace`, with a few hundred evaluations, all of which count, and
-    thousands where they are cheap and fewer than 1000 of the points are effective. The same checks are in
-    the statistics. With an effective hundred, 90 % intervals of eleven hyperparameters covered 84 %
-    (benchmarks.functions_calibration).
+    For likelihoods that are not Gaussian: approximates the density by a bound of the evidence. Under
+    Gaussian noise the exact engine does the same. As `laplace`, with a few hundred evaluations, all of
+    which count, and thousands where they are cheap and fewer than 1000 of the points are effective. The
+    same checks are in the statistics. With an effective hundred, 90 % intervals of eleven hyperparameters
+    covered 84 % (benchmarks.functions_calibration).
 
     The statistics have the evidence as well, log p(y) in standardised units.
 
